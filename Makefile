@@ -1,0 +1,94 @@
+# Caravan. `make help` lists the targets.
+
+BUILD  ?= build
+CC     ?= gcc
+# SAN=1: AddressSanitizer and UBSan, in a build folder of its own.
+SAN    ?= 0
+
+PACKAGES = build-essential pkg-config libopenmpi-dev openmpi-bin \
+  ocl-icd-opencl-dev opencl-headers pocl-opencl-icd libclblast-dev \
+  libconfig-dev libjansson-dev libpcre2-dev libutf8proc-dev libhwloc-dev \
+  libcmocka-dev oclgrind mesa-opencl-icd
+
+PKGS = libconfig jansson libpcre2-8 libutf8proc hwloc
+CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DCL_TARGET_OPENCL_VERSION=120 \
+  -DCARAVAN_COMMIT='"$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)"'
+CFLAGS  ?= -O2 -g
+WARN     = -std=c11 -Wall -Wextra -Wshadow -Wconversion -Werror
+# Contraction would change the plain-C reference's bits.
+NUMERICS = -ffp-contract=off
+ifeq ($(SAN),1)
+BUILD  := build-san
+CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+LDFLAGS += -fsanitize=address,undefined
+endif
+ifeq ($(filter help deps,$(MAKECMDGOALS)),)
+EXT_CFLAGS := $(shell pkg-config --cflags $(PKGS) ompi-c 2>/dev/null | sed 's/-I/-isystem /g')
+EXT_LIBS   := $(shell pkg-config --libs $(PKGS) ompi-c 2>/dev/null) -lOpenCL -lclblast -lm -lpthread
+endif
+
+FOLDERS = base model partition kernels node coordinator
+SRCS := $(foreach d,$(FOLDERS),$(sort $(wildcard $(d)/*.c)))
+OBJS := $(SRCS:%.c=$(BUILD)/%.o)
+CLS  := $(sort $(wildcard kernels/cl/*.cl))
+TESTS := $(sort $(wildcard tests/test_*.c))
+TEST_BINS := $(TESTS:tests/%.c=$(BUILD)/tests/%)
+FUZZERS := $(sort $(wildcard tests/fuzz_*.c))
+
+.PHONY: all demo test bench lint clean help deps build fuzz
+.DEFAULT_GOAL := all
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+all: deps ## install what is missing, build
+	@$(MAKE) --no-print-directory build
+
+build: $(if $(wildcard main.c),$(BUILD)/caravan) ## build only
+	@if [ "$(BUILD)" = build ] && [ -f build/caravan ]; then ln -sf build/caravan caravan; fi
+
+deps: ## install missing packages (apt-get)
+	@tests/install_packages $(PACKAGES)
+
+demo: all ## the demo model on 4 ranks
+	@tests/demo
+
+test: all ## every test; last line "N passed, N failed"
+	@$(MAKE) --no-print-directory $(TEST_BINS)
+	@tests/run $(BUILD)
+
+bench: all ## benchmarks, as ratios
+	@bench/run
+
+lint: ## include rules, function sizes, names
+	@tests/lint
+
+clean: ## remove what was built
+	rm -rf build build-san build-fuzz caravan
+
+$(BUILD)/caravan: $(OBJS) $(BUILD)/main.o
+	$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS)
+
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS) -lcmocka
+
+$(BUILD)/%.o: %.c $(BUILD)/kernel_sources.inc
+	@mkdir -p $(dir $@)
+	$(CC) $(CPPFLAGS) $(EXT_CFLAGS) $(CFLAGS) $(WARN) $(NUMERICS) -MMD -MP -c -o $@ $<
+
+# The kernel sources, as C strings.
+$(BUILD)/kernel_sources.inc: $(CLS)
+	@mkdir -p $(BUILD)
+	@for f in $(CLS); do \
+	  printf '{"%s",\n' "$$(basename $$f)"; \
+	  sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/.*/"&\\n"/' $$f; \
+	  printf '},\n'; done > $@
+
+# libFuzzer (clang): build-fuzz/fuzz_NAME
+fuzz: $(FUZZERS:tests/%.c=build-fuzz/%) ## fuzzers of the parsers (clang)
+build-fuzz/%: tests/%.c $(SRCS) $(BUILD)/kernel_sources.inc
+	@mkdir -p build-fuzz
+	clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -o $@ $< $(SRCS) $(EXT_LIBS)
+
+-include $(OBJS:.o=.d) $(BUILD)/main.d $(TEST_BINS:=.d)
+.SECONDARY:

@@ -1,0 +1,96 @@
+/* GGUF files, versions 2 and 3 (specification: ggml docs/gguf.md).
+ *
+ * The header is mapped and validated whole at open: counts, lengths, types,
+ * alignment, overlaps, duplicate names, offsets against the file's size.
+ * After gguf_open succeeded the rest may assume. A split model
+ * (NAME-00001-of-0000N.gguf) opens by its first file and reads as one.
+ * Tensor data is not mapped in: it is read by range, see gguf_read.
+ * Strings are NUL-terminated copies without embedded NUL unless said so, owned by the
+ * struct gguf. Read-only after open: any thread. */
+#ifndef MODEL_GGUF_H
+#define MODEL_GGUF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "model/format.h"
+
+struct gguf;
+
+enum gguf_type { /* numbers as in the file */
+    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32,
+    GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64,
+    N_GGUF_TYPES
+};
+
+struct gguf_string {
+    const char *data; /* NUL follows; may hold NULs of its own */
+    size_t len;
+};
+
+/* One metadata entry. For an array, `type` is GGUF_ARRAY and `item_type` its
+ * items'; nested arrays are refused as unsupported. */
+struct gguf_kv {
+    const char *key;
+    enum gguf_type type, item_type;
+    uint64_t n;                      /* items; 1 for a scalar */
+    const void *data;                /* numbers and bools, unaligned, little endian */
+    const struct gguf_string *strings; /* [n] for strings, else NULL */
+};
+
+/* A tensor is a place in a file. dims[0] is the row length (contiguous
+ * values); dims[1] the number of rows; missing dimensions are 1. */
+struct gguf_tensor {
+    const char *name;
+    enum format format;
+    uint32_t n_dims;
+    uint64_t dims[4];
+    uint32_t file;        /* index of the split */
+    uint64_t file_offset; /* absolute, bytes */
+    uint64_t n_bytes;
+};
+
+err gguf_open(const char *path, struct gguf **out);
+void gguf_close(struct gguf *g);
+
+const char *gguf_path(const struct gguf *g);
+uint32_t gguf_version(const struct gguf *g);
+uint64_t gguf_file_bytes(const struct gguf *g); /* all splits */
+
+size_t gguf_n_kv(const struct gguf *g);
+const struct gguf_kv *gguf_kv_at(const struct gguf *g, size_t i);
+const struct gguf_kv *gguf_find(const struct gguf *g, const char *key); /* or NULL */
+
+/* Typed access. Integers convert between widths when the value fits. Absent
+ * key: ERR_FORMAT naming file and key; wrong type or value out of range likewise. */
+err gguf_get_u32(const struct gguf *g, const char *key, uint32_t *out);
+err gguf_get_f32(const struct gguf *g, const char *key, float *out);
+err gguf_get_bool(const struct gguf *g, const char *key, int *out);
+err gguf_get_string(const struct gguf *g, const char *key, const char **out);
+
+/* The same, `fallback` when the key is absent; wrong types still fail. */
+err gguf_get_u32_or(const struct gguf *g, const char *key, uint32_t fallback, uint32_t *out);
+err gguf_get_f32_or(const struct gguf *g, const char *key, float fallback, float *out);
+err gguf_get_bool_or(const struct gguf *g, const char *key, int fallback, int *out);
+err gguf_get_string_or(const struct gguf *g, const char *key, const char *fallback, const char **out);
+
+/* Item i of an integer (any width) or float array, checked once by the caller
+ * through kv->item_type and kv->n. */
+int64_t gguf_item_i64(const struct gguf_kv *kv, uint64_t i);
+double gguf_item_f64(const struct gguf_kv *kv, uint64_t i);
+
+size_t gguf_n_tensors(const struct gguf *g);
+const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, size_t i);
+const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *name); /* or NULL */
+
+/* Reads rows [row_begin, row_end) and of each the blocks that hold columns
+ * [col_begin, col_end), packed row after row into `dst`; col_begin and col_end
+ * are multiples of the format's block_values. Row r of a tensor with more than
+ * two dimensions counts through dims[1..3]. `*n_read` is increased by the bytes
+ * read. Whole rows are one read, partial rows one read each. Thread-safe. */
+err gguf_read(const struct gguf *g, const struct gguf_tensor *t,
+              uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
+              uint64_t col_end, void *dst, uint64_t *n_read);
+
+#endif
