@@ -1,0 +1,129 @@
+/* Backend: where ops are computed. Two implementations stand behind one table:
+ * OpenCL devices (opencl.c) and plain C (reference.c), which defines the result
+ * of every op to the bit. One thread uses a backend.
+ *
+ * Shapes: [rows, width] row-major f32 unless said so; `n_rows` counts rows of the step.
+ * Ops are enqueued in order and return at once; buffer_read waits. What an op
+ * needs is allocated before: a step allocates nothing. */
+#ifndef KERNELS_BACKEND_H
+#define KERNELS_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "model/gguf.h"
+#include "model/program.h"
+#include "model/segment.h"
+
+#define KV_BLOCK_TOKENS 32 /* positions per KV block */
+#define ATTEND_CHUNK 256   /* positions per attention chunk, fixed for all plans */
+
+struct buffer; /* bytes on the device */
+struct matrix; /* a weight slice in the backend's own layout */
+struct cache;  /* KV cache of one layer */
+
+struct backend_limits {
+    uint32_t rows_max;      /* rows of a step */
+    uint32_t context_max;   /* positions of a sequence */
+    uint32_t n_heads_max, head_dim_max; /* of attend, local */
+};
+
+/* The KV cache of one layer: K [block][kv head][head_dim][KV_BLOCK_TOKENS],
+ * V [block][kv head][KV_BLOCK_TOKENS][head_dim], f16 or f32. */
+struct cache_shape {
+    uint32_t n_blocks, n_kv_heads, head_dim;
+    enum format format; /* FORMAT_F16 or FORMAT_F32 */
+};
+
+/* Where the rows of a step stand; all int32. */
+struct row_places {
+    struct buffer *position;    /* [rows] */
+    struct buffer *table_begin; /* [rows] index into table of the row's sequence */
+    struct buffer *table;       /* block ids, one per KV_BLOCK_TOKENS positions */
+};
+
+struct attend_shape {
+    uint32_t n_heads, n_kv_heads, head_dim; /* local */
+    uint32_t head_begin;                    /* first local query head, counted in the model */
+    uint32_t kv_begin;                      /* first local KV head */
+    uint32_t group;                         /* query heads per KV head of the model */
+    uint32_t window;                        /* 0: all */
+    uint32_t n_chunks;                      /* ceil((highest position + 1) / ATTEND_CHUNK) of the step */
+};
+
+struct backend {
+    const char *platform, *device; /* names */
+    uint64_t memory_bytes;         /* of the device */
+    const struct backend_ops *ops;
+};
+
+struct backend_ops {
+    void (*destroy)(struct backend *b);
+    err (*prepare)(struct backend *b, const struct backend_limits *l);
+
+    err (*buffer_create)(struct backend *b, size_t n_bytes, struct buffer **out);
+    void (*buffer_free)(struct backend *b, struct buffer *m);
+    /* The data is copied before return. */
+    err (*buffer_write)(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src);
+    err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
+
+    /* Reads the slice from the file and packs it; n_read grows by the bytes read. */
+    err (*matrix_load)(struct backend *b, const struct gguf *g, const struct gguf_tensor *t,
+                       uint64_t row_begin, uint64_t row_end, uint64_t col_begin, uint64_t col_end,
+                       uint64_t *n_read, struct matrix **out);
+    void (*matrix_free)(struct backend *b, struct matrix *m);
+    uint64_t (*matrix_bytes)(const struct matrix *m);
+
+    err (*cache_create)(struct backend *b, const struct cache_shape *s, struct cache **out);
+    void (*cache_free)(struct backend *b, struct cache *c);
+
+    /* out [rows, cols] = row ids[i] of m, decoded exactly. ids int32 [rows]. */
+    err (*embed)(struct backend *b, const struct matrix *m, struct buffer *ids, uint32_t n_rows, struct buffer *out);
+    /* Each vector of `width` of the n_vectors in `in`; w, bias f32 [width], bias may be NULL. in == out allowed. */
+    err (*norm)(struct backend *b, enum norm_kind kind, float eps, struct buffer *in, struct buffer *w,
+                struct buffer *bias, uint32_t n_vectors, uint32_t width, struct buffer *out);
+    /* out: int8 [rows][width], f32 scale [rows][width/32], int32 sums [rows][width/32][2] of each 16, in this order. */
+    err (*quantize)(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width, struct buffer *out);
+    /* out [tree results][rows][n of row range]: sums over m's columns in segments of segment_cols (the last may be
+     * short), added by `tree`. Rows [row_begin, row_end) of m. `in` is q8 for quantised m, else f32. */
+    err (*linear)(struct backend *b, const struct matrix *m, uint32_t row_begin, uint32_t row_end, struct buffer *in,
+                  uint32_t n_rows, uint32_t segment_cols, const struct tree *tree, struct buffer *out);
+    /* out [n] from leaves in [n_leaves][n]. */
+    err (*reduce)(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n, struct buffer *out);
+    err (*bias)(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows, uint32_t width);
+    /* angles f32 [rows][n_rot / 2][2] cos, sin. In place. */
+    err (*rope)(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows, uint32_t n_heads,
+                uint32_t head_dim, uint32_t n_rot, enum rope_style style);
+    err (*kv_write)(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
+                    const struct row_places *at, uint32_t n_rows);
+    err (*attend)(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
+                  const struct attend_shape *s, uint32_t n_rows, struct buffer *out);
+    err (*glu)(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up, uint32_t n, struct buffer *out);
+    err (*act)(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n, struct buffer *out);
+    err (*add)(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n, struct buffer *out);
+    /* out row i = in row index[i]. index int32 [n_out]. */
+    err (*select)(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out, uint32_t width, struct buffer *out);
+};
+
+/* Bytes of a q8 value of `n_rows` rows. */
+static inline size_t q8_bytes(uint32_t n_rows, uint32_t width) {
+    return (size_t)n_rows * width + (size_t)n_rows * (width / 32) * 12;
+}
+
+/* Plain C on the host. */
+err backend_reference(struct backend **out);
+
+/* The OpenCL device whose "PLATFORM / DEVICE" holds `substring` (NULL or "":
+ * the best one: a GPU before a CPU), as the `nth` of those that match. */
+err backend_opencl(const char *substring, struct backend **out);
+
+/* Every OpenCL device, for `caravan devices`; *n of them, freed with free(). */
+struct device_description {
+    char platform[128], name[128], version[128], driver[128], type[16];
+    uint64_t memory_bytes, allocation_bytes;
+    uint32_t compute_units, local_bytes;
+};
+err backend_list(struct device_description **out, uint32_t *n);
+
+#endif

@@ -1,0 +1,119 @@
+/* Frames: the messages between coordinator and job, and between ranks.
+ *
+ * A frame is a header of 16 bytes and a body. Control frames carry JSON text;
+ * a step and its result are binary, little endian, described below. Every
+ * decoder checks all counts against the length: a bad frame is an error, never a crash.
+ * No allocation per frame after the first of its size: buffers are reused. */
+#ifndef NODE_FRAME_H
+#define NODE_FRAME_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+
+#define FRAME_MAGIC 0x56415243u /* "CRAV" */
+#define FRAME_BYTES_MAX (1u << 30)
+
+enum frame_kind {
+    /* job -> coordinator */
+    FRAME_HELLO = 1, /* JSON [{rank, host, pid, platform, device, memory_bytes}] of all ranks */
+    FRAME_PROGRESS,  /* JSON {loaded_bytes, total_bytes} of the job, while loading */
+    FRAME_READY,     /* JSON [{rank, weight_bytes, kv_bytes, bytes_read, load_s}] */
+    FRAME_RESULT,    /* struct result */
+    FRAME_PONG,      /* empty: a ping that walked through all stages */
+    FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, compute_s, wait_s, n_steps}] */
+    FRAME_ERROR,     /* JSON {rank, host, code, text}; the job ends after it */
+    /* coordinator -> job, walks forward through the stages */
+    FRAME_PLAN = 32, /* JSON, see struct plan_message */
+    FRAME_STEP,      /* struct step */
+    FRAME_PING,      /* empty */
+    FRAME_GET_STATS, /* empty */
+    FRAME_STOP       /* empty: finish, answer nothing */
+};
+
+struct frame_header {
+    uint32_t magic, kind, id, n_bytes; /* n_bytes of the body */
+};
+
+/* One wanted row of a step. */
+enum out_flags {
+    OUT_SAMPLE = 1, /* choose a token */
+    OUT_SCORE = 2,  /* log-probability of `target` */
+    OUT_LOGITS = 4  /* send the raw logits back */
+};
+
+struct step_out {
+    int32_t row;        /* of the step */
+    uint32_t flags;
+    int32_t target;     /* OUT_SCORE */
+    float temperature;  /* 0: greedy */
+    uint32_t top_k;     /* 0: off */
+    float top_p, min_p; /* 1, 0: off */
+    uint32_t position;  /* of the token that is sampled: the random key */
+    uint64_t seed;
+    uint32_t edit_begin, edit_end; /* into edits */
+};
+
+/* An edit of one logit before sampling: l += bias; then l /= repeat if l > 0
+ * else l *= repeat; then l -= subtract. */
+struct step_edit {
+    int32_t token;
+    float bias, repeat, subtract;
+};
+
+/* A step: one batch of rows that travels once through all stages. Arrays point
+ * into the decoded frame or the builder's memory. */
+struct step {
+    uint32_t n_rows, n_table, n_outs, n_edits;
+    const int32_t *token;       /* [n_rows] */
+    const int32_t *position;    /* [n_rows] */
+    const int32_t *table_begin; /* [n_rows] where the row's block table starts */
+    const int32_t *table;       /* [n_table] block ids */
+    const struct step_out *outs;
+    const struct step_edit *edits;
+};
+
+struct result_out {
+    int32_t token;       /* sampled, or -1 */
+    float logprob;       /* of the sampled token, natural log, before temperature and filters, after edits */
+    double score;        /* OUT_SCORE: natural log of the target's probability */
+};
+
+struct result {
+    uint32_t n_outs, n_logit_rows, n_vocab;
+    const struct result_out *outs;
+    const float *logits; /* [n_logit_rows, n_vocab], the OUT_LOGITS rows in order */
+};
+
+/* Append a whole frame (header and body) to `out`. */
+err frame_put(struct bytes *out, enum frame_kind kind, uint32_t id, const void *body, size_t n);
+err frame_put_step(struct bytes *out, uint32_t id, const struct step *s);
+err frame_put_result(struct bytes *out, uint32_t id, const struct result *r);
+
+/* Checks a header just received. */
+err frame_check(const struct frame_header *h);
+/* View a body; arrays point into it. `limits`: counts beyond are refused;
+ * tokens, rows, table indices and flags are validated. body must be 8-byte aligned. */
+struct step_limits {
+    uint32_t rows_max, n_vocab, n_blocks, context_max;
+};
+err frame_get_step(const void *body, size_t n, const struct step_limits *limits, struct step *out);
+err frame_get_result(const void *body, size_t n, struct result *out);
+
+/* What FRAME_PLAN says. */
+struct plan_message {
+    char model[1024];
+    uint32_t n_stages, n_shards;      /* rank = stage * n_shards + shard */
+    uint32_t *layer_begin;            /* [n_stages + 1] */
+    float *shares;                    /* [n_shards] */
+    uint32_t rows_max, n_blocks, context_max;
+    uint32_t deadline_ms;             /* of every wait between ranks */
+    int is_reference;                 /* plain C in place of a device */
+    char device[256];                 /* substring, "" any */
+};
+err plan_message_put(const struct plan_message *m, struct bytes *json);
+err plan_message_get(const char *json, size_t n, struct plan_message *out);
+void plan_message_free(struct plan_message *m);
+
+#endif

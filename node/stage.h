@@ -1,0 +1,55 @@
+/* Stage: runs the ops of one cell (a layer range, a shard) on a backend.
+ *
+ * Owns the weights, the KV cache and every value's buffer of its cell. Knows no
+ * MPI: shards meet through struct exchange. One thread. */
+#ifndef NODE_STAGE_H
+#define NODE_STAGE_H
+
+#include "kernels/backend.h"
+#include "node/frame.h"
+#include "partition/slice.h"
+
+struct stage;
+
+/* How shards of a stage meet. Both block until done or a deadline passes. */
+struct exchange {
+    void *context;
+    /* Every shard gives n_mine[shard] floats of `mine` and gets all, in order of
+     * shards, in `all`. `layer` is for messages. */
+    err (*share)(void *context, int layer, const float *mine, const size_t *n_floats, float *all);
+    /* The same, but only shard 0 gets (`all` is NULL elsewhere). */
+    err (*collect)(void *context, int layer, const float *mine, const size_t *n_floats, float *all);
+};
+
+struct cell {
+    uint32_t n_stages, n_shards, stage, shard;
+    uint32_t layer_begin, layer_end;
+    const float *shares; /* [n_shards] */
+};
+
+struct stage_limits {
+    uint32_t rows_max, n_blocks, context_max;
+};
+
+struct stage_sizes {
+    uint64_t weight_bytes, kv_bytes, bytes_read;
+};
+
+/* Loads the cell's slices. `progress` (may be NULL) hears the bytes read so far. */
+err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
+                 const struct cell *cell, const struct stage_limits *limits,
+                 const struct exchange *exchange,
+                 void (*progress)(void *context, uint64_t bytes_read), void *progress_context,
+                 struct stage **out);
+void stage_free(struct stage *s);
+void stage_sizes(const struct stage *s, struct stage_sizes *out);
+/* File bytes that stage_create will read for this cell. */
+uint64_t stage_file_bytes(const struct program *p, const struct cell *cell);
+
+/* Runs one step. `hidden` [n_rows, dim]: in for every stage but the first, out
+ * for every stage but the last. On the last stage's shard 0 `logits`
+ * [n_outs, n_vocab] gets the rows of step->outs; elsewhere it is NULL.
+ * Both have room for rows_max rows. */
+err stage_run(struct stage *s, const struct step *step, float *hidden, float *logits);
+
+#endif
