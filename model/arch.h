@@ -40,18 +40,36 @@ err arch_vector(struct program *p, const struct gguf *g, int *out, enum axis axi
                 uint64_t col_begin, uint64_t tensor_cols, const char *fmt, ...)
     __attribute__((format(printf, 8, 9)));
 
-/* Ops, appended in order; `layer` as in struct op. Linear inserts the quantise
- * op its weight needs, and linear_sum the reduce after it. */
+/* A vector of one head, the same for every head: held whole by every shard. */
+err arch_head_vector(struct program *p, const struct gguf *g, int *out, const char *fmt, int layer);
+
+/* A table of `rows` rows over DIM that is looked up, by token or position. */
+err arch_table(struct program *p, const struct gguf *g, int *out, uint32_t rows, const char *name);
+
+/* Ops, appended in order; `layer` as in struct op. Linear inserts the
+ * quantise op its weight needs. */
 err arch_op(struct program *p, struct op op);
 err arch_norm(struct program *p, int layer, enum norm_kind kind, float eps, uint32_t group, int in, int w, int b, int out);
 err arch_linear(struct program *p, int layer, int in, int w, int out);
 err arch_bias(struct program *p, int layer, int value, int vector);
 
-/* Parts that most decoders share: rope, kv-write, attend of a layer over q, k, v;
- * the output projection `w` of `in` summed over shards, biased (or -1) and
- * added to x; the head. */
+/* Rope, kv-write and attend of a layer over q, k, v. */
 err arch_attention(struct program *p, int layer, const struct decoder_values *d, uint32_t window);
-err arch_residual(struct program *p, int layer, const struct decoder_values *d, int in, int w, int bias);
-err arch_head(struct program *p, const struct gguf *g, const struct decoder_values *d, enum norm_kind kind, float eps, int has_bias);
+
+/* x += w . in, summed over shards, plus the bias "blk.LAYER.PART.bias" where the file has one. */
+err arch_residual(struct program *p, const struct gguf *g, int layer,
+                  const struct decoder_values *d, int in, int w, const char *part);
+
+/* The wanted rows, the final norm, the logits. */
+err arch_head(struct program *p, const struct gguf *g, const struct decoder_values *d,
+              enum norm_kind kind, float eps, int has_bias);
+
+/* Llama and its kin: RMS norms, rotary positions, grouped-query attention, SwiGLU. */
+struct gated_style {
+    enum rope_style rope;
+    int has_head_norms; /* q and k normed per head before rope */
+    uint32_t window;
+};
+err arch_gated_decoder(struct program *p, const struct gguf *g, const struct gated_style *style);
 
 #endif

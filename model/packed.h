@@ -10,9 +10,11 @@
  *           dense: [group][column][lane] f32, f16 or bf16
  *   high    [group][block][word][lane] u32: the fifth bit (Q5), bits j of byte i = column 4j+i;
  *           2 upper bits as above (Q6_K); the third bit (Q3_K)
- *   scales  per block: f16 d (and f16 m) [lane]; or K formats: u8 codes [k][lane]
- *   supers  per super-block of 256 columns that the slice touches: f16 d (and dmin) [lane];
- *           Q3_K: also the upper two bits of its 16 scales as u32 [lane]
+ *   scales  [group][block]: f16 d [lane] (then f16 m [lane]); K formats: u8 codes [2][lane]
+ *           (Q4_K, Q5_K: scale, min; Q2_K: scale | min << 4 of each half; Q6_K: int8 of each
+ *           half), Q3_K: low nibbles of both halves [lane]
+ *   supers  [group][super-block of 256 columns that the slice touches]: f16 d [lane] (then dmin [lane]);
+ *           Q3_K: also the upper two bits of its 16 scales as u32 [lane], after all d
  * Signed quants are stored with an offset as unsigned. */
 #ifndef MODEL_PACKED_H
 #define MODEL_PACKED_H

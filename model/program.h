@@ -54,6 +54,7 @@ struct weight {
     uint64_t row_begin, col_begin; /* where it starts inside the tensor */
     uint32_t rows, cols;
     int is_vector;
+    int is_table; /* looked up by row; held whole */
     enum axis out_axis; /* of a vector: its only axis */
     enum axis in_axis;
 };
@@ -137,6 +138,9 @@ struct program {
 /* Reads metadata, binds every weight by name, checks every shape. */
 err program_create(const struct gguf *g, struct program **out);
 void program_free(struct program *p);
+
+/* "linear", for messages. */
+const char *op_name(enum op_kind kind);
 
 /* One line per op, appended. */
 err program_print(const struct program *p, struct bytes *out);

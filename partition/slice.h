@@ -33,4 +33,17 @@ void slice_make(const struct weight *w, const struct cut *c, struct slice *out);
 int slice_has_op(const struct program *p, const struct op *op,
                  uint32_t layer_begin, uint32_t layer_end);
 
+/* What a cell holds of a weight. A tied head whose rows lie in the embedding
+ * table of the same cell is not held twice: it is `within` that weight. */
+struct holding {
+    int is_held;
+    int within; /* the weight whose matrix holds these rows, or -1 */
+    struct slice slice;
+};
+
+/* For stage [layer_begin, layer_end) of a shard: what it holds of every weight;
+ * out [p->n_weights]. */
+void slice_holdings(const struct program *p, const struct cut *c, uint32_t layer_begin,
+                    uint32_t layer_end, struct holding *out);
+
 #endif
