@@ -1,0 +1,19 @@
+/* The commands of the coordinator's side, one line per command; main.c has the
+ * table. argv[0] is the command's name. ERR_USAGE ends with exit code 2, any
+ * other error with 1; main prints err_text() as one line. Each takes --help,
+ * prints it on stdout and returns OK. */
+#ifndef COORDINATOR_COMMANDS_H
+#define COORDINATOR_COMMANDS_H
+
+#include "base/err.h"
+
+err cmd_generate(int argc, char **argv);
+err cmd_logits(int argc, char **argv);
+err cmd_perplexity(int argc, char **argv);
+err cmd_plan(int argc, char **argv);
+err cmd_config(int argc, char **argv);
+err cmd_inspect(int argc, char **argv);
+err cmd_tokenize(int argc, char **argv);
+err cmd_detokenize(int argc, char **argv);
+
+#endif
