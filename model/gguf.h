@@ -3,7 +3,8 @@
  * The header is mapped and validated whole at open: counts, lengths, types,
  * alignment, overlaps, duplicate names, offsets against the file's size.
  * After gguf_open succeeded the rest may assume. A split model
- * (NAME-00001-of-0000N.gguf) opens by its first file and reads as one.
+ * (NAME-00001-of-0000N.gguf) opens by its first file and reads as one; its
+ * metadata is that of the first file.
  * Tensor data is not mapped in: it is read by range, see gguf_read.
  * Strings are NUL-terminated copies without embedded NUL unless said so, owned by the
  * struct gguf. Read-only after open: any thread. */
@@ -39,6 +40,9 @@ struct gguf_kv {
     const struct gguf_string *strings; /* [n] for strings, else NULL */
 };
 
+/* "u32", "string", "array"... */
+const char *gguf_type_name(enum gguf_type type);
+
 /* A tensor is a place in a file. dims[0] is the row length (contiguous
  * values); dims[1] the number of rows; missing dimensions are 1. */
 struct gguf_tensor {
@@ -57,13 +61,16 @@ void gguf_close(struct gguf *g);
 const char *gguf_path(const struct gguf *g);
 uint32_t gguf_version(const struct gguf *g);
 uint64_t gguf_file_bytes(const struct gguf *g); /* all splits */
+size_t gguf_n_files(const struct gguf *g);      /* 1 unless split */
+const char *gguf_file_path(const struct gguf *g, size_t file);
 
 size_t gguf_n_kv(const struct gguf *g);
 const struct gguf_kv *gguf_kv_at(const struct gguf *g, size_t i);
 const struct gguf_kv *gguf_find(const struct gguf *g, const char *key); /* or NULL */
 
 /* Typed access. Integers convert between widths when the value fits. Absent
- * key: ERR_FORMAT naming file and key; wrong type or value out of range likewise. */
+ * key: ERR_FORMAT naming file and key; wrong type or value out of range likewise;
+ * so does a string with an embedded NUL. f32 takes f32 and f64. */
 err gguf_get_u32(const struct gguf *g, const char *key, uint32_t *out);
 err gguf_get_f32(const struct gguf *g, const char *key, float *out);
 err gguf_get_bool(const struct gguf *g, const char *key, int *out);
@@ -87,8 +94,9 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *nam
 /* Reads rows [row_begin, row_end) and of each the blocks that hold columns
  * [col_begin, col_end), packed row after row into `dst`; col_begin and col_end
  * are multiples of the format's block_values. Row r of a tensor with more than
- * two dimensions counts through dims[1..3]. `*n_read` is increased by the bytes
- * read. Whole rows are one read, partial rows one read each. Thread-safe. */
+ * two dimensions counts through dims[1..3]. `*n_read` (may be NULL) is increased
+ * by the bytes read. Whole rows are one read, partial rows one read each.
+ * ERR_FILE when the file has become shorter since it was opened. Thread-safe. */
 err gguf_read(const struct gguf *g, const struct gguf_tensor *t,
               uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
               uint64_t col_end, void *dst, uint64_t *n_read);
