@@ -1,0 +1,89 @@
+/* Wire: messages between the ranks of a job. The only file that calls MPI.
+ *
+ * Nothing here blocks without a deadline: Open MPI never reports a dead or stopped
+ * peer, so every wait is MPI_Test with a backoff (spins, yields, sleeps growing to
+ * 150 us) and ends in an error that names this rank, the peer, their hosts and the
+ * layers. One thread at a time. Messages of one sender, receiver and tag arrive
+ * in the order sent. */
+#ifndef NODE_WIRE_H
+#define NODE_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+
+struct wire;
+
+enum wire_tag {
+    WIRE_SETUP = 1, /* rank 0 -> any rank, until all are ready */
+    WIRE_FORWARD,   /* frames walking forward */
+    WIRE_BACK,      /* any rank -> rank 0 */
+    WIRE_SHARE,     /* between the shards of a stage */
+    WIRE_COLLECT
+};
+
+/* Collective: every rank of the job calls it. With `is_threaded` MPI may be
+ * called by another thread than this one (never by two at a time). */
+err wire_init(int *argc, char ***argv, int is_threaded, struct wire **out);
+/* Collective; frees. */
+err wire_finish(struct wire *w);
+/* Ends all ranks of the job; does not return. `code` is the exit code. */
+void wire_abort(int code) __attribute__((noreturn));
+
+int wire_rank(const struct wire *w);
+int wire_size(const struct wire *w);
+const char *wire_host(const struct wire *w, int rank);
+
+/* What a rank holds, for messages: "layers 4-8". Text is copied. */
+void wire_describe(struct wire *w, int rank, const char *what);
+/* "rank 2 (host a, layers 4-8)", in one of a few static buffers. */
+const char *wire_name(const struct wire *w, int rank);
+
+/* Of every wait from now on; 60 s before the first call. */
+void wire_set_deadline(struct wire *w, uint32_t ms);
+/* Called while waiting, so that rank 0 hears of failures elsewhere while it waits
+ * for a peer; an error from it ends the wait. */
+void wire_on_wait(struct wire *w, err (*poll)(void *context), void *context);
+
+/* A message under way: an index, freed by the wire_test that finds it done. */
+typedef int wire_ticket;
+#define WIRE_NONE (-1)
+
+/* Sends n bytes; `data` must stay as it is until the ticket is done. `layer` is
+ * for messages, -1 none. */
+err wire_send(struct wire *w, int to, enum wire_tag tag, int layer, const void *data, size_t n, wire_ticket *out);
+/* Sends a copy: `data` may change at once. The copies' buffers are reused. */
+err wire_put(struct wire *w, int to, enum wire_tag tag, const void *data, size_t n);
+/* Posts a receive of at most `cap` bytes. */
+err wire_receive(struct wire *w, int from, enum wire_tag tag, void *data, size_t cap, wire_ticket *out);
+/* `*is_done` tells; then `*n` (may be NULL) is the size and `*t` WIRE_NONE.
+ * WIRE_NONE is done. A send that nobody takes within the deadline is an error. */
+err wire_test(struct wire *w, wire_ticket *t, int *is_done, size_t *n);
+/* Forgets a posted receive. */
+void wire_cancel(struct wire *w, wire_ticket *t);
+
+/* Takes the next message of any rank with this tag, without waiting: *from is
+ * -1 when there is none. One of its kind: WIRE_BACK or WIRE_SETUP. */
+err wire_take(struct wire *w, enum wire_tag tag, struct bytes *into, int *from);
+/* Reclaims buffers of wire_put; an error when one has been under way for longer than the deadline. */
+err wire_progress(struct wire *w);
+/* Waits until all that was put has left. */
+err wire_drain(struct wire *w);
+
+/* The shards of this rank's stage, ranks [first, first + n), meet: see struct
+ * exchange in stage.h. */
+err wire_share(struct wire *w, int first, int n, int layer, const float *mine, const size_t *n_floats, float *all);
+err wire_collect(struct wire *w, int first, int n, int layer, const float *mine, const size_t *n_floats, float *all);
+
+/* One pause of a wait that began at since_us: a spin, a yield, or a sleep of at most sleep_max_us. */
+void wire_pause(int64_t since_us, int64_t sleep_max_us);
+
+struct wire_counts {
+    int64_t share_wait_us; /* inside wire_share and wire_collect */
+    uint64_t bytes_sent, bytes_received, n_messages;
+};
+void wire_counts(const struct wire *w, struct wire_counts *out);
+
+#endif
