@@ -1,0 +1,565 @@
+/* The plain-C backend. It reads weights as the file has them and adds in the
+ * order the contract fixes; every device must give these bits. Slow, simple. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/backend.h"
+#include "kernels/codes.h"
+#include "kernels/number.h"
+#include "model/packed.h"
+
+struct buffer {
+    uint8_t *data;
+    size_t n_bytes;
+};
+
+struct matrix {
+    enum format format;
+    uint32_t rows, cols;
+    uint32_t block_first; /* blocks of 32 before the slice in the first file block */
+    uint32_t col_first;   /* the same in columns, dense: 0 */
+    size_t row_bytes;
+    uint8_t *data;
+};
+
+struct cache {
+    struct cache_shape shape;
+    uint8_t *k, *v;
+};
+
+struct reference {
+    struct backend base;
+    struct codes *codes; /* [n_codes] one row of the widest matrix */
+    float *dense;        /* the same, dense */
+    uint32_t cap_cols;
+};
+
+static void reference_destroy(struct backend *b) {
+    struct reference *r = (struct reference *)b;
+    free(r->codes);
+    free(r->dense);
+    free(r);
+}
+
+static err reference_prepare(struct backend *b, const struct backend_limits *l) {
+    (void)b;
+    (void)l; /* nothing depends on them here */
+    return OK;
+}
+
+static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out) {
+    (void)b;
+    struct buffer *m;
+    TRY(NEW(m, 1));
+    m->n_bytes = n_bytes;
+    m->data = mem_zeroed(n_bytes, 1);
+    if (!m->data) {
+        free(m);
+        return ERR_MEMORY;
+    }
+    *out = m;
+    return OK;
+}
+
+static void buffer_free(struct backend *b, struct buffer *m) {
+    (void)b;
+    if (!m) return;
+    free(m->data);
+    free(m);
+}
+
+static err buffer_write(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+    (void)b;
+    memcpy(m->data + at, src, n);
+    return OK;
+}
+
+static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst) {
+    (void)b;
+    memcpy(dst, m->data + at, n);
+    return OK;
+}
+
+static float *floats(struct buffer *m) { return (float *)(void *)m->data; }
+static const int32_t *ints(const struct buffer *m) { return (const int32_t *)(const void *)m->data; }
+
+static void matrix_free(struct backend *b, struct matrix *m) {
+    (void)b;
+    if (!m) return;
+    free(m->data);
+    free(m);
+}
+
+static err scratch_grow(struct reference *r, uint32_t cols) {
+    if (cols <= r->cap_cols) return OK;
+    struct codes *codes = mem_resized(r->codes, cols / 32 + 1, sizeof *codes);
+    if (!codes) return ERR_MEMORY;
+    r->codes = codes;
+    float *dense = mem_resized(r->dense, cols, sizeof *dense);
+    if (!dense) return ERR_MEMORY;
+    r->dense = dense;
+    r->cap_cols = cols;
+    return OK;
+}
+
+static err matrix_load(struct backend *b, const struct gguf *g, const struct gguf_tensor *t,
+                       uint64_t row_begin, uint64_t row_end, uint64_t col_begin, uint64_t col_end,
+                       uint64_t *n_read, struct matrix **out) {
+    const struct format_info *info = format_info(t->format);
+    uint64_t per = info->block_values;
+    uint64_t read_begin = col_begin / per * per, read_end = (col_end + per - 1) / per * per;
+    TRY(scratch_grow((struct reference *)b, (uint32_t)(col_end - col_begin) + 256));
+    struct matrix *m;
+    TRY(NEW(m, 1));
+    m->format = t->format;
+    m->rows = (uint32_t)(row_end - row_begin);
+    m->cols = (uint32_t)(col_end - col_begin);
+    m->block_first = (uint32_t)((col_begin - read_begin) / 32);
+    m->row_bytes = format_bytes(t->format, read_end - read_begin);
+    m->data = mem_zeroed(m->rows, m->row_bytes);
+    err e = m->data ? OK : ERR_MEMORY;
+    if (e == OK && m->rows && m->cols)
+        e = gguf_read(g, t, row_begin, row_end, read_begin, read_end, m->data, n_read);
+    if (e != OK) {
+        matrix_free(b, m);
+        return e;
+    }
+    *out = m;
+    return OK;
+}
+
+static uint64_t matrix_bytes(const struct matrix *m) { return (uint64_t)m->rows * m->row_bytes; }
+
+static void cache_free(struct backend *b, struct cache *c) {
+    (void)b;
+    if (!c) return;
+    free(c->k);
+    free(c->v);
+    free(c);
+}
+
+static size_t cache_item_bytes(const struct cache_shape *s) { return s->format == FORMAT_F16 ? 2 : 4; }
+
+static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
+    struct cache *c;
+    TRY(NEW(c, 1));
+    c->shape = *s;
+    size_t n = (size_t)s->n_blocks * s->n_kv_heads * s->head_dim * KV_BLOCK_TOKENS;
+    c->k = mem_zeroed(n, cache_item_bytes(s));
+    c->v = mem_zeroed(n, cache_item_bytes(s));
+    if (!c->k || !c->v) {
+        cache_free(b, c);
+        return ERR_MEMORY;
+    }
+    *out = c;
+    return OK;
+}
+
+static void cache_put(const struct cache_shape *s, uint8_t *at, size_t i, float x) {
+    if (s->format == FORMAT_F16) {
+        uint16_t h = format_float_to_half(x);
+        memcpy(at + i * 2, &h, 2);
+    } else {
+        memcpy(at + i * 4, &x, 4);
+    }
+}
+
+static float cache_get(const struct cache_shape *s, const uint8_t *at, size_t i) {
+    if (s->format == FORMAT_F16) {
+        uint16_t h;
+        memcpy(&h, at + i * 2, 2);
+        return format_half_to_float(h);
+    }
+    float x;
+    memcpy(&x, at + i * 4, 4);
+    return x;
+}
+
+/* The codes of a quantised row, or its values where dense, into the scratch. */
+static void row_unpack(struct reference *r, const struct matrix *m, uint32_t row) {
+    const uint8_t *src = m->data + (size_t)row * m->row_bytes;
+    if (!format_info(m->format)->is_quantised) {
+        format_decode(m->format, src, r->dense, m->cols);
+        return;
+    }
+    for (uint32_t i = 0; i < m->cols / 32; i++)
+        codes_get(m->format, src, m->block_first + i, &r->codes[i]);
+}
+
+static err embed(struct backend *b, const struct matrix *m, struct buffer *ids, uint32_t n_rows,
+                 struct buffer *out) {
+    struct reference *r = (struct reference *)b;
+    int offset = (int)packed_info(m->format)->offset;
+    for (uint32_t t = 0; t < n_rows; t++) {
+        float *dst = floats(out) + (size_t)t * m->cols;
+        row_unpack(r, m, (uint32_t)ints(ids)[t]);
+        if (!format_info(m->format)->is_quantised) {
+            memcpy(dst, r->dense, m->cols * sizeof *dst);
+            continue;
+        }
+        for (uint32_t i = 0; i < m->cols; i++) {
+            const struct codes *c = &r->codes[i / 32];
+            int h = i % 32 / 16;
+            float scaled = codes_scale(m->format, c, h) * (float)(c->q[i % 32] - offset);
+            dst[i] = packed_info(m->format)->has_min ? scaled + codes_min(m->format, c, h) : scaled;
+        }
+    }
+    return OK;
+}
+
+#define NORM_LANES 64
+
+/* Lane l adds the values i with i % 64 == l in order, then lanes are halved. */
+static float lanes_add(float lane[NORM_LANES]) {
+    for (int half = NORM_LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
+    return lane[0];
+}
+
+static float mean_of(const float *x, uint32_t n, float over_n) {
+    float lane[NORM_LANES] = {0};
+    for (uint32_t i = 0; i < n; i++) lane[i % NORM_LANES] += x[i];
+    return lanes_add(lane) * over_n;
+}
+
+static float mean_square_of(const float *x, uint32_t n, float mean, float over_n) {
+    float lane[NORM_LANES] = {0};
+    for (uint32_t i = 0; i < n; i++) {
+        float c = x[i] - mean;
+        lane[i % NORM_LANES] = fmaf(c, c, lane[i % NORM_LANES]);
+    }
+    return lanes_add(lane) * over_n;
+}
+
+static err norm(struct backend *b, enum norm_kind kind, float eps, struct buffer *in,
+                struct buffer *w, struct buffer *bias, uint32_t n_vectors, uint32_t width,
+                struct buffer *out) {
+    (void)b;
+    float over_n = 1.0f / (float)width;
+    for (uint32_t v = 0; v < n_vectors; v++) {
+        const float *x = floats(in) + (size_t)v * width;
+        float *y = floats(out) + (size_t)v * width;
+        float mean = kind == NORM_LAYER ? mean_of(x, width, over_n) : 0;
+        float scale = number_rsqrt(mean_square_of(x, width, mean, over_n) + eps);
+        for (uint32_t i = 0; i < width; i++) {
+            float n = (x[i] - mean) * scale * floats(w)[i];
+            y[i] = bias ? n + floats(bias)[i] : n;
+        }
+    }
+    return OK;
+}
+
+static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
+                    struct buffer *out) {
+    (void)b;
+    size_t n_blocks = (size_t)n_rows * (width / 32);
+    int8_t *q = (int8_t *)out->data;
+    float *scale = (float *)(void *)(out->data + n_blocks * 32);
+    int32_t *sums = (int32_t *)(void *)(out->data + n_blocks * 36);
+    for (size_t i = 0; i < n_blocks; i++) {
+        const float *x = floats(in) + i * 32;
+        float top = 0;
+        for (int k = 0; k < 32; k++) top = fmaxf(top, fabsf(x[k]));
+        int is_zero = !(top > 1e-20f); /* also keeps every product normal */
+        scale[i] = is_zero ? 0 : top * (1.0f / 127);
+        float inverse = is_zero ? 0 : 127.0f * number_recip(top);
+        sums[2 * i] = sums[2 * i + 1] = 0;
+        for (int k = 0; k < 32; k++) {
+            float v = fminf(fmaxf(rintf(x[k] * inverse), -127), 127);
+            q[i * 32 + (size_t)k] = (int8_t)v;
+            sums[2 * i + (size_t)(k / 16)] += (int8_t)v;
+        }
+    }
+    return OK;
+}
+
+/* Where the sums of one output element go through the tree. */
+struct adder {
+    const struct tree *tree;
+    float stack[SEGMENTS_MAX];
+    uint32_t depth, leaf, n_results;
+};
+
+/* Adds a leaf; returns 1 with *result when a result leaves. */
+static int adder_push(struct adder *a, float sum, float *result) {
+    a->stack[a->depth++] = sum;
+    for (int m = a->tree->merges[a->leaf]; m > 0; m--) {
+        a->depth--;
+        a->stack[a->depth - 1] += a->stack[a->depth];
+    }
+    if (!a->tree->emits[a->leaf++]) return 0;
+    *result = a->stack[--a->depth];
+    a->n_results++;
+    return 1;
+}
+
+/* One row's activations, as quantize() lays them out. */
+struct q8_row {
+    const int8_t *q;
+    const float *scale;
+    const int32_t *sums;
+};
+
+static struct q8_row q8_row_at(const struct buffer *x, uint32_t n_rows, uint32_t width, uint32_t t) {
+    size_t per = width / 32, n_blocks = (size_t)n_rows * per;
+    return (struct q8_row){
+        (const int8_t *)x->data + (size_t)t * width,
+        (const float *)(const void *)(x->data + n_blocks * 32) + t * per,
+        (const int32_t *)(const void *)(x->data + n_blocks * 36) + 2 * t * per};
+}
+
+/* acc plus the product of one block: integer dots, then fma in fixed order. */
+static float block_add(enum format f, const struct codes *c, const struct q8_row *x, uint32_t block,
+                       float acc) {
+    const struct packed_info *info = packed_info(f);
+    int32_t dot[2] = {0, 0};
+    for (int k = 0; k < 32; k++)
+        dot[k / 16] += (c->q[k] - (int)info->offset) * x->q[block * 32 + (uint32_t)k];
+    float xs = x->scale[block];
+    const int32_t *sums = x->sums + 2 * block;
+    if (info->n_scales == 2) {
+        acc = fmaf((float)dot[0], codes_scale(f, c, 0) * xs, acc);
+        acc = fmaf((float)dot[1], codes_scale(f, c, 1) * xs, acc);
+        if (!info->has_min) return acc;
+        acc = fmaf((float)sums[0], codes_min(f, c, 0) * xs, acc);
+        return fmaf((float)sums[1], codes_min(f, c, 1) * xs, acc);
+    }
+    acc = fmaf((float)(dot[0] + dot[1]), codes_scale(f, c, 0) * xs, acc);
+    if (!info->has_min) return acc;
+    return fmaf((float)(sums[0] + sums[1]), codes_min(f, c, 0) * xs, acc);
+}
+
+/* The sum over columns [begin, end) of the unpacked row. */
+static float segment_add(const struct reference *r, const struct matrix *m, const struct q8_row *xq,
+                         const float *xf, uint32_t begin, uint32_t end) {
+    float acc = 0;
+    if (xf)
+        for (uint32_t c = begin; c < end; c++) acc = fmaf(r->dense[c], xf[c], acc);
+    else
+        for (uint32_t i = begin / 32; i < end / 32; i++)
+            acc = block_add(m->format, &r->codes[i], xq, i, acc);
+    return acc;
+}
+
+static err linear(struct backend *b, const struct matrix *m, uint32_t row_begin, uint32_t row_end,
+                  struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree,
+                  struct buffer *out) {
+    struct reference *r = (struct reference *)b;
+    int is_quantised = format_info(m->format)->is_quantised;
+    uint32_t n = row_end - row_begin;
+    for (uint32_t row = 0; row < n; row++) {
+        row_unpack(r, m, row_begin + row);
+        for (uint32_t t = 0; t < n_rows; t++) {
+            struct q8_row xq = {0};
+            const float *xf = NULL;
+            if (is_quantised) xq = q8_row_at(in, n_rows, m->cols, t);
+            else xf = floats(in) + (size_t)t * m->cols;
+            struct adder a = {.tree = tree};
+            for (uint32_t s = 0; s < tree->n_leaves; s++) {
+                uint32_t begin = s * segment_cols, end = begin + segment_cols;
+                float sum = segment_add(r, m, &xq, xf, begin, end < m->cols ? end : m->cols);
+                size_t at = ((size_t)a.n_results * n_rows + t) * n + row;
+                adder_push(&a, sum, &floats(out)[at]);
+            }
+        }
+    }
+    return OK;
+}
+
+static err reduce(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n,
+                  struct buffer *out) {
+    (void)b;
+    for (uint32_t i = 0; i < n; i++) {
+        struct adder a = {.tree = tree};
+        for (uint32_t s = 0; s < tree->n_leaves; s++)
+            adder_push(&a, floats(in)[(size_t)s * n + i], &floats(out)[i]);
+    }
+    return OK;
+}
+
+static err bias_add(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows,
+                    uint32_t width) {
+    (void)b;
+    for (size_t i = 0; i < (size_t)n_rows * width; i++) floats(x)[i] += floats(bias)[i % width];
+    return OK;
+}
+
+static err rope(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
+                uint32_t n_heads, uint32_t head_dim, uint32_t n_rot, enum rope_style style) {
+    (void)b;
+    uint32_t n_pairs = n_rot / 2;
+    for (size_t v = 0; v < (size_t)n_rows * n_heads; v++) {
+        float *h = floats(x) + v * head_dim;
+        const float *cs = floats(angles) + v / n_heads * n_rot;
+        for (uint32_t i = 0; i < n_pairs; i++) {
+            uint32_t i0 = style == ROPE_NORM ? 2 * i : i;
+            uint32_t i1 = style == ROPE_NORM ? 2 * i + 1 : i + n_pairs;
+            float x0 = h[i0], x1 = h[i1], c = cs[2 * i], s = cs[2 * i + 1];
+            h[i0] = fmaf(x0, c, -(x1 * s));
+            h[i1] = fmaf(x0, s, x1 * c);
+        }
+    }
+    return OK;
+}
+
+/* Index of (position, kv head, d) in K, and in V. */
+static size_t k_index(const struct cache_shape *s, size_t block, uint32_t head, uint32_t d, uint32_t slot) {
+    return ((block * s->n_kv_heads + head) * s->head_dim + d) * KV_BLOCK_TOKENS + slot;
+}
+
+static size_t v_index(const struct cache_shape *s, size_t block, uint32_t head, uint32_t d, uint32_t slot) {
+    return ((block * s->n_kv_heads + head) * KV_BLOCK_TOKENS + slot) * s->head_dim + d;
+}
+
+static size_t block_of(const struct row_places *at, uint32_t row, uint32_t position) {
+    return (size_t)ints(at->table)[(uint32_t)ints(at->table_begin)[row] + position / KV_BLOCK_TOKENS];
+}
+
+static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
+                    const struct row_places *at, uint32_t n_rows) {
+    (void)b;
+    const struct cache_shape *s = &c->shape;
+    for (uint32_t t = 0; t < n_rows; t++) {
+        uint32_t position = (uint32_t)ints(at->position)[t], slot = position % KV_BLOCK_TOKENS;
+        size_t block = block_of(at, t, position);
+        for (uint32_t i = 0; i < s->n_kv_heads * s->head_dim; i++) {
+            size_t from = (size_t)t * s->n_kv_heads * s->head_dim + i;
+            uint32_t head = i / s->head_dim, d = i % s->head_dim;
+            cache_put(s, c->k, k_index(s, block, head, d, slot), floats(k)[from]);
+            cache_put(s, c->v, v_index(s, block, head, d, slot), floats(v)[from]);
+        }
+    }
+    return OK;
+}
+
+/* Attention of one row and head over one chunk: the highest score, the sum of
+ * e^(score - highest) and the values weighted so (head_dim of them). */
+struct partial {
+    float top, sum;
+    float value[1024];
+};
+
+static void attend_chunk(const struct cache *c, const struct row_places *at, uint32_t row,
+                         const float *q, uint32_t kv_head, float scale, uint32_t begin, uint32_t end,
+                         struct partial *out) {
+    const struct cache_shape *s = &c->shape;
+    float p[ATTEND_CHUNK], lane[16] = {0};
+    uint32_t chunk = begin / ATTEND_CHUNK * ATTEND_CHUNK;
+    out->top = -INFINITY;
+    for (uint32_t j = begin; j < end; j++) {
+        float dot = 0;
+        size_t block = block_of(at, row, j);
+        for (uint32_t d = 0; d < s->head_dim; d++)
+            dot = fmaf(q[d], cache_get(s, c->k, k_index(s, block, kv_head, d, j % KV_BLOCK_TOKENS)), dot);
+        p[j - chunk] = dot * scale;
+        out->top = fmaxf(out->top, p[j - chunk]);
+    }
+    memset(out->value, 0, sizeof *out->value * s->head_dim);
+    for (uint32_t j = begin; j < end; j++) {
+        float e = number_exp(p[j - chunk] - out->top);
+        lane[j % 16] += e;
+        size_t block = block_of(at, row, j);
+        for (uint32_t d = 0; d < s->head_dim; d++)
+            out->value[d] = fmaf(e, cache_get(s, c->v, v_index(s, block, kv_head, d, j % KV_BLOCK_TOKENS)),
+                                 out->value[d]);
+    }
+    for (int half = 8; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
+    out->sum = lane[0];
+}
+
+/* Chunks are added in increasing order, weighted by e^(top - highest top). */
+static void attend_row(const struct cache *c, const struct row_places *at, uint32_t row,
+                       const float *q, uint32_t kv_head, float scale, uint32_t window,
+                       struct partial *parts, float *out) {
+    uint32_t end = (uint32_t)ints(at->position)[row] + 1;
+    uint32_t begin = window && end > window ? end - window : 0;
+    uint32_t first = begin / ATTEND_CHUNK, last = (end - 1) / ATTEND_CHUNK, hd = c->shape.head_dim;
+    float top = -INFINITY, sum = 0;
+    for (uint32_t i = first; i <= last; i++) {
+        uint32_t from = i * ATTEND_CHUNK, to = from + ATTEND_CHUNK;
+        attend_chunk(c, at, row, q, kv_head, scale, from > begin ? from : begin, to < end ? to : end,
+                     &parts[i]);
+        top = fmaxf(top, parts[i].top);
+    }
+    memset(out, 0, hd * sizeof *out);
+    for (uint32_t i = first; i <= last; i++) {
+        float w = number_exp(parts[i].top - top);
+        sum = fmaf(w, parts[i].sum, sum);
+        for (uint32_t d = 0; d < hd; d++) out[d] = fmaf(w, parts[i].value[d], out[d]);
+    }
+    float over_sum = number_recip(sum);
+    for (uint32_t d = 0; d < hd; d++) out[d] *= over_sum;
+}
+
+static err attend(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
+                  const struct attend_shape *s, uint32_t n_rows, struct buffer *out) {
+    (void)b;
+    struct partial *parts;
+    TRY(NEW(parts, s->n_chunks));
+    float scale = 1.0f / sqrtf((float)s->head_dim);
+    for (uint32_t row = 0; row < n_rows; row++)
+        for (uint32_t h = 0; h < s->n_heads; h++) {
+            size_t v = ((size_t)row * s->n_heads + h) * s->head_dim;
+            uint32_t kv_head = (s->head_begin + h) / s->group - s->kv_begin;
+            attend_row(c, at, row, floats(q) + v, kv_head, scale, s->window, parts, floats(out) + v);
+        }
+    free(parts);
+    return OK;
+}
+
+static float activate(enum act_kind kind, float x) {
+    switch (kind) {
+    case ACT_SILU: return number_silu(x);
+    case ACT_GELU_TANH: return number_gelu_tanh(x);
+    case ACT_RELU: return fmaxf(x, 0);
+    }
+    return x;
+}
+
+static err glu(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up,
+               uint32_t n, struct buffer *out) {
+    (void)b;
+    for (uint32_t i = 0; i < n; i++) floats(out)[i] = activate(kind, floats(gate)[i]) * floats(up)[i];
+    return OK;
+}
+
+static err act(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n, struct buffer *out) {
+    (void)b;
+    for (uint32_t i = 0; i < n; i++) floats(out)[i] = activate(kind, floats(in)[i]);
+    return OK;
+}
+
+static err add(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n, struct buffer *out) {
+    (void)b;
+    for (uint32_t i = 0; i < n; i++) floats(out)[i] = floats(x)[i] + floats(y)[i];
+    return OK;
+}
+
+static err select_rows(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out,
+                       uint32_t width, struct buffer *out) {
+    (void)b;
+    for (uint32_t i = 0; i < n_out; i++)
+        memcpy(floats(out) + (size_t)i * width, floats(in) + (size_t)ints(index)[i] * width,
+               width * sizeof(float));
+    return OK;
+}
+
+static const struct backend_ops reference_ops = {
+    .destroy = reference_destroy, .prepare = reference_prepare,
+    .buffer_create = buffer_create, .buffer_free = buffer_free,
+    .buffer_write = buffer_write, .buffer_read = buffer_read,
+    .matrix_load = matrix_load, .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
+    .cache_create = cache_create, .cache_free = cache_free,
+    .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,
+    .bias = bias_add, .rope = rope, .kv_write = kv_write, .attend = attend, .glu = glu, .act = act,
+    .add = add, .select = select_rows,
+};
+
+err backend_reference(struct backend **out) {
+    struct reference *r;
+    TRY(NEW(r, 1));
+    r->base = (struct backend){.platform = "plain C", .device = "reference", .ops = &reference_ops};
+    *out = &r->base;
+    return OK;
+}
