@@ -67,6 +67,7 @@ struct backend_ops {
     /* The data is copied before return. */
     err (*buffer_write)(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src);
     err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
+    err (*finish)(struct backend *b); /* waits for all that was enqueued */
 
     /* Reads the slice from the file and packs it; n_read grows by the bytes read. */
     err (*matrix_load)(struct backend *b, const struct gguf *g, const struct gguf_tensor *t,

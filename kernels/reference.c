@@ -80,6 +80,11 @@ static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n,
     return OK;
 }
 
+static err finish(struct backend *b) {
+    (void)b; /* every op is done when it returns */
+    return OK;
+}
+
 static float *floats(struct buffer *m) { return (float *)(void *)m->data; }
 static const int32_t *ints(const struct buffer *m) { return (const int32_t *)(const void *)m->data; }
 
@@ -548,7 +553,7 @@ static err select_rows(struct backend *b, struct buffer *in, struct buffer *inde
 static const struct backend_ops reference_ops = {
     .destroy = reference_destroy, .prepare = reference_prepare,
     .buffer_create = buffer_create, .buffer_free = buffer_free,
-    .buffer_write = buffer_write, .buffer_read = buffer_read,
+    .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
     .matrix_load = matrix_load, .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
     .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,

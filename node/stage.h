@@ -44,7 +44,7 @@ err stage_create(struct backend *b, const struct gguf *g, const struct program *
 void stage_free(struct stage *s);
 void stage_sizes(const struct stage *s, struct stage_sizes *out);
 /* File bytes that stage_create will read for this cell. */
-uint64_t stage_file_bytes(const struct program *p, const struct cell *cell);
+err stage_file_bytes(const struct program *p, const struct cell *cell, uint64_t *out);
 
 /* Runs one step. `hidden` [n_rows, dim]: in for every stage but the first, out
  * for every stage but the last. On the last stage's shard 0 `logits`

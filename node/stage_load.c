@@ -1,0 +1,265 @@
+/* Loading a cell: its cut, its weights, its buffers. Everything a step needs
+ * is allocated here. */
+#include <stdlib.h>
+
+#include "node/stage_parts.h"
+
+/* The bytes that gguf_read will read for a slice: whole blocks of the file. */
+static uint64_t slice_file_bytes(const struct gguf_tensor *t, const struct slice *s) {
+    uint64_t per = format_info(t->format)->block_values;
+    uint64_t begin = s->col_begin / per * per, end = (s->col_end + per - 1) / per * per;
+    if (s->col_begin == s->col_end) return 0;
+    return (s->row_end - s->row_begin) * format_bytes(t->format, end - begin);
+}
+
+static int must_load(const struct holding *h) { return h->is_held && h->within < 0; }
+
+err stage_file_bytes(const struct program *p, const struct cell *cell, uint64_t *out) {
+    struct cut cut;
+    cut_make(p, cell->n_shards, cell->shard, cell->shares, &cut);
+    struct holding *h;
+    TRY(NEW(h, p->n_weights));
+    slice_holdings(p, &cut, cell->layer_begin, cell->layer_end, h);
+    *out = 0;
+    for (uint32_t i = 0; i < p->n_weights; i++)
+        if (must_load(&h[i])) *out += slice_file_bytes(p->weights[i].tensor, &h[i].slice);
+    free(h);
+    return OK;
+}
+
+static err vector_load(struct stage *s, const struct gguf *g, const struct weight *w,
+                       const struct slice *slice, struct buffer **out) {
+    uint64_t n = slice->col_end - slice->col_begin;
+    struct bytes raw = {0};
+    float *values = NULL;
+    err e;
+    TRY_GOTO(bytes_reserve(&raw, format_bytes(w->tensor->format, n)), done);
+    TRY_GOTO(NEW(values, n), done);
+    if (n) {
+        TRY_GOTO(gguf_read(g, w->tensor, slice->row_begin, slice->row_end, slice->col_begin,
+                           slice->col_end, raw.data, &s->sizes.bytes_read), done);
+        format_decode(w->tensor->format, raw.data, values, n);
+    }
+    TRY_GOTO(STAGE_OPS(s)->buffer_create(s->backend, n * sizeof *values, out), done);
+    TRY_GOTO(STAGE_OPS(s)->buffer_write(s->backend, *out, 0, n * sizeof *values, values), done);
+    s->sizes.weight_bytes += n * sizeof *values;
+done:
+    free(values);
+    bytes_free(&raw);
+    return e;
+}
+
+static err weight_load(struct stage *s, const struct gguf *g, uint32_t id, const struct holding *h) {
+    const struct weight *w = &s->program->weights[id];
+    struct stage_weight *out = &s->weights[id];
+    if (w->is_vector) {
+        out->is_owner = 1;
+        return vector_load(s, g, w, &h->slice, &out->vector);
+    }
+    out->row_end = (uint32_t)(h->slice.row_end - h->slice.row_begin);
+    out->is_owner = 1;
+    TRY(STAGE_OPS(s)->matrix_load(s->backend, g, w->tensor, h->slice.row_begin, h->slice.row_end,
+                                  h->slice.col_begin, h->slice.col_end, &s->sizes.bytes_read,
+                                  &out->matrix));
+    s->sizes.weight_bytes += STAGE_OPS(s)->matrix_bytes(out->matrix);
+    return OK;
+}
+
+/* A weight whose rows lie in a table that is loaded already. */
+static void weight_share(struct stage *s, uint32_t id, const struct holding *h,
+                         const struct holding *table) {
+    s->weights[id].matrix = s->weights[h->within].matrix;
+    s->weights[id].row_begin = (uint32_t)(h->slice.row_begin - table->slice.row_begin);
+    s->weights[id].row_end = (uint32_t)(h->slice.row_end - table->slice.row_begin);
+}
+
+static err weights_load(struct stage *s, const struct gguf *g,
+                        void (*progress)(void *context, uint64_t bytes_read), void *context) {
+    const struct program *p = s->program;
+    struct holding *h;
+    TRY(NEW(h, p->n_weights));
+    slice_holdings(p, &s->cut, s->cell.layer_begin, s->cell.layer_end, h);
+    err e = OK;
+    for (uint32_t i = 0; i < p->n_weights && e == OK; i++) {
+        if (!must_load(&h[i])) continue;
+        e = weight_load(s, g, i, &h[i]);
+        if (e != OK) err_context(e, "tensor '%s'", p->weights[i].name);
+        if (progress) progress(context, s->sizes.bytes_read);
+    }
+    for (uint32_t i = 0; i < p->n_weights && e == OK; i++)
+        if (h[i].is_held && h[i].within >= 0) weight_share(s, i, &h[i], &h[h[i].within]);
+    free(h);
+    return e;
+}
+
+static err sum_make(struct stage *s, enum axis axis) {
+    const struct axis_info *a = &s->program->axes[axis];
+    struct stage_sum *sum = &s->sums[axis];
+    sum->segment_cols = a->n_units / a->n_segments * a->unit;
+    struct range *own;
+    TRY(NEW(own, s->cell.n_shards));
+    err e = NEW(sum->n_results, s->cell.n_shards);
+    for (uint32_t i = 0; i < s->cell.n_shards && e == OK; i++) {
+        struct cut cut;
+        struct tree tree;
+        cut_make(s->program, s->cell.n_shards, i, s->cell.shares, &cut);
+        own[i] = cut.segments[axis];
+        tree_own(a->n_segments, own[i], &tree);
+        sum->n_results[i] = tree.n_results;
+        if (i == s->cell.shard) sum->own = tree;
+    }
+    if (e == OK) tree_finish(a->n_segments, own, s->cell.n_shards, &sum->finish);
+    free(own);
+    return e;
+}
+
+static err buffer_new(struct stage *s, size_t n_items, struct buffer **out) {
+    return STAGE_OPS(s)->buffer_create(s->backend, n_items * 4, out);
+}
+
+/* The most partial sums per row that this shard makes, and that all make. */
+static void partial_counts(const struct stage *s, uint32_t *mine, uint32_t *all) {
+    static const enum axis cut_axes[] = {AXIS_HEADS, AXIS_FF};
+    *mine = *all = 1;
+    for (size_t i = 0; i < sizeof cut_axes / sizeof *cut_axes; i++) {
+        const struct stage_sum *sum = &s->sums[cut_axes[i]];
+        if (sum->own.n_results > *mine) *mine = sum->own.n_results;
+        if (sum->finish.n_leaves > *all) *all = sum->finish.n_leaves;
+    }
+}
+
+static err values_create(struct stage *s) {
+    const struct program *p = s->program;
+    uint32_t mine, all;
+    partial_counts(s, &mine, &all);
+    for (uint32_t i = 0; i < p->n_values; i++) {
+        const struct value *v = &p->values[i];
+        struct range r = s->cut.values[v->axis];
+        s->widths[i] = r.end - r.begin;
+        uint32_t rows = v->rows == ROWS_OUT ? s->outs_max : s->limits.rows_max;
+        if ((int)i == p->value_logits) continue; /* on the host */
+        size_t items = (size_t)rows * s->widths[i] * (v->is_partial ? mine : 1);
+        if (v->kind == VALUE_Q8) items = (q8_bytes(rows, s->widths[i]) + 3) / 4;
+        TRY(buffer_new(s, items, &s->values[i]));
+    }
+    TRY(buffer_new(s, (size_t)all * s->limits.rows_max * p->dim, &s->gathered));
+    size_t sums = (size_t)s->limits.rows_max * p->dim;
+    size_t logits = (size_t)s->outs_max * p->n_vocab;
+    TRY(NEW(s->host_mine, sums * mine > logits ? sums * mine : logits));
+    return NEW(s->host_all, sums * all > logits ? sums * all : logits);
+}
+
+static err places_create(struct stage *s) {
+    uint32_t rows = s->limits.rows_max, n_rot = s->program->rope.n_rot;
+    TRY(buffer_new(s, rows, &s->tokens));
+    TRY(buffer_new(s, (size_t)rows * n_rot, &s->angles));
+    TRY(buffer_new(s, s->outs_max, &s->out_rows));
+    TRY(buffer_new(s, rows, &s->places.position));
+    TRY(buffer_new(s, rows, &s->places.table_begin));
+    TRY(buffer_new(s, s->table_max, &s->places.table));
+    TRY(NEW(s->host_ints, rows));
+    return NEW(s->host_angles, (size_t)rows * n_rot);
+}
+
+static err caches_create(struct stage *s) {
+    const struct program *p = s->program;
+    struct range kv = s->cut.values[AXIS_KV];
+    struct cache_shape shape = {s->limits.n_blocks, (kv.end - kv.begin) / p->head_dim, p->head_dim,
+                                p->kv_format};
+    uint64_t bytes = format_bytes(p->kv_format, (size_t)2 * shape.n_kv_heads * shape.head_dim) *
+                     KV_BLOCK_TOKENS * shape.n_blocks;
+    for (uint32_t i = s->cell.layer_begin; i < s->cell.layer_end; i++) {
+        if (shape.n_kv_heads) TRY(STAGE_OPS(s)->cache_create(s->backend, &shape, &s->caches[i]));
+        s->sizes.kv_bytes += bytes;
+    }
+    return OK;
+}
+
+static err stage_fill(struct stage *s, const struct gguf *g,
+                      void (*progress)(void *context, uint64_t bytes_read), void *context) {
+    const struct program *p = s->program;
+    uint32_t n_shards = s->cell.n_shards;
+    cut_make(p, n_shards, s->cell.shard, s->cell.shares, &s->cut);
+    TRY(NEW(s->weights, p->n_weights));
+    TRY(NEW(s->values, p->n_values));
+    TRY(NEW(s->widths, p->n_values));
+    TRY(NEW(s->caches, p->n_layers));
+    TRY(NEW(s->vocab_widths, n_shards));
+    TRY(NEW(s->counts, n_shards));
+    for (uint32_t i = 0; i < n_shards; i++) {
+        struct cut cut;
+        cut_make(p, n_shards, i, s->cell.shares, &cut);
+        s->vocab_widths[i] = cut.values[AXIS_VOCAB].end - cut.values[AXIS_VOCAB].begin;
+    }
+    TRY(sum_make(s, AXIS_DIM));
+    TRY(sum_make(s, AXIS_HEADS));
+    TRY(sum_make(s, AXIS_FF));
+    struct range heads = s->cut.values[AXIS_HEADS];
+    struct backend_limits limits = {s->limits.rows_max, s->limits.context_max,
+                                    (heads.end - heads.begin) / p->head_dim, p->head_dim};
+    TRY(STAGE_OPS(s)->prepare(s->backend, &limits));
+    TRY(weights_load(s, g, progress, context));
+    TRY(values_create(s));
+    TRY(places_create(s));
+    return caches_create(s);
+}
+
+err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
+                 const struct cell *cell, const struct stage_limits *limits,
+                 const struct exchange *exchange,
+                 void (*progress)(void *context, uint64_t bytes_read), void *progress_context,
+                 struct stage **out) {
+    struct stage *s;
+    TRY(NEW(s, 1));
+    s->backend = b;
+    s->program = p;
+    s->cell = *cell;
+    s->limits = *limits;
+    s->exchange = *exchange;
+    s->outs_max = limits->rows_max < STEP_OUTS_MAX ? limits->rows_max : STEP_OUTS_MAX;
+    uint32_t per_sequence = (limits->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    s->table_max = limits->rows_max * per_sequence;
+    err e = stage_fill(s, g, progress, progress_context);
+    if (e != OK) {
+        stage_free(s);
+        return e;
+    }
+    *out = s;
+    return OK;
+}
+
+static void weights_free(struct stage *s) {
+    for (uint32_t i = 0; s->weights && i < s->program->n_weights; i++) {
+        if (!s->weights[i].is_owner) continue;
+        STAGE_OPS(s)->matrix_free(s->backend, s->weights[i].matrix);
+        STAGE_OPS(s)->buffer_free(s->backend, s->weights[i].vector);
+    }
+    free(s->weights);
+}
+
+void stage_free(struct stage *s) {
+    if (!s) return;
+    const struct backend_ops *ops = STAGE_OPS(s);
+    weights_free(s);
+    for (uint32_t i = 0; s->values && i < s->program->n_values; i++)
+        ops->buffer_free(s->backend, s->values[i]);
+    for (uint32_t i = 0; s->caches && i < s->program->n_layers; i++)
+        ops->cache_free(s->backend, s->caches[i]);
+    for (int a = 0; a < N_AXES; a++) free(s->sums[a].n_results);
+    struct buffer *const buffers[] = {s->tokens, s->angles, s->out_rows, s->gathered,
+                                      s->places.position, s->places.table_begin, s->places.table};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+        ops->buffer_free(s->backend, buffers[i]);
+    free(s->values);
+    free(s->widths);
+    free(s->caches);
+    free(s->vocab_widths);
+    free(s->counts);
+    free(s->host_ints);
+    free(s->host_angles);
+    free(s->host_mine);
+    free(s->host_all);
+    free(s);
+}
+
+void stage_sizes(const struct stage *s, struct stage_sizes *out) { *out = s->sizes; }

@@ -1,0 +1,48 @@
+/* The inside of a stage, shared by loading (stage_load.c) and running (stage.c). */
+#ifndef NODE_STAGE_PARTS_H
+#define NODE_STAGE_PARTS_H
+
+#include "node/stage.h"
+
+struct stage_weight {
+    struct matrix *matrix; /* owned unless within another */
+    struct buffer *vector; /* owned; norms and biases, f32 */
+    uint32_t row_begin, row_end; /* of the matrix: a tied head is a part of the table */
+    int is_owner;
+};
+
+/* The sums of a contraction that is cut between shards. */
+struct stage_sum {
+    struct tree own, finish;
+    uint32_t segment_cols;
+    size_t *n_results; /* [n_shards] of every shard's own tree */
+};
+
+struct stage {
+    struct backend *backend;
+    const struct program *program;
+    struct cell cell;
+    struct stage_limits limits;
+    struct exchange exchange;
+    struct cut cut;
+    struct stage_sizes sizes;
+    struct stage_weight *weights; /* [n_weights] */
+    struct buffer **values;       /* [n_values], NULL where this cell has no use of one */
+    uint32_t *widths;             /* [n_values] local */
+    struct cache **caches;        /* [n_layers], those of the cell */
+    struct stage_sum sums[N_AXES];
+    uint32_t *vocab_widths;       /* [n_shards] logits of every shard */
+    uint32_t outs_max, table_max;
+
+    struct buffer *tokens, *angles, *out_rows, *gathered;
+    struct row_places places;
+    int32_t *host_ints;   /* [rows_max] */
+    float *host_angles;   /* [rows_max, n_rot] */
+    float *host_mine;     /* what this shard sends */
+    float *host_all;      /* what all shards sent */
+    size_t *counts;       /* [n_shards] floats of one exchange */
+};
+
+#define STAGE_OPS(s) ((s)->backend->ops)
+
+#endif
