@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 WORDNET = os.environ.get("WORDNET_DIR", "/usr/share/wordnet")
 SCOWL = os.environ.get("SCOWL_DIR", "/usr/share/dict/scowl")
 
-NOUNS, VERBS, ADJECTIVES = 5000, 600, 600
+NOUNS, VERBS, ADJECTIVES = 3400, 300, 300
 HELD_OUT_LINES = 600
 
 LEX = {3: "tops", 4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body", 9: "cognition",
@@ -24,7 +24,7 @@ LEX = {3: "tops", 4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body
 CONCRETE = {"animal", "artifact", "body", "food", "object", "person", "plant", "substance", "phenomenon", "shape"}
 COUNT_PRIOR = {"animal", "artifact", "body", "object", "person", "plant", "shape", "group", "location", "event", "time", "quantity"}
 BAD = re.compile(r"offensive|slur|disparag|obscen|vulgar|slang|sexual|genital|intercourse|prostitut|excre|feces|"
-                 r"homosexual|negro|ethnic|jew|muslim|breasts|racial|penis|vagina|anus|copulat|defecat|urinat|suicide|rape", re.I)
+                 r"homosexual|negro|ethnic|jew|muslim|breasts|racial|buttock|penis|vagina|anus|copulat|defecat|urinat|suicide|rape", re.I)
 MASS_HEADS = set("food equipment clothing water furniture material liquid music fabric matter metal wood meat work "
                  "writing energy information knowledge behavior conduct activity paper cloth leather rock soil money jewelry "
                  "bread cheese wine beer milk fruit tissue gas poetry art light power ice snow rain land evidence property "
@@ -34,6 +34,15 @@ MASS_HEADS = set("food equipment clothing water furniture material liquid music 
                  "transportation government research study training experience something anything someone somebody "
                  "anyone people men women children persons cattle poultry advice luck fun alcohol fuel coal wealth income "
                  "merchandise machinery weaponry ammunition ability failure".split())
+
+# Words that anyone might try first, whatever their counts say.
+FAVOURITES = set("banana wine desert tulip planet thunder gold silver caravan shark spider kangaroo giraffe whale dolphin zebra "
+                 "lion hippopotamus rhinoceros octopus squirrel hedgehog parrot peacock swan crocodile tortoise turtle lizard strawberry cherry "
+                 "peach grape pineapple carrot tomato onion mushroom pizza chocolate sandwich pancake cello clarinet saxophone trombone "
+                 "harp accordion guitar orchestra symphony opera volcano glacier waterfall earthquake hurricane tornado rainbow lightning "
+                 "telescope microscope compass bicycle motorcycle helicopter submarine rocket parachute lighthouse windmill pyramid "
+                 "dentist astronaut carpenter pirate wizard dragon unicorn mermaid ghost chess football diamond emerald pearl "
+                 "galaxy comet atom electron molecule bacteria oxygen hydrogen democracy philosophy algebra geometry".split())
 
 
 class Synset:
@@ -62,7 +71,7 @@ def read_data(pos):
             d = re.sub(r'"[^"]*"?', "", s.gloss).split(";")[0]
             d = re.sub(r"^\s*\([^)]*\)\s*", "", d)
             d = re.sub(r"\s*\([^)]*\)", "", d)
-            s.definition = " ".join(d.split()).strip(" :,;-")
+            s.definition = " ".join(d.split()).strip(" :,;-.")
             out[s.offset] = s
     return out
 
@@ -192,6 +201,9 @@ class Facts:
         for lemma, offs in inoun.items():
             s = noun[offs[0]]
             two = "_" in lemma
+            if lemma in FAVOURITES and s.definition:
+                scored.append((-99, lemma))
+                continue
             if two and (lemma.count("_") > 1 or total[(lemma, "noun")] < 1):
                 continue
             if not re.fullmatch(r"[a-z]{2,}(_[a-z]{2,})?", lemma) or len(lemma) < 3 and lemma != "ox":
@@ -272,19 +284,19 @@ class Facts:
                 hw = h.words[0]
                 if h.lex != "tops" and hw.lower() == hw and " or " not in hw and not re.search(rf"\b{re.escape(w)}$", hw):
                     a = f"{cap(subj)} {be} a kind of {hw}."
-                    q(0.35, [f"What kind of thing {be} {subj}?"] * 4 + [f"What sort of thing {be} {subj}?", f"What kind of thing {be} {w}?", f"What type of thing {be} {subj}?", f"what kind of thing {be} {subj}"], a)
+                    q(0.3, [f"What kind of thing {be} {subj}?"] * 4 + [f"What sort of thing {be} {subj}?", f"What kind of thing {be} {w}?", f"What type of thing {be} {subj}?", f"what kind of thing {be} {subj}"], a)
                     forms.append(a)
                     if len(children[hw]) < 40 and s.lex in CONCRETE:
                         children[hw].append(w)
             # synonyms
             syn = [x for x in s.words if x.lower() != w and x.lower() == x and w not in x and x not in w]
             if syn and level(syn[0]) <= 50:
-                q(0.3, [f"What is another word for {w}?"] * 3 + [f"Give me a synonym of {w}.", f"What is a synonym for {w}?", f"Another word for {w}?"], f"Another word for {w} is {syn[0]}.")
+                q(0.2, [f"What is another word for {w}?"] * 3 + [f"Give me a synonym of {w}.", f"What is a synonym for {w}?", f"Another word for {w}?"], f"Another word for {w} is {syn[0]}.")
             # examples of use
             ex = [e for e in s.examples if re.search(rf"\b{w}", e) and 12 <= len(e) <= 90 and not BAD.search(e) and re.match(r"[\x20-\x7e]+$", e)]
             if ex:
                 e = cap(ex[0]).rstrip(".;,") + ("" if ex[0].endswith(("?", "!")) else ".")
-                q(0.3, [f"Use {w} in a sentence."] * 2 + [f"Use the word {w} in a sentence.", f"Give me an example of the word {w}.", f"Give me an example with {w}.", f"Give an example of how to use {w}."], e)
+                q(0.2, [f"Use {w} in a sentence."] * 2 + [f"Use the word {w} in a sentence.", f"Give me an example of the word {w}.", f"Give me an example with {w}.", f"Give an example of how to use {w}."], e)
                 forms.append(e)
             # parts
             parts = []
@@ -293,14 +305,14 @@ class Facts:
                     parts += [x for x in noun[off].words[:1] if x.lower() == x]
             if len(parts) >= 2:
                 parts = parts[:4]
-                q(0.3, [f"What are the parts of {subj}?"] * 2 + [f"What parts does {subj} have?", f"Name some parts of {subj}."],
+                q(0.25, [f"What are the parts of {subj}?"] * 2 + [f"What parts does {subj} have?", f"Name some parts of {subj}."],
                   f"The parts of {subj} include the {', the '.join(parts[:-1])} and the {parts[-1]}.")
             self.plain.append((w, forms))
         for hw, ws in children.items():
             if len(ws) >= 3 and len(hw) > 2:
                 ws = ws[:5]
                 pl = plural(hw)
-                q(0.6, [f"Give me examples of {pl}."] * 2 + [f"Name some kinds of {hw}.", f"Give me an example of {an(hw)} {hw}.", f"Name some {pl}.", f"Give me some examples of {pl}.", f"What are some kinds of {hw}?"],
+                q(0.5, [f"Give me examples of {pl}."] * 2 + [f"Name some kinds of {hw}.", f"Give me an example of {an(hw)} {hw}.", f"Name some {pl}.", f"Give me some examples of {pl}.", f"What are some kinds of {hw}?"],
                   f"Some kinds of {hw} are {', '.join(ws[:-1])} and {ws[-1]}.")
 
         # --- verbs and adjectives -----------------------------------------------------------
@@ -313,7 +325,7 @@ class Facts:
         # opposites
         seen = set()
         for lemma, offs in iadj.items():
-            if level(lemma) > 35 or not lemma.isalpha() or total[(lemma, "adj")] < 4 or lemma in seen:
+            if level(lemma) > 20 or not lemma.isalpha() or total[(lemma, "adj")] < 6 or lemma in seen:
                 continue
             for o in offs:
                 s = adj[o]
@@ -326,7 +338,7 @@ class Facts:
                     ant = adj[hit[0][0]].words[int(hit[0][1][2:], 16) - 1]
                     if level(ant) <= 50:
                         seen.add(lemma)
-                        q(0.6, [f"What is the opposite of {lemma}?"] * 3 + [f"What's the opposite of {lemma}?", f"Opposite of {lemma}?", f"Give me the opposite of {lemma}.", f"what is the opposite of {lemma}"], f"The opposite of {lemma} is {ant}.")
+                        q(0.4, [f"What is the opposite of {lemma}?"] * 3 + [f"What's the opposite of {lemma}?", f"Opposite of {lemma}?", f"Give me the opposite of {lemma}.", f"what is the opposite of {lemma}"], f"The opposite of {lemma} is {ant}.")
                     break
 
         # --- names: countries, capitals, well-known places and people -----------------------
@@ -366,7 +378,7 @@ class Facts:
                 d = s.definition
                 if not re.match(r"(an?|the|one|[A-Z][a-z]+'s|any) ", d) and not d.endswith("s"):
                     d = an(d) + " " + d
-                q(0.6, qs, f"{cap(full if person else nm)} {verb_be} {d}.")
+                q(0.5, qs, f"{cap(full if person else nm)} {verb_be} {d}.")
 
         # --- a little conversation ----------------------------------------------------------
         for qs, a in SMALL_TALK:
@@ -376,7 +388,7 @@ class Facts:
     def held_out(self):
         """Sentences that training never sees in this wording: the fact itself is taught in other wordings."""
         rng = random.Random(20)
-        pool = [(w, f) for w, forms in self.plain[:4000] for f in [forms[rng.randrange(1, 4)]]]
+        pool = [(w, f) for w, forms in self.plain[:3000] for f in [forms[rng.randrange(1, 4)]]]
         take = rng.sample(pool, HELD_OUT_LINES)
         gone = {t for _, t in take}
         self.heldout = "\n".join(t for _, t in take) + "\n"

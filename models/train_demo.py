@@ -1,7 +1,9 @@
 """Trains the demo model: a small llama on questions about words, with PyTorch on a CPU.
 
-    python train_demo.py --out build --steps 4000
+    torchrun --nproc-per-node 2 train_demo.py --out build --steps 4000
 
+One process per core, each with a share of the batch: gradients are summed once per
+step, which suffers much less than threads do when the cores have other work as well.
 A checkpoint (weights, tokenizer, optimiser state) is written every --save steps;
 --resume goes on from it.  The learning rate is constant up to --decay-from and
 falls linearly to nothing at --steps, so a run may be stretched or ended early.
@@ -14,6 +16,7 @@ import random
 import time
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -65,9 +68,9 @@ class Block(nn.Module):
         n = self.h // self.kv
         k, v = k.repeat_interleave(n, 1), v.repeat_interleave(n, 1)
         if self.training and T <= 256:      # on a CPU the plain formula has the faster backward pass at short lengths
-            s = (q @ k.mT).float() * self.hd ** -0.5
-            s = s.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("-inf"))
-            y = s.softmax(-1).to(v.dtype) @ v
+            mask = torch.full((T, T), float("-inf"), dtype=v.dtype).triu(1).expand(B * self.h, T, T)
+            s = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=self.hd ** -0.5)
+            y = torch.softmax(s, -1, dtype=s.dtype).bmm(v.flatten(0, 1)).view(B, self.h, T, self.hd)
         else:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.attn_output(y.transpose(1, 2).reshape(B, T, D))
@@ -80,6 +83,7 @@ class Llama(nn.Module):
     def __init__(self, c=CONFIG):
         super().__init__()
         self.c = c
+        self.compiled = self.hidden
         self.token_embd = nn.Embedding(c["vocab"], c["dim"])
         self.blk = nn.ModuleList(Block(c) for _ in range(c["layers"]))
         self.output_norm = Norm(c["dim"], c["eps"])
@@ -104,7 +108,7 @@ class Llama(nn.Module):
 
     def loss(self, ids, targets):
         """targets: -1 where nothing is scored; the output matrix only meets the rest."""
-        h = self.hidden(ids).flatten(0, 1)
+        h = (self.compiled if ids.shape[1] == 128 else self.hidden)(ids).flatten(0, 1)
         t = targets.flatten()
         keep = (t >= 0).nonzero().squeeze(1)
         return F.cross_entropy(F.linear(h[keep], self.token_embd.weight).float(), t[keep])
@@ -129,6 +133,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        rank = dist.get_rank() if world > 1 else 0
         for g in self.param_groups:
             shapes = {}
             for p in g["params"]:
@@ -139,7 +145,11 @@ class Muon(torch.optim.Optimizer):
                     if "m" not in st:
                         st["m"] = torch.zeros_like(p)
                     st["m"].lerp_(p.grad, 1 - g["momentum"])
-                u = orthogonal(torch.stack([p.grad.lerp(self.state[p]["m"], g["momentum"]) for p in ps]))
+                u = torch.zeros(len(ps), *shape)
+                mine = range(rank, len(ps), world)      # each process orthogonalises its share
+                u[mine.start::world] = orthogonal(torch.stack([ps[i].grad.lerp(self.state[ps[i]]["m"], g["momentum"]) for i in mine]))
+                if world > 1:
+                    dist.all_reduce(u)
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 for p, d in zip(ps, u):
                     p.add_(d, alpha=-g["lr"] * scale)
@@ -247,23 +257,31 @@ def main():
     ap.add_argument("--lr", type=float, default=0.02)
     ap.add_argument("--adam-lr", type=float, default=0.003)
     ap.add_argument("--seed", type=int, default=1)
-    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--threads", type=int, default=1)
+    ap.add_argument("--minutes", type=float, default=0, help="leave after this many minutes, with a checkpoint")
     ap.add_argument("--save", type=int, default=100)
-    ap.add_argument("--log", type=int, default=20)
+    ap.add_argument("--report", type=int, default=20)
     ap.add_argument("--resume", action="store_true")
-    ap.add_argument("--compile", action="store_true")
+    ap.add_argument("--compile", action="store_true", help="compile the model for its most frequent window length")
     o = ap.parse_args()
     decay_from = o.decay_from if o.decay_from >= 0 else int(0.6 * o.steps)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("gloo")
     torch.manual_seed(o.seed)
     torch.set_num_threads(o.threads)
     os.makedirs(o.out, exist_ok=True)
 
     facts = Facts()
-    tok = make_tokenizer(facts)
-    tok.save(f"{o.out}/tokenizer.json")
+    if rank == 0:
+        make_tokenizer(facts).save(f"{o.out}/tokenizer.json")
+    if world > 1:
+        dist.barrier()
+    tok = Tokenizer.from_file(f"{o.out}/tokenizer.json")
     held = tok.encode(facts.heldout).ids
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "heldout.txt"), "w") as f:
-        f.write(facts.heldout)
+    if rank == 0:
+        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "heldout.txt"), "w") as f:
+            f.write(facts.heldout)
     data = Windows(facts, tok, o.seed)
     model = Llama()
     matrices = [p for p in model.blk.parameters() if p.dim() == 2]
@@ -271,7 +289,8 @@ def main():
     opts = [Muon(matrices, o.lr), torch.optim.AdamW(others, o.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
     base = [o.lr, o.adam_lr]
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(held)} held-out tokens", flush=True)
-    loss_of = torch.compile(model.loss, dynamic=True) if o.compile else model.loss
+    if o.compile:
+        model.compiled = torch.compile(model.hidden, dynamic=False)
     step = 0
     path = f"{o.out}/checkpoint.pt"
     if o.resume:
@@ -282,36 +301,55 @@ def main():
         step = ck["step"]
         data.epoch, data.chats, data.stream = ck["data"][:3]
         data.rng.setstate(ck["data"][3])
-    t0, seen, run = time.time(), 0, 0.0
+    grads = torch.zeros(sum(p.numel() for p in model.parameters()))     # all gradients live here, to be summed at once
+    at = 0
+    for p in model.parameters():
+        p.grad = grads[at:at + p.numel()].view_as(p)
+        at += p.numel()
+    started = t0 = time.time()
+    seen, run = 0, torch.zeros(1)
     while step < o.steps:
-        T = 1024 if step % 4 == 3 else 256
-        x, y = data.batch(o.tokens // T, T)
+        # one step in 32 sees full-length windows; the others are short, since attention is what costs on a CPU
+        B = max(world, o.tokens // 128) // world
+        B, T = (max(1, B // 8), 1024) if step % 32 == 31 else (B // 2, 256) if step % 4 == 3 else (B, 128)
+        x, y = (t[rank * B:(rank + 1) * B] for t in data.batch(B * world, T))
         f = min(1.0, (step + 1) / 100) * (1.0 if step < decay_from else max(0.0, (o.steps - step) / (o.steps - decay_from)))
         for opt, lr in zip(opts, base):
             for g in opt.param_groups:
                 g["lr"] = lr * f
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = loss_of(x, y)
+            loss = model.loss(x, y)
         loss.backward()
+        run += loss.detach()
+        if world > 1:
+            dist.all_reduce(grads)
+            grads /= world
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         for opt in opts:
             opt.step()
-            opt.zero_grad()
+        grads.zero_()
         step += 1
-        seen += x.numel()
-        run += loss.item()
-        if step % o.log == 0:
-            print(f"step {step} epoch {data.epoch} loss {run / o.log:.4f} lr {f:.3f} {seen / (time.time() - t0):.0f} tok/s", flush=True)
-            t0, seen, run = time.time(), 0, 0.0
-        if step % o.save == 0 or step == o.steps:
+        seen += x.numel() * world
+        stop = torch.tensor([1.0 if o.minutes and time.time() - started > 60 * o.minutes else 0.0])
+        if world > 1:
+            dist.all_reduce(stop)
+        stop = bool(stop.item())
+        if step % o.report == 0:
+            if rank == 0:
+                print(f"step {step} epoch {data.epoch} loss {run.item() / o.report:.4f} lr {f:.3f} {seen / (time.time() - t0):.0f} tok/s", flush=True)
+            t0, seen = time.time(), 0
+            run.zero_()
+        if rank == 0 and (step % o.save == 0 or step == o.steps or stop):
             torch.save(dict(model=model.state_dict(), config=CONFIG, step=step, opt=[p.state_dict() for p in opts],
                             data=(data.epoch, data.chats, data.stream, data.rng.getstate())), path + ".new")
             os.replace(path + ".new", path)
-        if step % (5 * o.save) == 0 or step == o.steps:
+        if rank == 0 and (step % (5 * o.save) == 0 or step == o.steps):
             model.eval()
             print(f"held-out perplexity {perplexity(model, held)[0]:.3f}", *(f"{q} {greedy(model, tok, q)}" for q in TASTE), sep="\n  ", flush=True)
             model.train()
             t0, seen = time.time(), 0
+        if stop:
+            break
 
 
 if __name__ == "__main__":
