@@ -18,17 +18,21 @@
 
 enum frame_kind {
     /* job -> coordinator */
-    FRAME_HELLO = 1, /* JSON [{rank, host, pid, platform, device, memory_bytes}] of all ranks */
+    FRAME_HELLO = 1, /* JSON [{rank, host, pid, n_cores, memory_bytes}] of all ranks: the
+                        cores this process may use, the memory its host has free */
     FRAME_PROGRESS,  /* JSON {loaded_bytes, total_bytes} of the job, while loading */
-    FRAME_READY,     /* JSON [{rank, weight_bytes, kv_bytes, bytes_read, load_s}] */
-    FRAME_RESULT,    /* struct result */
-    FRAME_PONG,      /* empty: a ping that walked through all stages */
-    FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, compute_s, wait_s, n_steps}] */
-    FRAME_ERROR,     /* JSON {rank, host, code, text}; the job ends after it */
+    FRAME_READY,     /* JSON [{rank, host, platform, device, memory_bytes, layer_begin, layer_end,
+                        shard, weight_bytes, kv_bytes, bytes_read, load_s}]; memory of the device */
+    FRAME_RESULT,    /* struct result; the id of its step */
+    FRAME_PONG,      /* empty: the ping with this id walked through every rank */
+    FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, compute_s, wait_s, share_s, n_steps,
+                        bytes_sent, bytes_received}]: wait_s for the stage before, share_s for
+                        the other shards */
+    FRAME_ERROR,     /* JSON {rank, host, code, text}, code as err_name; the job ends after it */
     /* coordinator -> job, walks forward through the stages */
     FRAME_PLAN = 32, /* JSON, see struct plan_message */
     FRAME_STEP,      /* struct step */
-    FRAME_PING,      /* empty */
+    FRAME_PING,      /* empty. Keeps the job alive: send one every second when idle */
     FRAME_GET_STATS, /* empty */
     FRAME_STOP       /* empty: finish, answer nothing */
 };
@@ -54,7 +58,7 @@ struct step_out {
     uint32_t position;  /* of the token that is sampled: the random key */
     uint64_t seed;
     uint32_t edit_begin, edit_end; /* into edits */
-};
+}; /* 48 bytes, no gaps: goes out as it is */
 
 /* An edit of one logit before sampling: l += bias; then l /= repeat if l > 0
  * else l *= repeat; then l -= subtract. */
@@ -76,7 +80,7 @@ struct step {
 };
 
 struct result_out {
-    int32_t token;       /* sampled, or -1 */
+    int32_t token;       /* sampled; -1: not asked for, or the edits forbade every token */
     float logprob;       /* of the sampled token, natural log, before temperature and filters, after edits */
     double score;        /* OUT_SCORE: natural log of the target's probability */
 };
@@ -84,7 +88,7 @@ struct result_out {
 struct result {
     uint32_t n_outs, n_logit_rows, n_vocab;
     const struct result_out *outs;
-    const float *logits; /* [n_logit_rows, n_vocab], the OUT_LOGITS rows in order */
+    const float *logits; /* [n_logit_rows, n_vocab], the OUT_LOGITS rows in order, before edits */
 };
 
 /* Append a whole frame (header and body) to `out`. */
@@ -95,12 +99,22 @@ err frame_put_result(struct bytes *out, uint32_t id, const struct result *r);
 /* Checks a header just received. */
 err frame_check(const struct frame_header *h);
 /* View a body; arrays point into it. `limits`: counts beyond are refused;
- * tokens, rows, table indices and flags are validated. body must be 8-byte aligned. */
+ * tokens, rows, table indices, flags and numbers are validated: a step that
+ * passes cannot make a node read or write outside its arrays. n_outs <= min(rows_max, STEP_OUTS_MAX); n_table <= rows_max *
+ * blocks of context_max. `body` must be 8-byte aligned. */
 struct step_limits {
     uint32_t rows_max, n_vocab, n_blocks, context_max;
 };
 err frame_get_step(const void *body, size_t n, const struct step_limits *limits, struct step *out);
 err frame_get_result(const void *body, size_t n, struct result *out);
+
+/* The most edits of one step, and bytes of its whole frame. */
+uint32_t frame_edits_max(const struct step_limits *limits);
+size_t frame_step_bytes_max(const struct step_limits *limits);
+
+/* Body of FRAME_ERROR as JSON, and back; `text` gets at most `cap` bytes. */
+err frame_error_put(int rank, const char *host, err code, const char *text, struct bytes *json);
+err frame_error_get(const char *json, size_t n, char *text, size_t cap);
 
 /* What FRAME_PLAN says. */
 struct plan_message {
@@ -114,6 +128,7 @@ struct plan_message {
     char device[256];                 /* substring, "" any */
 };
 err plan_message_put(const struct plan_message *m, struct bytes *json);
+/* Validates; on failure nothing is left to free. */
 err plan_message_get(const char *json, size_t n, struct plan_message *out);
 void plan_message_free(struct plan_message *m);
 

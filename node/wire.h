@@ -38,11 +38,12 @@ const char *wire_host(const struct wire *w, int rank);
 
 /* What a rank holds, for messages: "layers 4-8". Text is copied. */
 void wire_describe(struct wire *w, int rank, const char *what);
-/* "rank 2 (host a, layers 4-8)", in one of a few static buffers. */
+/* "rank 2 (host a, layers 4-8)", in one of a few buffers of this thread. */
 const char *wire_name(const struct wire *w, int rank);
 
 /* Of every wait from now on; 60 s before the first call. */
 void wire_set_deadline(struct wire *w, uint32_t ms);
+uint32_t wire_deadline_ms(const struct wire *w);
 /* Called while waiting, so that rank 0 hears of failures elsewhere while it waits
  * for a peer; an error from it ends the wait. */
 void wire_on_wait(struct wire *w, err (*poll)(void *context), void *context);
@@ -65,20 +66,30 @@ err wire_test(struct wire *w, wire_ticket *t, int *is_done, size_t *n);
 void wire_cancel(struct wire *w, wire_ticket *t);
 
 /* Takes the next message of any rank with this tag, without waiting: *from is
- * -1 when there is none. One of its kind: WIRE_BACK or WIRE_SETUP. */
+ * -1 when there is none (yet: a large one comes in over several calls, give the same `into`). */
 err wire_take(struct wire *w, enum wire_tag tag, struct bytes *into, int *from);
 /* Reclaims buffers of wire_put; an error when one has been under way for longer than the deadline. */
 err wire_progress(struct wire *w);
 /* Waits until all that was put has left. */
 err wire_drain(struct wire *w);
+/* ERR_TIMEOUT when `waited_us` is beyond the deadline: "rank 2 (host a, layers 8-12): waited
+ * 60 s for rank 1 (host b, layers 4-8) " and then the format's text. */
+err wire_check_deadline(const struct wire *w, int64_t waited_us, int peer, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* The shards of this rank's stage, ranks [first, first + n), meet: see struct
  * exchange in stage.h. */
 err wire_share(struct wire *w, int first, int n, int layer, const float *mine, const size_t *n_floats, float *all);
 err wire_collect(struct wire *w, int first, int n, int layer, const float *mine, const size_t *n_floats, float *all);
 
-/* One pause of a wait that began at since_us: a spin, a yield, or a sleep of at most sleep_max_us. */
-void wire_pause(int64_t since_us, int64_t sleep_max_us);
+/* Microseconds of waiting time: a clock that leaves out every stretch over a second in
+ * which nobody looked at it, so that neither computing nor a suspended job (ctrl-Z) counts
+ * against a deadline. */
+int64_t wire_clock_us(struct wire *w);
+
+/* One pause of a wait that has lasted `waited_us`: a spin, a yield, or a sleep of at most
+ * sleep_max_us. */
+void wire_pause(int64_t waited_us, int64_t sleep_max_us);
 
 struct wire_counts {
     int64_t share_wait_us; /* inside wire_share and wire_collect */

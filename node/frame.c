@@ -1,0 +1,360 @@
+#include "node/frame.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/backend.h"
+
+/* Bodies go out as they lie in memory. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little endian");
+_Static_assert(sizeof(struct frame_header) == 16, "frame header");
+_Static_assert(sizeof(struct step_out) == 48, "step_out has gaps");
+_Static_assert(sizeof(struct step_edit) == 16, "step_edit has gaps");
+_Static_assert(sizeof(struct result_out) == 16, "result_out has gaps");
+
+#define PLAN_STAGES_MAX 4096
+#define PLAN_SHARDS_MAX 1024
+#define PLAN_ROWS_MAX 65536
+#define PLAN_DEADLINE_MAX_MS 86400000 /* a day */
+
+/* Counts before the arrays of a step; after the int32 arrays `outs` begins at a multiple of 8. */
+struct step_counts {
+    uint32_t n_rows, n_table, n_outs, n_edits;
+};
+
+struct result_counts {
+    uint32_t n_outs, n_logit_rows, n_vocab, zero;
+};
+
+static uint64_t round_up_8(uint64_t n) { return (n + 7) & ~(uint64_t)7; }
+
+static uint64_t step_ints_bytes(const struct step_counts *c) {
+    return round_up_8(4 * (3 * (uint64_t)c->n_rows + c->n_table));
+}
+
+/* Counts are 32 bits wide, so 64 cannot overflow. */
+static uint64_t step_body_bytes(const struct step_counts *c) {
+    return sizeof *c + step_ints_bytes(c) + (uint64_t)c->n_outs * sizeof(struct step_out) +
+           (uint64_t)c->n_edits * sizeof(struct step_edit);
+}
+
+/* Room for a frame with a body of n bytes, and its header. */
+static err frame_begin(struct bytes *out, enum frame_kind kind, uint32_t id, uint64_t n) {
+    if (n > FRAME_BYTES_MAX)
+        return err_set(ERR_INTERNAL, "a frame of %llu bytes, at most %u are possible",
+                       (unsigned long long)n, FRAME_BYTES_MAX);
+    struct frame_header h = {FRAME_MAGIC, (uint32_t)kind, id, (uint32_t)n};
+    TRY(bytes_reserve(out, sizeof h + (size_t)n));
+    return bytes_append(out, &h, sizeof h);
+}
+
+err frame_put(struct bytes *out, enum frame_kind kind, uint32_t id, const void *body, size_t n) {
+    TRY(frame_begin(out, kind, id, n));
+    return bytes_append(out, body, n);
+}
+
+err frame_put_step(struct bytes *out, uint32_t id, const struct step *s) {
+    struct step_counts c = {s->n_rows, s->n_table, s->n_outs, s->n_edits};
+    TRY(frame_begin(out, FRAME_STEP, id, step_body_bytes(&c)));
+    TRY(bytes_append(out, &c, sizeof c));
+    TRY(bytes_append(out, s->token, (size_t)s->n_rows * 4));
+    TRY(bytes_append(out, s->position, (size_t)s->n_rows * 4));
+    TRY(bytes_append(out, s->table_begin, (size_t)s->n_rows * 4));
+    TRY(bytes_append(out, s->table, (size_t)s->n_table * 4));
+    uint64_t ints = 4 * (3 * (uint64_t)s->n_rows + s->n_table);
+    TRY(bytes_append(out, &(uint64_t){0}, (size_t)(step_ints_bytes(&c) - ints)));
+    TRY(bytes_append(out, s->outs, (size_t)s->n_outs * sizeof *s->outs));
+    return bytes_append(out, s->edits, (size_t)s->n_edits * sizeof *s->edits);
+}
+
+err frame_put_result(struct bytes *out, uint32_t id, const struct result *r) {
+    struct result_counts c = {r->n_outs, r->n_logit_rows, r->n_vocab, 0};
+    uint64_t outs = (uint64_t)r->n_outs * sizeof *r->outs;
+    uint64_t n_logits = (uint64_t)r->n_logit_rows * r->n_vocab;
+    if (n_logits > FRAME_BYTES_MAX / 4)
+        return err_set(ERR_INTERNAL, "%u rows of %u logits are too many for one frame",
+                       r->n_logit_rows, r->n_vocab);
+    TRY(frame_begin(out, FRAME_RESULT, id, sizeof c + outs + 4 * n_logits));
+    TRY(bytes_append(out, &c, sizeof c));
+    TRY(bytes_append(out, r->outs, (size_t)outs));
+    return bytes_append(out, r->logits, (size_t)(4 * n_logits));
+}
+
+err frame_check(const struct frame_header *h) {
+    if (h->magic != FRAME_MAGIC)
+        return err_set(ERR_INTERNAL, "a frame begins with %08x, not %08x: the stream is out of step",
+                       h->magic, FRAME_MAGIC);
+    int is_up = h->kind >= FRAME_HELLO && h->kind <= FRAME_ERROR;
+    int is_down = h->kind >= FRAME_PLAN && h->kind <= FRAME_STOP;
+    if (!is_up && !is_down)
+        return err_set(ERR_INTERNAL, "a frame of unknown kind %u", h->kind);
+    if (h->n_bytes > FRAME_BYTES_MAX)
+        return err_set(ERR_INTERNAL, "a frame of %u bytes, at most %u are possible", h->n_bytes,
+                       FRAME_BYTES_MAX);
+    return OK;
+}
+
+static err check_count(const char *what, uint64_t n, uint64_t least, uint64_t most) {
+    if (n >= least && n <= most) return OK;
+    return err_set(ERR_INTERNAL, "a step with %llu %s, %llu to %llu are possible",
+                   (unsigned long long)n, what, (unsigned long long)least,
+                   (unsigned long long)most);
+}
+
+static err check_rows(const struct step *s, const struct step_limits *l) {
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        if (s->token[i] < 0 || (uint32_t)s->token[i] >= l->n_vocab)
+            return err_set(ERR_INTERNAL, "row %u: token %d of %u", i, s->token[i], l->n_vocab);
+        if (s->position[i] < 0 || (uint32_t)s->position[i] >= l->context_max)
+            return err_set(ERR_INTERNAL, "row %u: position %d, the context ends at %u", i,
+                           s->position[i], l->context_max);
+        int64_t last = (int64_t)s->table_begin[i] + s->position[i] / KV_BLOCK_TOKENS;
+        if (s->table_begin[i] < 0 || last >= s->n_table)
+            return err_set(ERR_INTERNAL, "row %u: block table at %d reaches beyond %u entries", i,
+                           s->table_begin[i], s->n_table);
+    }
+    for (uint32_t i = 0; i < s->n_table; i++)
+        if (s->table[i] < 0 || (uint32_t)s->table[i] >= l->n_blocks)
+            return err_set(ERR_INTERNAL, "block %d of %u", s->table[i], l->n_blocks);
+    return OK;
+}
+
+static err check_out(const struct step *s, const struct step_out *o, const struct step_limits *l) {
+    const uint32_t known = OUT_SAMPLE | OUT_SCORE | OUT_LOGITS;
+    if (o->row < 0 || (uint32_t)o->row >= s->n_rows)
+        return err_set(ERR_INTERNAL, "output of row %d of %u", o->row, s->n_rows);
+    if (o->flags & ~known) return err_set(ERR_INTERNAL, "output flags %x", o->flags);
+    if ((o->flags & OUT_SCORE) && (o->target < 0 || (uint32_t)o->target >= l->n_vocab))
+        return err_set(ERR_INTERNAL, "score of token %d of %u", o->target, l->n_vocab);
+    if (o->edit_begin > o->edit_end || o->edit_end > s->n_edits)
+        return err_set(ERR_INTERNAL, "edits %u to %u of %u", o->edit_begin, o->edit_end,
+                       s->n_edits);
+    if (!isfinite(o->temperature) || o->temperature < 0 || isnan(o->top_p) || isnan(o->min_p))
+        return err_set(ERR_INTERNAL, "temperature %g, top_p %g, min_p %g", (double)o->temperature,
+                       (double)o->top_p, (double)o->min_p);
+    return OK;
+}
+
+static uint32_t outs_max(const struct step_limits *l) {
+    return l->rows_max < STEP_OUTS_MAX ? l->rows_max : STEP_OUTS_MAX;
+}
+
+static uint64_t table_max(const struct step_limits *l) {
+    uint64_t blocks = ((uint64_t)l->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    return blocks * l->rows_max;
+}
+
+/* Enough for one output that edits every token, and some thousands for each of the others. */
+uint32_t frame_edits_max(const struct step_limits *l) { return l->n_vocab + 4096 * outs_max(l); }
+
+size_t frame_step_bytes_max(const struct step_limits *l) {
+    uint64_t table = table_max(l) < FRAME_BYTES_MAX / 4 ? table_max(l) : FRAME_BYTES_MAX / 4;
+    struct step_counts c = {l->rows_max, (uint32_t)table, outs_max(l), frame_edits_max(l)};
+    uint64_t n = step_body_bytes(&c);
+    return sizeof(struct frame_header) + (size_t)(n < FRAME_BYTES_MAX ? n : FRAME_BYTES_MAX);
+}
+
+err frame_get_step(const void *body, size_t n, const struct step_limits *limits, struct step *out) {
+    struct step_counts c;
+    if (n < sizeof c) return err_set(ERR_INTERNAL, "a step of %zu bytes has no counts", n);
+    memcpy(&c, body, sizeof c);
+    TRY(check_count("rows", c.n_rows, 1, limits->rows_max));
+    TRY(check_count("block table entries", c.n_table, 1, table_max(limits)));
+    TRY(check_count("outputs", c.n_outs, 0, outs_max(limits)));
+    TRY(check_count("edits", c.n_edits, 0, frame_edits_max(limits)));
+    if (n != step_body_bytes(&c))
+        return err_set(ERR_INTERNAL, "a step of %zu bytes, its counts say %llu", n,
+                       (unsigned long long)step_body_bytes(&c));
+    const uint8_t *at = (const uint8_t *)body + sizeof c;
+    const int32_t *ints = (const int32_t *)(const void *)at;
+    struct step s = {
+        .n_rows = c.n_rows, .n_table = c.n_table, .n_outs = c.n_outs, .n_edits = c.n_edits,
+        .token = ints,
+        .position = ints + c.n_rows,
+        .table_begin = ints + 2 * (size_t)c.n_rows,
+        .table = ints + 3 * (size_t)c.n_rows,
+    };
+    at += step_ints_bytes(&c);
+    s.outs = (const struct step_out *)(const void *)at;
+    s.edits = (const struct step_edit *)(const void *)(s.outs + c.n_outs);
+    TRY(check_rows(&s, limits));
+    for (uint32_t i = 0; i < c.n_outs; i++) TRY(check_out(&s, &s.outs[i], limits));
+    for (uint32_t i = 0; i < c.n_edits; i++)
+        if (s.edits[i].token < 0 || (uint32_t)s.edits[i].token >= limits->n_vocab)
+            return err_set(ERR_INTERNAL, "edit of token %d of %u", s.edits[i].token,
+                           limits->n_vocab);
+    *out = s;
+    return OK;
+}
+
+err frame_get_result(const void *body, size_t n, struct result *out) {
+    struct result_counts c;
+    if (n < sizeof c) return err_set(ERR_INTERNAL, "a result of %zu bytes has no counts", n);
+    memcpy(&c, body, sizeof c);
+    uint64_t outs = (uint64_t)c.n_outs * sizeof(struct result_out);
+    uint64_t n_logits = (uint64_t)c.n_logit_rows * c.n_vocab; /* below 2^64 */
+    if (n_logits > FRAME_BYTES_MAX / 4 || n != sizeof c + outs + 4 * n_logits ||
+        c.n_logit_rows > c.n_outs)
+        return err_set(ERR_INTERNAL, "a result of %zu bytes with %u outputs, %u rows of %u logits",
+                       n, c.n_outs, c.n_logit_rows, c.n_vocab);
+    const uint8_t *at = (const uint8_t *)body + sizeof c;
+    *out = (struct result){
+        c.n_outs, c.n_logit_rows, c.n_vocab, (const struct result_out *)(const void *)at,
+        (const float *)(const void *)(at + outs)};
+    return OK;
+}
+
+/* JSON text appended; takes `root`, which may be NULL (memory ran out). */
+static err json_take(json_t *root, struct bytes *out) {
+    char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
+    json_decref(root);
+    if (!text) return err_set(ERR_INTERNAL, "cannot write a control frame as JSON");
+    err e = bytes_append_str(out, text);
+    free(text);
+    return e;
+}
+
+err frame_error_put(int rank, const char *host, err code, const char *text, struct bytes *json) {
+    /* A text may quote bytes of a broken file: jansson takes UTF-8 only. */
+    char clean[1024];
+    size_t n = 0;
+    for (; text[n] && n < sizeof clean - 1; n++)
+        clean[n] = (unsigned char)text[n] < 128 ? text[n] : '?';
+    clean[n] = 0;
+    return json_take(json_pack("{s:i,s:s,s:s,s:s}", "rank", rank, "host", host, "code",
+                               err_name(code), "text", clean), json);
+}
+
+err frame_error_get(const char *json, size_t n, char *text, size_t cap) {
+    json_t *root = json_loadb(json, n, 0, NULL);
+    const char *found = NULL;
+    int is_good = root && json_unpack(root, "{s:s}", "text", &found) == 0;
+    if (is_good && cap) {
+        size_t len = strlen(found) < cap ? strlen(found) : cap - 1;
+        memcpy(text, found, len);
+        text[len] = 0;
+    }
+    json_decref(root);
+    return is_good ? OK : err_set(ERR_INTERNAL, "an error frame without a text");
+}
+
+static json_t *json_layers(const struct plan_message *m) {
+    json_t *a = json_array();
+    for (uint32_t i = 0; i <= m->n_stages; i++)
+        json_array_append_new(a, json_integer(m->layer_begin[i]));
+    return a;
+}
+
+static json_t *json_shares(const struct plan_message *m) {
+    json_t *a = json_array();
+    for (uint32_t i = 0; i < m->n_shards; i++)
+        json_array_append_new(a, json_real((double)m->shares[i]));
+    return a;
+}
+
+err plan_message_put(const struct plan_message *m, struct bytes *json) {
+    json_t *root = json_pack(
+        "{s:s%, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:s}", "model", m->model, strlen(m->model),
+        "layer_begin", json_layers(m), "shares", json_shares(m), "rows_max",
+        (json_int_t)m->rows_max, "n_blocks", (json_int_t)m->n_blocks, "context_max",
+        (json_int_t)m->context_max, "deadline_ms", (json_int_t)m->deadline_ms, "is_reference",
+        m->is_reference, "device", m->device);
+    if (!root)
+        return err_set(ERR_CONFIG, "the model's path or the device's name is not valid UTF-8");
+    return json_take(root, json);
+}
+
+static err get_text(const json_t *root, const char *key, int may_be_empty, char *out, size_t cap) {
+    const json_t *v = json_object_get(root, key);
+    if (!json_is_string(v)) return err_set(ERR_INTERNAL, "plan: no text '%s'", key);
+    size_t n = json_string_length(v);
+    if (n >= cap || (n == 0 && !may_be_empty))
+        return err_set(ERR_INTERNAL, "plan: '%s' has %zu bytes, at most %zu are possible", key, n,
+                       cap - 1);
+    memcpy(out, json_string_value(v), n + 1);
+    return OK;
+}
+
+static err get_count(const json_t *root, const char *key, uint32_t most, uint32_t *out) {
+    const json_t *v = json_object_get(root, key);
+    json_int_t n = json_integer_value(v);
+    if (!json_is_integer(v) || n < 1 || n > most)
+        return err_set(ERR_INTERNAL, "plan: '%s' is no number from 1 to %u", key, most);
+    *out = (uint32_t)n;
+    return OK;
+}
+
+static err get_array(const json_t *root, const char *key, size_t least, size_t most,
+                     const json_t **out) {
+    *out = json_object_get(root, key);
+    size_t n = json_array_size(*out);
+    if (!json_is_array(*out) || n < least || n > most)
+        return err_set(ERR_INTERNAL, "plan: '%s' is no list of %zu to %zu numbers", key, least,
+                       most);
+    return OK;
+}
+
+static err get_layers(const json_t *root, struct plan_message *m) {
+    const json_t *a;
+    TRY(get_array(root, "layer_begin", 2, PLAN_STAGES_MAX + 1, &a));
+    m->n_stages = (uint32_t)json_array_size(a) - 1;
+    TRY(NEW(m->layer_begin, m->n_stages + 1));
+    for (uint32_t i = 0; i <= m->n_stages; i++) {
+        const json_t *v = json_array_get(a, i);
+        json_int_t layer = json_integer_value(v);
+        json_int_t least = i ? (json_int_t)m->layer_begin[i - 1] + 1 : 0;
+        if (!json_is_integer(v) || layer < least || layer > (i ? INT32_MAX : 0))
+            return err_set(ERR_INTERNAL, "plan: layer_begin must rise from 0");
+        m->layer_begin[i] = (uint32_t)layer;
+    }
+    return OK;
+}
+
+static err get_shares(const json_t *root, struct plan_message *m) {
+    const json_t *a;
+    TRY(get_array(root, "shares", 1, PLAN_SHARDS_MAX, &a));
+    m->n_shards = (uint32_t)json_array_size(a);
+    TRY(NEW(m->shares, m->n_shards));
+    for (uint32_t i = 0; i < m->n_shards; i++) {
+        float share = (float)json_number_value(json_array_get(a, i));
+        if (!isfinite(share) || share <= 0)
+            return err_set(ERR_INTERNAL, "plan: share %u is no positive number", i);
+        m->shares[i] = share;
+    }
+    return OK;
+}
+
+static err plan_read(const json_t *root, struct plan_message *m) {
+    TRY(get_text(root, "model", 0, m->model, sizeof m->model));
+    TRY(get_text(root, "device", 1, m->device, sizeof m->device));
+    TRY(get_layers(root, m));
+    TRY(get_shares(root, m));
+    TRY(get_count(root, "rows_max", PLAN_ROWS_MAX, &m->rows_max));
+    TRY(get_count(root, "n_blocks", INT32_MAX, &m->n_blocks));
+    TRY(get_count(root, "context_max", INT32_MAX, &m->context_max));
+    TRY(get_count(root, "deadline_ms", PLAN_DEADLINE_MAX_MS, &m->deadline_ms));
+    m->is_reference = json_is_true(json_object_get(root, "is_reference"));
+    return OK;
+}
+
+err plan_message_get(const char *json, size_t n, struct plan_message *out) {
+    json_error_t why;
+    json_t *root = json_loadb(json, n, 0, &why);
+    if (!root) return err_set(ERR_INTERNAL, "plan: not JSON: %s", why.text);
+    struct plan_message m = {0};
+    err e = plan_read(root, &m);
+    json_decref(root);
+    if (e == OK)
+        *out = m;
+    else
+        plan_message_free(&m);
+    return e;
+}
+
+void plan_message_free(struct plan_message *m) {
+    free(m->layer_begin);
+    free(m->shares);
+    *m = (struct plan_message){0};
+}
