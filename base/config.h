@@ -1,0 +1,129 @@
+/* Configuration: one table of keys feeds the file parser, the command line's
+ * flags (key `max_tokens` is flag --max-tokens), --help and
+ * configs/example.cfg. The only user of libconfig.
+ *
+ * Defaults, then the file, then flags: the later wins. struct config is plain
+ * data, filled once at start and read-only after: any thread. */
+#ifndef BASE_CONFIG_H
+#define BASE_CONFIG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+
+#define CONFIG_TEXT_BYTES 1024
+
+/* Which commands take a key as a flag; a file may hold every key. */
+enum config_group {
+    CONFIG_GRID = 1,    /* who holds what: plan and everything that runs a job */
+    CONFIG_JOB = 2,     /* running a job */
+    CONFIG_SAMPLING = 4 /* choosing tokens */
+};
+
+/* name, kind, groups, least, most (of a text: bytes), default (NULL: unset),
+ * unit, help. Whole numbers reach 2^53 - 1, which JSON readers keep exactly. */
+#define CONFIG_WHOLE_MAX 9007199254740991.0
+#define CONFIG_LIST(X)                                                         \
+    X(model, TEXT, 0, 0, 1023, "", "path",                                     \
+      "the GGUF file, where the command line names none")                      \
+    X(stages, WHOLE, CONFIG_GRID, 0, 4096, "0", "",                            \
+      "pipeline stages: runs of layers that follow each other; 0: chosen")     \
+    X(shards, WHOLE, CONFIG_GRID, 0, 16, "0", "",                              \
+      "shards: slices that every layer of a stage is cut into; 0: chosen")     \
+    X(ranks, WHOLE, CONFIG_GRID, 0, 4096, "0", "",                             \
+      "MPI ranks, stages x shards; 0: as stages and shards say, else 1")       \
+    X(context, WHOLE, CONFIG_GRID, 0, 16777216, "0", "tokens",                 \
+      "longest prompt and answer together; 0: the model's, at most 4096")      \
+    X(prefill_chunk, WHOLE, CONFIG_GRID, 1, 65536, "128", "tokens",            \
+      "rows of a step: a prompt travels in pieces of this size")               \
+    X(memory_mb, WHOLE, CONFIG_GRID, 0, 1073741824, "0", "MiB",                \
+      "memory that one rank may use; 0: its share of what its host has")       \
+    X(device, TEXT, CONFIG_JOB, 0, 255, "", "name",                            \
+      "a part of the OpenCL platform's or device's name; empty: the best")     \
+    X(threads, WHOLE, CONFIG_JOB, 0, 4096, "0", "",                            \
+      "threads of a rank on a CPU device; 0: its share of the host's cores")   \
+    X(deadline_s, REAL, CONFIG_JOB, 1, 86400, "60", "s",                       \
+      "a wait between ranks that takes longer ends the job")                   \
+    X(hosts, TEXT, CONFIG_JOB, 0, 1023, "", "path",                            \
+      "host file for mpirun; empty: this host, or the Slurm or PBS allocation") \
+    X(mpirun, TEXT, CONFIG_JOB, 1, 1023, "mpirun", "path",                     \
+      "the launcher")                                                          \
+    X(mpirun_args, TEXT, CONFIG_JOB, 0, 1023, "", "arguments",                 \
+      "more arguments for the launcher, parted by spaces")                     \
+    X(max_tokens, WHOLE, CONFIG_SAMPLING, 1, 16777216, "128", "tokens",        \
+      "longest answer")                                                        \
+    X(temperature, REAL, CONFIG_SAMPLING, 0, 100, "0", "",                     \
+      "0: always the most probable token; 1: as the model says")               \
+    X(top_k, WHOLE, CONFIG_SAMPLING, 0, 2147483647, "0", "",                   \
+      "choose among this many most probable tokens; 0: all")                   \
+    X(top_p, REAL, CONFIG_SAMPLING, 0, 1, "1", "",                             \
+      "choose among the most probable tokens that together reach this; 1: all") \
+    X(min_p, REAL, CONFIG_SAMPLING, 0, 1, "0", "",                             \
+      "drop tokens less probable than this times the most probable; 0: none")  \
+    X(seed, WHOLE, CONFIG_SAMPLING, 0, CONFIG_WHOLE_MAX, NULL, "",             \
+      "same seed, same tokens; unset: a new one each time, reported")          \
+    X(repeat_penalty, REAL, CONFIG_SAMPLING, 0.01, 100, "1", "",               \
+      "divides the logits of tokens of prompt and answer; 1: off")             \
+    X(presence_penalty, REAL, CONFIG_SAMPLING, -100, 100, "0", "",             \
+      "subtracted from the logits of tokens of the answer; 0: off")            \
+    X(frequency_penalty, REAL, CONFIG_SAMPLING, -100, 100, "0", "",            \
+      "the same, times how often the token stands in the answer; 0: off")
+
+typedef uint64_t config_WHOLE;
+typedef double config_REAL;
+typedef char config_TEXT[CONFIG_TEXT_BYTES];
+
+enum config_kind { CONFIG_KIND_WHOLE, CONFIG_KIND_REAL, CONFIG_KIND_TEXT };
+
+enum config_id {
+#define CONFIG_ENUM(name, ...) CONFIG_##name,
+    CONFIG_LIST(CONFIG_ENUM)
+#undef CONFIG_ENUM
+    N_CONFIG_KEYS
+};
+
+struct config {
+#define CONFIG_FIELD(name, kind, ...) config_##kind name;
+    CONFIG_LIST(CONFIG_FIELD)
+#undef CONFIG_FIELD
+    uint8_t is_set[N_CONFIG_KEYS]; /* by the file or a flag */
+};
+
+struct config_key {
+    const char *name;
+    enum config_kind kind;
+    unsigned groups;
+    double least, most;
+    const char *fallback, *unit, *help;
+    size_t offset; /* in struct config */
+};
+
+/* [N_CONFIG_KEYS], by enum config_id. */
+extern const struct config_key config_keys[];
+
+/* Every key at its default. */
+void config_defaults(struct config *c);
+
+/* Reads a file over what is there. ERR_CONFIG names file, line, key and what
+ * was expected. */
+err config_load(struct config *c, const char *path);
+
+/* Sets one key from text, as a flag does. ERR_USAGE says what was expected. */
+err config_assign(struct config *c, enum config_id id, const char *text);
+
+/* A whole number in [least, most] of decimal digits and nothing else. */
+err config_parse_whole(const char *text, double least, double most,
+                       uint64_t *out);
+/* A finite number in [least, most]. */
+err config_parse_real(const char *text, double least, double most,
+                      double *out);
+
+/* "a whole number from 1 to 16" of a key, for messages and help. */
+err config_expected(const struct config_key *key, struct bytes *out);
+
+/* The text of configs/example.cfg. */
+err config_example(struct bytes *out);
+
+#endif
