@@ -1,0 +1,407 @@
+#include "coordinator/engine.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "base/clock.h"
+#include "coordinator/link.h"
+#include "coordinator/supervisor.h"
+
+#define SECOND_US 1000000
+#define LAUNCH_DEADLINE_S 60  /* from mpirun to the hello of all ranks, at least */
+#define LOAD_DEADLINE_FACTOR 5 /* kernels are built between two signs of progress */
+#define NODES_FIRST_US (5 * SECOND_US) /* the ranks' own deadlines name the peer: they go first */
+
+struct engine {
+    struct engine_options o;
+    struct plan *plan;
+    struct supervisor *supervisor; /* NULL inside an MPI launch */
+    struct link_watch quiet;       /* the watch inside an MPI launch */
+    struct link *link;
+    struct engine_rank *ranks;
+    struct link_progress progress;
+    uint32_t first_id, next_id;    /* of pending steps: [first_id, next_id) */
+    int64_t begin_us, sent_us, heard_us;
+    double load_s;
+    int is_failed;
+    char error[1024]; /* of FRAME_ERROR */
+};
+
+static int inside_fd = -1, inside_ranks; /* set once by main */
+static int inside_is_stopped;
+
+void engine_use_inside(int link_fd, int n_ranks) {
+    inside_fd = link_fd;
+    inside_ranks = n_ranks;
+}
+
+int engine_n_inside(void) { return inside_ranks; }
+int engine_signal(void) { return supervisor_signal(); }
+
+void engine_leave_inside(void) {
+    if (inside_fd < 0 || inside_is_stopped) return;
+    struct bytes frame = {0};
+    if (frame_put(&frame, FRAME_STOP, 0, "", 0) == OK)
+        inside_is_stopped = write(inside_fd, frame.data, frame.len) == (ssize_t)frame.len;
+    bytes_free(&frame);
+}
+
+/* Inside an MPI launch only signals need to be watched for. */
+static err on_quiet_tick(void *context) {
+    (void)context;
+    if (!supervisor_signal()) return OK;
+    return err_set(ERR_JOB, "interrupted by %s", strsignal(supervisor_signal()));
+}
+
+/* ---- why it failed ---- */
+
+static const char *rank_text(const struct engine *e, int rank, const char *host, char *out, size_t cap) {
+    if (rank >= 0 && (uint32_t)rank < e->plan->n_ranks)
+        snprintf(out, cap, "rank %d (host %s, layers %u-%u)", rank, host,
+                 e->plan->cells[rank].layer_begin, e->plan->cells[rank].layer_end);
+    else
+        snprintf(out, cap, "a rank");
+    return out;
+}
+
+static void take_error(struct engine *e, const struct frame *f) {
+    if (*e->error) return; /* the first one is the cause */
+    json_t *root = json_loadb(f->body, f->n_bytes, 0, NULL);
+    const char *text = "unknown error", *host = "?";
+    int rank = -1;
+    json_unpack(root, "{s?i, s?s, s?s}", "rank", &rank, "host", &host, "text", &text);
+    if (strncmp(text, "rank ", 5) == 0)
+        snprintf(e->error, sizeof e->error, "%s", text);
+    else
+        snprintf(e->error, sizeof e->error, "rank %d (host %s): %s", rank, host, text);
+    json_decref(root);
+}
+
+/* What the job had still said when it ended. */
+static void drain(struct engine *e) {
+    struct frame f;
+    while (e->link && link_receive(e->link, 0, &f) == OK)
+        if (f.kind == FRAME_ERROR) take_error(e, &f);
+}
+
+/* A rank of this host that is stopped, or -1. */
+static int find_stopped(const struct engine *e) {
+    char here[256] = "", path[64], stat[512];
+    gethostname(here, sizeof here - 1);
+    for (uint32_t r = 0; e->ranks && r < e->plan->n_ranks; r++) {
+        if (strcmp(e->ranks[r].host, here) != 0) continue;
+        snprintf(path, sizeof path, "/proc/%d/stat", e->ranks[r].pid);
+        FILE *f = fopen(path, "re");
+        size_t n = f ? fread(stat, 1, sizeof stat - 1, f) : 0;
+        if (f) fclose(f);
+        stat[n] = 0;
+        const char *end = strrchr(stat, ')');
+        if (end && (end[2] == 'T' || end[2] == 't')) return (int)r;
+    }
+    return -1;
+}
+
+static err explain_timeout(struct engine *e) {
+    char who[400];
+    int rank = find_stopped(e);
+    if (rank < 0) return ERR_TIMEOUT;
+    return err_set(ERR_TIMEOUT, "%s does not answer: process %d is stopped",
+                   rank_text(e, rank, e->ranks[rank].host, who, sizeof who), e->ranks[rank].pid);
+}
+
+static err explain_end(struct engine *e) {
+    char who[400];
+    struct verdict v;
+    supervisor_wait(e->supervisor, 3 * SECOND_US);
+    supervisor_verdict(e->supervisor, &v);
+    if (v.kind == VERDICT_SIGNAL)
+        return err_set(ERR_JOB, "%s was ended by signal %d (%s)",
+                       rank_text(e, v.rank, v.host, who, sizeof who), v.number, strsignal(v.number));
+    if (*e->error) return err_set(ERR_JOB, "%s", e->error);
+    const char *mpirun = e->o.config->mpirun;
+    switch (v.kind) {
+    case VERDICT_NODE:
+        return v.rank < 0 ? err_set(ERR_JOB, "%s", v.text)
+                          : err_set(ERR_JOB, "rank %d (host %s): %s", v.rank, v.host, v.text);
+    case VERDICT_EXIT:
+        return err_set(ERR_JOB, "%s ended with exit code %d without a word; --verbose shows the launcher's",
+                       rank_text(e, v.rank, "?", who, sizeof who), v.number);
+    case VERDICT_LAUNCHER_SIGNAL:
+        return err_set(ERR_JOB, "the launcher %s was ended by signal %d (%s), and all ranks with it",
+                       mpirun, v.number, strsignal(v.number));
+    case VERDICT_LAUNCHER:
+        return err_set(ERR_JOB, "the launcher %s ended with exit code %d%s%s", mpirun, v.number,
+                       *v.text ? ": " : "", v.text);
+    default:
+        return err_set(ERR_JOB, "the job closed its link, and its launcher does not end");
+    }
+}
+
+/* Turns the first failure into the line that names its cause. */
+static err explain(struct engine *e, err code) {
+    if (e->is_failed || (code != ERR_JOB && code != ERR_TIMEOUT)) return code;
+    e->is_failed = 1;
+    link_progress_clear(&e->progress);
+    if (supervisor_signal()) return code;
+    drain(e);
+    if (code == ERR_TIMEOUT && !*e->error) return explain_timeout(e);
+    if (e->supervisor) return explain_end(e);
+    return *e->error ? err_set(ERR_JOB, "%s", e->error) : code;
+}
+
+/* ---- frames ---- */
+
+static int64_t deadline_us(const struct engine *e) {
+    return (int64_t)(e->o.config->deadline_s * SECOND_US) + NODES_FIRST_US;
+}
+
+static err send_frame(struct engine *e, enum frame_kind kind, const void *body, size_t n) {
+    e->sent_us = clock_us();
+    return link_send(e->link, kind, 0, body, n);
+}
+
+/* The next frame other than pongs, waiting at most limit_us since the last sign of
+ * life; a ping every second keeps the job from giving up on this side. */
+static err receive(struct engine *e, int64_t limit_us, int pings, struct frame *out) {
+    e->heard_us = clock_us();
+    for (;;) {
+        err code = link_receive(e->link, SECOND_US, out);
+        int64_t now = clock_us();
+        if (code == OK) {
+            e->heard_us = now;
+            if (out->kind == FRAME_PONG) continue;
+            if (out->kind != FRAME_ERROR) return OK;
+            take_error(e, out);
+            return err_set(ERR_JOB, "%s", e->error);
+        }
+        if (code != ERR_TIMEOUT) return code;
+        if (now - e->heard_us > limit_us)
+            return err_set(ERR_TIMEOUT, "no answer from the job for %.0f s; --deadline-s may raise the limit",
+                           (double)(now - e->heard_us) * 1e-6);
+        if (pings && now - e->sent_us >= SECOND_US) TRY(send_frame(e, FRAME_PING, "", 0));
+    }
+}
+
+static err expect(struct engine *e, enum frame_kind kind, int64_t limit_us, int pings,
+                  struct frame *out) {
+    TRY(receive(e, limit_us, pings, out));
+    if (out->kind == kind) return OK;
+    return err_set(ERR_INTERNAL, "the job sent frame %d where %d was expected", out->kind, kind);
+}
+
+static uint64_t field_u64(const json_t *o, const char *key) {
+    json_int_t n = json_integer_value(json_object_get(o, key));
+    return n > 0 ? (uint64_t)n : 0;
+}
+
+static double field_real(const json_t *o, const char *key) {
+    return json_number_value(json_object_get(o, key));
+}
+
+static void field_text(const json_t *o, const char *key, char *out, size_t cap) {
+    const char *text = json_string_value(json_object_get(o, key));
+    if (text) snprintf(out, cap, "%s", text);
+}
+
+/* Fields that a frame does not carry stay as they were. */
+static void rank_take(struct engine_rank *r, const json_t *o) {
+    if (json_object_get(o, "pid")) r->pid = (int)field_u64(o, "pid");
+    field_text(o, "host", r->host, sizeof r->host);
+    field_text(o, "platform", r->platform, sizeof r->platform);
+    field_text(o, "device", r->device, sizeof r->device);
+    struct { const char *key; uint64_t *at; } counts[] = {
+        {"memory_bytes", &r->memory_bytes}, {"weight_bytes", &r->weight_bytes},
+        {"kv_bytes", &r->kv_bytes},         {"bytes_read", &r->bytes_read},
+        {"peak_rss_bytes", &r->peak_rss_bytes}, {"n_steps", &r->n_steps}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        if (json_object_get(o, counts[i].key)) *counts[i].at = field_u64(o, counts[i].key);
+    struct { const char *key; double *at; } times[] = {
+        {"load_s", &r->load_s}, {"compute_s", &r->compute_s}, {"wait_s", &r->wait_s}, {"share_s", &r->share_s}};
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+        if (json_object_get(o, times[i].key)) *times[i].at = field_real(o, times[i].key);
+}
+
+/* An array with one object per rank. */
+static err ranks_take(struct engine *e, const struct frame *f) {
+    json_t *root = json_loadb(f->body, f->n_bytes, 0, NULL);
+    size_t n = json_array_size(root);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *o = json_array_get(root, i);
+        uint64_t rank = field_u64(o, "rank");
+        if (rank < e->plan->n_ranks) rank_take(&e->ranks[rank], o);
+    }
+    json_decref(root);
+    if (n == e->plan->n_ranks) return OK;
+    return err_set(ERR_JOB, "the job has %zu ranks, the plan %u", n, e->plan->n_ranks);
+}
+
+/* ---- opening ---- */
+
+static err check_memory(struct engine *e) {
+    uint32_t n = e->plan->n_ranks, n_pools = 0;
+    struct plan_pool *pools = NULL;
+    uint32_t *pool_of = NULL;
+    err code = NEW(pools, n);
+    if (code == OK) code = NEW(pool_of, n);
+    for (uint32_t r = 0; r < n && code == OK; r++) {
+        const struct engine_rank *rank = &e->ranks[r];
+        uint64_t own = e->o.config->memory_mb << 20;
+        uint32_t i = 0;
+        /* Ranks of one host share its memory, unless each has an allowance. */
+        while (i < n_pools && (own || strcmp(pools[i].host, rank->host) != 0)) i++;
+        if (i == n_pools)
+            pools[n_pools++] = (struct plan_pool){rank->host, own ? own : rank->memory_bytes};
+        pool_of[r] = i;
+    }
+    if (code == OK) code = plan_check_memory(e->o.program, e->plan, pools, n_pools, pool_of);
+    free(pools);
+    free(pool_of);
+    return code;
+}
+
+static err send_plan(struct engine *e) {
+    const struct plan *plan = e->plan;
+    struct plan_message m = {
+        .n_stages = plan->n_stages, .n_shards = plan->n_shards,
+        .layer_begin = plan->layer_begin, .shares = plan->shares,
+        .rows_max = plan->rows_max, .n_blocks = plan->n_blocks, .context_max = plan->context,
+        .deadline_ms = (uint32_t)(e->o.config->deadline_s * 1000),
+        .is_reference = e->o.is_reference};
+    char *whole = realpath(e->o.model, NULL); /* ranks may have another current folder */
+    snprintf(m.model, sizeof m.model, "%s", whole ? whole : e->o.model);
+    free(whole);
+    snprintf(m.device, sizeof m.device, "%.255s", e->o.config->device);
+    struct bytes json = {0};
+    err code = plan_message_put(&m, &json);
+    if (code == OK) code = send_frame(e, FRAME_PLAN, json.data, json.len);
+    bytes_free(&json);
+    return code;
+}
+
+static err load(struct engine *e) {
+    struct frame f;
+    TRY(send_plan(e));
+    for (;;) {
+        TRY(receive(e, deadline_us(e) * LOAD_DEADLINE_FACTOR, 0, &f));
+        if (f.kind == FRAME_READY) break;
+        if (f.kind != FRAME_PROGRESS) continue;
+        json_t *o = json_loadb(f.body, f.n_bytes, 0, NULL);
+        link_progress_show(&e->progress, field_u64(o, "loaded_bytes"), field_u64(o, "total_bytes"));
+        json_decref(o);
+    }
+    link_progress_clear(&e->progress);
+    return ranks_take(e, &f);
+}
+
+static err connect_inside(struct engine *e) {
+    int fd = fcntl(inside_fd, F_DUPFD_CLOEXEC, 0); /* main closes its own */
+    if (fd < 0) return err_set(ERR_INTERNAL, "no link to the node of this process");
+    e->quiet = (struct link_watch){NULL, -1, NULL, on_quiet_tick};
+    supervisor_catch_signals();
+    return link_open(fd, &e->quiet, &e->link);
+}
+
+static err connect_launched(struct engine *e) {
+    int fd = -1;
+    double limit_s = e->o.config->deadline_s > LAUNCH_DEADLINE_S ? e->o.config->deadline_s : LAUNCH_DEADLINE_S;
+    TRY(supervisor_start(e->o.config, e->plan->n_ranks, e->o.is_verbose, &e->supervisor));
+    TRY(supervisor_accept(e->supervisor, (int64_t)(limit_s * SECOND_US), &fd));
+    return link_open(fd, supervisor_watch(e->supervisor), &e->link);
+}
+
+static err start(struct engine *e) {
+    struct frame f;
+    TRY(inside_ranks ? connect_inside(e) : connect_launched(e));
+    TRY(expect(e, FRAME_HELLO, deadline_us(e), 0, &f));
+    TRY(ranks_take(e, &f));
+    TRY(check_memory(e));
+    TRY(load(e));
+    e->load_s = (double)(clock_us() - e->begin_us) * 1e-6;
+    return OK;
+}
+
+static err make_plan(struct engine *e) {
+    const struct config *c = e->o.config;
+    struct plan_request r = {(uint32_t)c->stages, (uint32_t)c->shards, (uint32_t)c->ranks,
+                             e->o.context, e->o.n_slots, e->o.rows_max};
+    if (inside_ranks) {
+        if (r.n_ranks && r.n_ranks != (uint32_t)inside_ranks)
+            return err_set(ERR_USAGE, "--ranks %u inside a launch of %d ranks; leave it out", r.n_ranks, inside_ranks);
+        r.n_ranks = (uint32_t)inside_ranks;
+    }
+    TRY(plan_create(e->o.program, &r, &e->plan));
+    return NEW(e->ranks, e->plan->n_ranks);
+}
+
+err engine_open(const struct engine_options *o, struct engine **out) {
+    struct engine *e;
+    TRY(NEW(e, 1));
+    e->o = *o;
+    e->begin_us = clock_us();
+    err code = make_plan(e);
+    if (code == OK) code = explain(e, start(e));
+    if (code != OK) {
+        e->is_failed = 1;
+        engine_close(e);
+        return code;
+    }
+    *out = e;
+    return OK;
+}
+
+void engine_close(struct engine *e) {
+    if (!e) return;
+    link_progress_clear(&e->progress);
+    if (e->link && !e->is_failed && send_frame(e, FRAME_STOP, "", 0) == OK &&
+        link_flush(e->link, SECOND_US) == OK) {
+        inside_is_stopped = 1;
+        if (e->supervisor) supervisor_wait(e->supervisor, 5 * SECOND_US);
+    }
+    supervisor_free(e->supervisor);
+    link_close(e->link);
+    plan_free(e->plan);
+    free(e->ranks);
+    free(e);
+}
+
+const struct plan *engine_plan(const struct engine *e) { return e->plan; }
+double engine_load_s(const struct engine *e) { return e->load_s; }
+uint32_t engine_depth(const struct engine *e) { return e->plan->n_stages + 1; }
+uint32_t engine_slot_blocks(const struct engine *e) { return e->plan->slot_blocks; }
+
+/* ---- steps ---- */
+
+err engine_submit(struct engine *e, const struct step *s) {
+    e->sent_us = clock_us();
+    return explain(e, link_send_step(e->link, e->next_id++, s));
+}
+
+uint32_t engine_n_pending(const struct engine *e) { return e->next_id - e->first_id; }
+
+static err next_result(struct engine *e, struct result *out) {
+    struct frame f;
+    TRY(expect(e, FRAME_RESULT, deadline_us(e), 1, &f));
+    if (f.id != e->first_id)
+        return err_set(ERR_INTERNAL, "the result of step %u came, that of step %u was due", f.id, e->first_id);
+    e->first_id++;
+    return frame_get_result(f.body, f.n_bytes, out);
+}
+
+err engine_next(struct engine *e, struct result *out) { return explain(e, next_result(e, out)); }
+
+static err take_stats(struct engine *e) {
+    struct frame f;
+    TRY(send_frame(e, FRAME_GET_STATS, "", 0));
+    TRY(expect(e, FRAME_STATS, deadline_us(e), 1, &f));
+    return ranks_take(e, &f);
+}
+
+err engine_stats(struct engine *e, const struct engine_rank **out) {
+    *out = e->ranks;
+    return explain(e, take_stats(e));
+}

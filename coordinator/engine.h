@@ -1,0 +1,72 @@
+/* Engine: a running job as the coordinator sees it: steps go in, results come
+ * out in the same order. Hides whether the supervisor launched the job or this
+ * process runs inside one. Owned by one thread. */
+#ifndef COORDINATOR_ENGINE_H
+#define COORDINATOR_ENGINE_H
+
+#include <stdint.h>
+
+#include "base/config.h"
+#include "base/err.h"
+#include "model/program.h"
+#include "node/frame.h"
+#include "partition/plan.h"
+
+struct engine;
+
+struct engine_options {
+    const struct config *config;
+    const struct program *program;
+    const char *model;  /* path */
+    int is_reference;   /* plain C in place of devices */
+    int is_verbose;     /* the launcher's own words too */
+    uint32_t context;   /* positions of one sequence */
+    uint32_t n_slots;   /* sequences that hold cache at once; each n_blocks / n_slots blocks */
+    uint32_t rows_max;  /* of a step */
+};
+
+/* What a rank said about itself. */
+struct engine_rank {
+    int pid;
+    char host[256], platform[128], device[256];
+    uint64_t memory_bytes, weight_bytes, kv_bytes, bytes_read, peak_rss_bytes, n_steps;
+    double load_s, compute_s;
+    double wait_s, share_s; /* for the stage before; for the other shards */
+};
+
+/* Launches (or joins) the job, checks the memory of every rank against the plan and
+ * loads the model. */
+err engine_open(const struct engine_options *o, struct engine **out);
+/* Ends the job and reaps every process of it; NULL is fine. */
+void engine_close(struct engine *e);
+
+const struct plan *engine_plan(const struct engine *e);
+/* Seconds from the start to a model that is ready. */
+double engine_load_s(const struct engine *e);
+/* Steps that may be under way at once; one more keeps every stage busy. */
+uint32_t engine_depth(const struct engine *e);
+/* Block ids of a slot begin at slot * engine_slot_blocks(). */
+uint32_t engine_slot_blocks(const struct engine *e);
+
+/* Sends a step; its arrays are copied. */
+err engine_submit(struct engine *e, const struct step *s);
+uint32_t engine_n_pending(const struct engine *e);
+/* The result of the oldest pending step; arrays are valid until the next call. */
+err engine_next(struct engine *e, struct result *out);
+
+/* Asks every rank for its figures. No step may be pending. `*out` [n_ranks] belongs to the
+ * engine. */
+err engine_stats(struct engine *e, const struct engine_rank **out);
+
+/* Called by main before a command that runs inside an MPI launch: the link to the
+ * node in this process, and the size of the job. */
+void engine_use_inside(int link_fd, int n_ranks);
+/* After it: tells the job to stop if no engine has. */
+void engine_leave_inside(void);
+/* Ranks of the MPI launch this process is in, or 0. */
+int engine_n_inside(void);
+
+/* The signal that interrupted the command, or 0. */
+int engine_signal(void);
+
+#endif

@@ -1,0 +1,58 @@
+/* Link: frames over the stream socket to the job, in both directions, every
+ * wait with a deadline. While it waits it also serves other descriptors (the
+ * launcher's output) and calls a tick, so that no wait is deaf. One thread. */
+#ifndef COORDINATOR_LINK_H
+#define COORDINATOR_LINK_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "node/frame.h"
+
+struct link;
+
+/* A frame that came in. `body` [n_bytes] is NUL-terminated, aligned to 8 bytes, and
+ * valid until the next call. */
+struct frame {
+    enum frame_kind kind;
+    uint32_t id, n_bytes;
+    const void *body;
+};
+
+/* What else happens during a wait; every part may be NULL or -1. An error ends
+ * the wait with that error. */
+struct link_watch {
+    void *context;
+    int fd;                         /* polled for reading; -1 none */
+    err (*on_readable)(void *context); /* may set fd to -1 */
+    err (*on_tick)(void *context);  /* about ten times a second */
+};
+
+/* Takes the connected socket; link_close closes it. `watch` must outlive it. */
+err link_open(int fd, struct link_watch *watch, struct link **out);
+void link_close(struct link *l);
+
+/* Queues a frame; it leaves during this and later calls. */
+err link_send(struct link *l, enum frame_kind kind, uint32_t id, const void *body, size_t n);
+err link_send_step(struct link *l, uint32_t id, const struct step *s);
+
+/* Waits until everything queued has left, at most timeout_us. ERR_TIMEOUT. */
+err link_flush(struct link *l, int64_t timeout_us);
+
+/* The next frame, waiting at most timeout_us. ERR_TIMEOUT when none came;
+ * ERR_JOB when the other end is closed. */
+err link_receive(struct link *l, int64_t timeout_us, struct frame *out);
+
+/* One round of waiting on the watch alone, without a link. */
+err link_watch_poll(struct link_watch *watch, int extra_fd, int *extra_is_ready, int timeout_ms);
+
+/* A load bar on a terminal (stderr); a pipe gets nothing. */
+struct link_progress {
+    int is_shown;
+    int64_t begin_us, drawn_us;
+};
+void link_progress_show(struct link_progress *p, uint64_t done, uint64_t total);
+void link_progress_clear(struct link_progress *p);
+
+#endif
