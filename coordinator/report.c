@@ -1,0 +1,70 @@
+#include "coordinator/report.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+json_t *report_plan(const struct plan *plan) {
+    return json_pack("{s:I, s:I}", "stages", (json_int_t)plan->n_stages, "shards",
+                     (json_int_t)plan->n_shards);
+}
+
+static json_t *rank_json(const struct plan_cell *c, const struct engine_rank *r) {
+    return json_pack(
+        "{s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f}", "rank",
+        (json_int_t)c->rank, "host", r->host, "device", r->device, "layer_begin",
+        (json_int_t)c->layer_begin, "layer_end", (json_int_t)c->layer_end, "stage",
+        (json_int_t)c->stage, "shard", (json_int_t)c->shard, "weight_bytes",
+        (json_int_t)r->weight_bytes, "kv_bytes", (json_int_t)r->kv_bytes, "bytes_read",
+        (json_int_t)r->bytes_read, "peak_rss_bytes", (json_int_t)r->peak_rss_bytes, "compute_s",
+        r->compute_s, "wait_s", r->wait_s, "share_s", r->share_s);
+}
+
+json_t *report_ranks(const struct plan *plan, const struct engine_rank *ranks) {
+    json_t *list = json_array();
+    for (uint32_t i = 0; list && i < plan->n_ranks; i++)
+        if (json_array_append_new(list, rank_json(&plan->cells[i], &ranks[i])) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
+}
+
+json_t *report_tokens(const int32_t *tokens, size_t n) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++) json_array_append_new(list, json_integer(tokens[i]));
+    return list;
+}
+
+err report_print_json(json_t *root) {
+    if (!root) return err_set(ERR_MEMORY, "cannot write the result as JSON");
+    int is_bad = json_dumpf(root, stdout, 0) != 0;
+    json_decref(root);
+    if (is_bad || fputc('\n', stdout) == EOF)
+        return err_set(ERR_FILE, "cannot write to standard output");
+    return OK;
+}
+
+static err ranks_table(const struct plan *plan, const struct engine_rank *ranks, struct bytes *out) {
+    TRY(bytes_printf(out, "%4s  %-16s %-28s %-7s %5s %10s %10s %9s %9s %9s\n", "rank", "host", "device",
+                     "layers", "shard", "weights", "kv", "compute", "wait", "shards"));
+    for (uint32_t i = 0; i < plan->n_ranks; i++) {
+        const struct plan_cell *c = &plan->cells[i];
+        const struct engine_rank *r = &ranks[i];
+        char layers[32], weights[16], kv[16];
+        snprintf(layers, sizeof layers, "%u-%u", c->layer_begin, c->layer_end);
+        plan_bytes_text(r->weight_bytes, weights);
+        plan_bytes_text(r->kv_bytes, kv);
+        TRY(bytes_printf(out, "%4u  %-16.16s %-28.28s %-7s %5u %10s %10s %7.2f s %7.2f s %7.2f s\n", i,
+                         r->host, r->device, layers, c->shard, weights, kv, r->compute_s,
+                         r->wait_s, r->share_s));
+    }
+    return OK;
+}
+
+err report_print_ranks(const struct plan *plan, const struct engine_rank *ranks) {
+    struct bytes text = {0};
+    err e = ranks_table(plan, ranks, &text);
+    if (e == OK) fwrite(text.data, 1, text.len, stderr);
+    bytes_free(&text);
+    return e;
+}
