@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
-#include "model/gguf.h"
+#include "model/format.h"
 #include "model/program.h"
 #include "model/segment.h"
 
@@ -52,6 +52,15 @@ struct attend_shape {
     uint32_t n_chunks;                      /* ceil((highest position + 1) / ATTEND_CHUNK) of the step */
 };
 
+/* Where a matrix comes from: `read` fills dst with rows x columns as file
+ * blocks, row after row; columns are whole blocks of the format. */
+struct matrix_source {
+    enum format format;
+    void *context;
+    err (*read)(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
+                uint64_t col_end, void *dst);
+};
+
 struct backend {
     const char *platform, *device; /* names */
     uint64_t memory_bytes;         /* of the device */
@@ -69,10 +78,10 @@ struct backend_ops {
     err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
     err (*finish)(struct backend *b); /* waits for all that was enqueued */
 
-    /* Reads the slice from the file and packs it; n_read grows by the bytes read. */
-    err (*matrix_load)(struct backend *b, const struct gguf *g, const struct gguf_tensor *t,
-                       uint64_t row_begin, uint64_t row_end, uint64_t col_begin, uint64_t col_end,
-                       uint64_t *n_read, struct matrix **out);
+    /* Reads rows x columns of the source and packs them. col_begin is a multiple of
+     * 32 where the format is quantised. */
+    err (*matrix_load)(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
+                       uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out);
     void (*matrix_free)(struct backend *b, struct matrix *m);
     uint64_t (*matrix_bytes)(const struct matrix *m);
 

@@ -107,24 +107,22 @@ static err scratch_grow(struct reference *r, uint32_t cols) {
     return OK;
 }
 
-static err matrix_load(struct backend *b, const struct gguf *g, const struct gguf_tensor *t,
-                       uint64_t row_begin, uint64_t row_end, uint64_t col_begin, uint64_t col_end,
-                       uint64_t *n_read, struct matrix **out) {
-    const struct format_info *info = format_info(t->format);
-    uint64_t per = info->block_values;
+static err matrix_load(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
+                       uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out) {
+    uint64_t per = format_info(source->format)->block_values;
     uint64_t read_begin = col_begin / per * per, read_end = (col_end + per - 1) / per * per;
     TRY(scratch_grow((struct reference *)b, (uint32_t)(col_end - col_begin) + 256));
     struct matrix *m;
     TRY(NEW(m, 1));
-    m->format = t->format;
+    m->format = source->format;
     m->rows = (uint32_t)(row_end - row_begin);
     m->cols = (uint32_t)(col_end - col_begin);
     m->block_first = (uint32_t)((col_begin - read_begin) / 32);
-    m->row_bytes = format_bytes(t->format, read_end - read_begin);
+    m->row_bytes = format_bytes(m->format, read_end - read_begin);
     m->data = mem_zeroed(m->rows, m->row_bytes);
     err e = m->data ? OK : ERR_MEMORY;
     if (e == OK && m->rows && m->cols)
-        e = gguf_read(g, t, row_begin, row_end, read_begin, read_end, m->data, n_read);
+        e = source->read(source->context, row_begin, row_end, read_begin, read_end, m->data);
     if (e != OK) {
         matrix_free(b, m);
         return e;

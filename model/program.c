@@ -33,12 +33,13 @@ static err architecture_find(const struct gguf *g, const struct arch **out) {
     return ERR_UNSUPPORTED;
 }
 
-/* KV entries are as exact as the weights that made them. */
+/* KV entries are as exact as the weights that make them: f16 beside 8-bit
+ * activations, f32 in a dense model, where f16 would be the largest error. */
 static void kv_format_choose(struct program *p) {
     p->kv_format = FORMAT_F32;
     for (uint32_t i = 0; i < p->n_weights; i++)
         if (p->weights[i].out_axis == AXIS_KV && !p->weights[i].is_vector &&
-            p->weights[i].tensor->format != FORMAT_F32)
+            format_info(p->weights[i].tensor->format)->is_quantised)
             p->kv_format = FORMAT_F16;
 }
 

@@ -126,7 +126,7 @@ struct program {
     uint32_t n_context; /* trained */
     struct axis_info axes[N_AXES];
     struct rope rope;
-    enum format kv_format; /* F32 for F32 models, else F16 */
+    enum format kv_format; /* F32 for dense models, else F16 */
     struct value *values;
     struct weight *weights;
     struct op *ops;

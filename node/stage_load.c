@@ -49,6 +49,18 @@ done:
     return e;
 }
 
+struct tensor_reader {
+    const struct gguf *gguf;
+    const struct gguf_tensor *tensor;
+    uint64_t *n_read;
+};
+
+static err tensor_read(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
+                       uint64_t col_end, void *dst) {
+    const struct tensor_reader *r = context;
+    return gguf_read(r->gguf, r->tensor, row_begin, row_end, col_begin, col_end, dst, r->n_read);
+}
+
 static err weight_load(struct stage *s, const struct gguf *g, uint32_t id, const struct holding *h) {
     const struct weight *w = &s->program->weights[id];
     struct stage_weight *out = &s->weights[id];
@@ -58,9 +70,10 @@ static err weight_load(struct stage *s, const struct gguf *g, uint32_t id, const
     }
     out->row_end = (uint32_t)(h->slice.row_end - h->slice.row_begin);
     out->is_owner = 1;
-    TRY(STAGE_OPS(s)->matrix_load(s->backend, g, w->tensor, h->slice.row_begin, h->slice.row_end,
-                                  h->slice.col_begin, h->slice.col_end, &s->sizes.bytes_read,
-                                  &out->matrix));
+    struct tensor_reader reader = {g, w->tensor, &s->sizes.bytes_read};
+    struct matrix_source source = {w->tensor->format, &reader, tensor_read};
+    TRY(STAGE_OPS(s)->matrix_load(s->backend, &source, h->slice.row_begin, h->slice.row_end,
+                                  h->slice.col_begin, h->slice.col_end, &out->matrix));
     s->sizes.weight_bytes += STAGE_OPS(s)->matrix_bytes(out->matrix);
     return OK;
 }

@@ -18,7 +18,7 @@ NUMBER_FUNCTION REAL NUMBER(exp)(REAL x) {
     p = fma(p, r, 1.0f);
     p = fma(p, r, 1.0f);
     p = p * AS_REAL((TO_INT(n) + 127) << 23);
-    return x < -80.0f ? 0.0f : p;
+    return x < -80.0f ? (REAL)(0.0f) : p;
 }
 
 /* 1 / d for d in (1e-38, 1e38): a guess from the bits, four Newton steps. */

@@ -1,0 +1,30 @@
+/* Dense (F32, F16, BF16) matrix times f32 rows, T rows at a time: fma over
+ * columns in increasing order inside a segment, the tree over segments.
+ * Packed [group][column][16], see DENSE in packed.cl. */
+
+kernel void CONCAT(dense_, T)(global const uchar *w, uint n_cols, uint group_begin, uint n_out,
+                              global const float *x, uint n_rows, uint segment_cols, ulong merges,
+                              uint emits, uint n_leaves, global float *out) {
+    uint lane = get_global_id(0) * LPI % 16;
+    uint out_row = get_global_id(0) * LPI;
+    size_t group = group_begin + out_row / 16;
+    if (out_row >= n_out) return;
+    global const uchar *wg = w + group * n_cols * (16 * DENSE_BYTES);
+    for (uint t0 = 0; t0 < n_rows; t0 += T) {
+        VF stack[TREE_DEPTH][T];
+        uint depth = 0, result = 0;
+        size_t row[T]; /* a tail repeats the last row */
+        for (uint t = 0; t < T; t++) row[t] = (t0 + t < n_rows ? t0 + t : n_rows - 1) * (size_t)n_cols;
+        for (uint leaf = 0; leaf < n_leaves; leaf++) {
+            VF f[T];
+            for (int t = 0; t < T; t++) f[t] = 0.0f;
+            uint end = (leaf + 1) * segment_cols < n_cols ? (leaf + 1) * segment_cols : n_cols;
+            for (uint c = leaf * segment_cols; c < end; c++) {
+                VF v = DENSE(wg, c);
+#pragma unroll
+                for (int t = 0; t < T; t++) f[t] = fma(v, (VF)(x[row[t] + c]), f[t]);
+            }
+            TREE_PUSH(stack, depth, result, f, leaf)
+        }
+    }
+}

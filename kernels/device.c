@@ -1,0 +1,277 @@
+#include "kernels/device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "kernels/backend.h"
+
+#define PLATFORMS_MAX 16
+#define DEVICES_MAX 64
+#define GROUP_ITEMS 64
+
+static const struct {
+    const char *name, *text;
+} sources[] = {
+#include "kernel_sources.inc"
+};
+
+static const char *source_text(const char *name) {
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
+        if (strcmp(sources[i].name, name) == 0) return sources[i].text;
+    return NULL;
+}
+
+static const char *cl_error_name(cl_int code) {
+    static const struct {
+        cl_int code;
+        const char *name;
+    } names[] = {
+        {CL_DEVICE_NOT_FOUND, "device not found"},
+        {CL_DEVICE_NOT_AVAILABLE, "device not available"},
+        {CL_COMPILER_NOT_AVAILABLE, "compiler not available"},
+        {CL_MEM_OBJECT_ALLOCATION_FAILURE, "memory allocation failed"},
+        {CL_OUT_OF_RESOURCES, "out of resources"},
+        {CL_OUT_OF_HOST_MEMORY, "out of host memory"},
+        {CL_BUILD_PROGRAM_FAILURE, "program did not build"},
+        {CL_INVALID_BUFFER_SIZE, "invalid buffer size"},
+        {CL_INVALID_KERNEL_NAME, "invalid kernel name"},
+        {CL_INVALID_KERNEL_ARGS, "invalid kernel arguments"},
+        {CL_INVALID_WORK_GROUP_SIZE, "invalid work-group size"},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (names[i].code == code) return names[i].name;
+    return "error";
+}
+
+err device_check(const struct device *d, cl_int code, const char *what) {
+    if (code == CL_SUCCESS) return OK;
+    int is_memory = code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_OUT_OF_HOST_MEMORY;
+    return err_set(is_memory ? ERR_MEMORY : ERR_DEVICE, "device '%s': %s: %s (OpenCL code %d)",
+                   d->name, what, cl_error_name(code), code);
+}
+
+struct found {
+    cl_platform_id platform;
+    cl_device_id device;
+};
+
+/* Every device of every platform. A platform that fails is passed over. */
+static uint32_t find_all(struct found out[DEVICES_MAX]) {
+    cl_platform_id platforms[PLATFORMS_MAX];
+    cl_uint n_platforms = 0;
+    uint32_t n = 0;
+    if (clGetPlatformIDs(PLATFORMS_MAX, platforms, &n_platforms) != CL_SUCCESS) return 0;
+    if (n_platforms > PLATFORMS_MAX) n_platforms = PLATFORMS_MAX;
+    for (cl_uint p = 0; p < n_platforms; p++) {
+        cl_device_id devices[DEVICES_MAX];
+        cl_uint n_devices = 0;
+        if (clGetDeviceIDs(platforms[p], CL_DEVICE_TYPE_ALL, DEVICES_MAX, devices, &n_devices) != CL_SUCCESS)
+            continue;
+        for (cl_uint i = 0; i < n_devices && n < DEVICES_MAX; i++)
+            out[n++] = (struct found){platforms[p], devices[i]};
+    }
+    return n;
+}
+
+static void platform_text(const struct found *f, cl_platform_info what, char *out, size_t cap) {
+    if (clGetPlatformInfo(f->platform, what, cap, out, NULL) != CL_SUCCESS) snprintf(out, cap, "?");
+}
+
+static void device_text(const struct found *f, cl_device_info what, char *out, size_t cap) {
+    if (clGetDeviceInfo(f->device, what, cap, out, NULL) != CL_SUCCESS) snprintf(out, cap, "?");
+}
+
+static uint64_t device_number(const struct found *f, cl_device_info what, size_t size) {
+    union {
+        cl_ulong u64;
+        cl_uint u32;
+    } v = {0};
+    if (clGetDeviceInfo(f->device, what, size, &v, NULL) != CL_SUCCESS) return 0;
+    return size == sizeof v.u32 ? v.u32 : v.u64;
+}
+
+static cl_device_type device_type(const struct found *f) {
+    return device_number(f, CL_DEVICE_TYPE, sizeof(cl_device_type));
+}
+
+err backend_list(struct device_description **out, uint32_t *n) {
+    struct found all[DEVICES_MAX];
+    *n = find_all(all);
+    TRY(NEW(*out, *n));
+    for (uint32_t i = 0; i < *n; i++) {
+        struct device_description *d = &(*out)[i];
+        cl_device_type type = device_type(&all[i]);
+        platform_text(&all[i], CL_PLATFORM_NAME, d->platform, sizeof d->platform);
+        device_text(&all[i], CL_DEVICE_NAME, d->name, sizeof d->name);
+        device_text(&all[i], CL_DEVICE_VERSION, d->version, sizeof d->version);
+        device_text(&all[i], CL_DRIVER_VERSION, d->driver, sizeof d->driver);
+        snprintf(d->type, sizeof d->type, "%s", type & CL_DEVICE_TYPE_GPU ? "gpu"
+                 : type & CL_DEVICE_TYPE_CPU ? "cpu" : "accelerator");
+        d->memory_bytes = device_number(&all[i], CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
+        d->allocation_bytes = device_number(&all[i], CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
+        d->compute_units = (uint32_t)device_number(&all[i], CL_DEVICE_MAX_COMPUTE_UNITS, sizeof(cl_uint));
+        d->local_bytes = (uint32_t)device_number(&all[i], CL_DEVICE_LOCAL_MEM_SIZE, sizeof(cl_ulong));
+    }
+    return OK;
+}
+
+/* A GPU before anything else, else the first. ERR_DEVICE lists what there is. */
+static err device_choose(const char *substring, struct found *out) {
+    struct found all[DEVICES_MAX];
+    uint32_t n = find_all(all), best = n;
+    struct bytes names = {0};
+    err e = OK;
+    for (uint32_t i = 0; i < n && e == OK; i++) {
+        char platform[128], name[128], full[260];
+        platform_text(&all[i], CL_PLATFORM_NAME, platform, sizeof platform);
+        device_text(&all[i], CL_DEVICE_NAME, name, sizeof name);
+        snprintf(full, sizeof full, "%s / %s", platform, name);
+        e = bytes_printf(&names, "%s'%s'", i ? ", " : "", full);
+        if (substring && !strcasestr(full, substring)) continue;
+        if (best == n || (device_type(&all[i]) & CL_DEVICE_TYPE_GPU &&
+                          !(device_type(&all[best]) & CL_DEVICE_TYPE_GPU)))
+            best = i;
+    }
+    if (e == OK && n == 0)
+        e = err_set(ERR_DEVICE, "no OpenCL device on this host; install a driver "
+                                "(for the CPU: apt-get install pocl-opencl-icd)");
+    else if (e == OK && best == n)
+        e = err_set(ERR_DEVICE, "no OpenCL device whose name holds '%s'; there are: %s", substring,
+                    (const char *)names.data);
+    else if (e == OK)
+        *out = all[best];
+    bytes_free(&names);
+    return e;
+}
+
+/* Inline assembly of the host needs the host's own CPU and a compiler that passes it on. */
+static int can_use_vnni(const struct device *d) {
+#if defined(__x86_64__)
+    return d->is_cpu && strstr(d->platform, "Portable Computing Language") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512f");
+#else
+    (void)d;
+    return 0;
+#endif
+}
+
+err device_open(const char *substring, struct device *out) {
+    struct found f;
+    TRY(device_choose(substring, &f));
+    memset(out, 0, sizeof *out);
+    out->id = f.device;
+    platform_text(&f, CL_PLATFORM_NAME, out->platform, sizeof out->platform);
+    device_text(&f, CL_DEVICE_NAME, out->name, sizeof out->name);
+    out->memory_bytes = device_number(&f, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
+    out->allocation_bytes = device_number(&f, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
+    out->is_cpu = (device_type(&f) & CL_DEVICE_TYPE_CPU) != 0;
+    out->lanes_per_item = out->is_cpu ? 16 : 1;
+    out->has_vnni = can_use_vnni(out);
+    out->has_half = 1;
+    cl_int code;
+    out->context = clCreateContext(NULL, 1, &out->id, NULL, NULL, &code);
+    TRY(device_check(out, code, "create a context"));
+    out->queue = clCreateCommandQueue(out->context, out->id, 0, &code);
+    err e = device_check(out, code, "create a queue");
+    if (e != OK) device_close(out);
+    return e;
+}
+
+void device_close(struct device *d) {
+    if (d->queue) clReleaseCommandQueue(d->queue);
+    if (d->context) clReleaseContext(d->context);
+    d->queue = NULL;
+    d->context = NULL;
+}
+
+/* The log of a failed build, its first lines. */
+static err build_error(const struct device *d, cl_program program) {
+    char log[600] = "";
+    size_t n = 0;
+    if (clGetProgramBuildInfo(program, d->id, CL_PROGRAM_BUILD_LOG, 0, NULL, &n) == CL_SUCCESS && n) {
+        char *whole = malloc(n + 1);
+        if (whole && clGetProgramBuildInfo(program, d->id, CL_PROGRAM_BUILD_LOG, n, whole, NULL) == CL_SUCCESS) {
+            whole[n] = 0;
+            snprintf(log, sizeof log, "%s", whole);
+        }
+        free(whole);
+    }
+    for (char *c = log; *c; c++)
+        if (*c == '\n') *c = ' ';
+    return err_set(ERR_DEVICE, "device '%s': kernels do not build: %s", d->name, log);
+}
+
+/* What every program starts with. */
+static err prefix_put(const struct device *d, struct bytes *text) {
+    TRY(bytes_append_str(text, "#pragma OPENCL FP_CONTRACT OFF\n"));
+    TRY(bytes_printf(text, "#define LPI %u\n#define TREE_DEPTH 6\n", d->lanes_per_item));
+    TRY(bytes_printf(text, "#define CHUNK %d\n", ATTEND_CHUNK));
+    TRY(bytes_printf(text, "#define ACT_SILU %d\n#define ACT_GELU_TANH %d\n", ACT_SILU, ACT_GELU_TANH));
+    TRY(bytes_append_str(text, "#define S_F16 0\n#define S_K45 1\n#define S_Q6 2\n#define S_Q3 3\n#define S_Q2 4\n"));
+    if (d->has_vnni) TRY(bytes_append_str(text, "#define DOT_VNNI\n"));
+    if (!d->has_half) TRY(bytes_append_str(text, "#define INTEGER_HALF\n"));
+    TRY(bytes_append_str(text, "#define NUMBER_FUNCTION\n#define REAL float\n#define AS_REAL as_float\n"
+                               "#define AS_INT as_int\n#define TO_INT convert_int\n#define NUMBER(n) number_##n\n"));
+    TRY(bytes_append_str(text, source_text("number.cl")));
+    TRY(bytes_append_str(text, "#undef REAL\n#undef AS_REAL\n#undef AS_INT\n#undef TO_INT\n#undef NUMBER\n"
+                               "#define REAL float16\n#define AS_REAL as_float16\n#define AS_INT as_int16\n"
+                               "#define TO_INT convert_int16\n#define NUMBER(n) number16_##n\n"));
+    return bytes_append_str(text, source_text("number.cl"));
+}
+
+static err program_text(const struct device *d, const char *const *files, struct bytes *text) {
+    TRY(prefix_put(d, text));
+    for (; *files; files++) {
+        const char *piece = **files == '#' ? *files : source_text(*files);
+        if (!piece) return err_set(ERR_INTERNAL, "no kernel text '%s'", *files);
+        TRY(bytes_append_str(text, piece));
+        TRY(bytes_append_str(text, "\n"));
+    }
+    return OK;
+}
+
+err device_build(struct device *d, const char *const *files, cl_program *out) {
+    struct bytes text = {0};
+    cl_program program = NULL;
+    err e;
+    TRY_GOTO(program_text(d, files, &text), done);
+    cl_int code;
+    const char *source = (const char *)text.data;
+    program = clCreateProgramWithSource(d->context, 1, &source, &text.len, &code);
+    TRY_GOTO(device_check(d, code, "create a program"), done);
+    if (clBuildProgram(program, 1, &d->id, "-cl-std=CL1.2", NULL, NULL) != CL_SUCCESS)
+        e = build_error(d, program);
+done:
+    bytes_free(&text);
+    if (e != OK && program) clReleaseProgram(program);
+    if (e == OK) *out = program;
+    return e;
+}
+
+err device_memory(struct device *d, size_t n_bytes, cl_mem *out) {
+    if (d->allocation_bytes && n_bytes > d->allocation_bytes)
+        return err_set(ERR_MEMORY, "device '%s': one buffer of %zu MB is needed, %llu MB are possible; "
+                                   "use more shards or stages",
+                       d->name, n_bytes >> 20, (unsigned long long)(d->allocation_bytes >> 20));
+    cl_int code;
+    *out = clCreateBuffer(d->context, CL_MEM_READ_WRITE, n_bytes ? n_bytes : 64, NULL, &code);
+    return device_check(d, code, "allocate memory");
+}
+
+err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,
+                  uint32_t n_dims, const size_t *global, const size_t *local) {
+    for (uint32_t i = 0; i < n_dims; i++)
+        if (global[i] == 0) return OK;
+    for (uint32_t i = 0; i < n_args; i++)
+        TRY(device_check(d, clSetKernelArg(kernel, i, args[i].size, args[i].value), "set a kernel argument"));
+    return device_check(d, clEnqueueNDRangeKernel(d->queue, kernel, n_dims, NULL, global, local, 0, NULL, NULL),
+                        "enqueue a kernel");
+}
+
+err device_launch_items(struct device *d, cl_kernel kernel, const struct device_arg *args,
+                        uint32_t n_args, size_t n) {
+    size_t local = GROUP_ITEMS, global = (n + local - 1) / local * local;
+    return device_launch(d, kernel, args, n_args, 1, &global, &local);
+}

@@ -1,0 +1,54 @@
+/* Device: an OpenCL device with a context, one in-order queue, and programs
+ * assembled from the embedded kernel texts. Private to kernels/; the only
+ * files that see CL types include this one. */
+#ifndef KERNELS_DEVICE_H
+#define KERNELS_DEVICE_H
+
+#include <CL/cl.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+
+struct device {
+    cl_device_id id;
+    cl_context context;
+    cl_command_queue queue;
+    char platform[128], name[128];
+    uint64_t memory_bytes, allocation_bytes;
+    int is_cpu;
+    /* How kernels are compiled here; a device that fails its self-test with the fast
+     * forms falls back to the portable ones. */
+    uint32_t lanes_per_item; /* 16 or 1 */
+    int has_vnni, has_half;  /* AVX512-VNNI dots; exact half conversion */
+};
+
+/* The `nth` device whose "PLATFORM / DEVICE" holds `substring`; see backend_opencl. */
+err device_open(const char *substring, struct device *out);
+void device_close(struct device *d);
+
+/* Builds the kernel texts named in `files` (NULL-terminated) as one program.
+ * A name that starts with '#' is a line of text of its own. */
+err device_build(struct device *d, const char *const *files, cl_program *out);
+
+/* Turns a CL error into text; OK for CL_SUCCESS. `what` names the call. */
+err device_check(const struct device *d, cl_int code, const char *what);
+
+err device_memory(struct device *d, size_t n_bytes, cl_mem *out);
+
+struct device_arg {
+    size_t size;
+    const void *value;
+};
+#define DEVICE_ARG(x) {sizeof(x), &(x)}
+
+/* Sets all arguments and enqueues; local may be NULL. Global sizes of 0 do nothing. */
+err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,
+                  uint32_t n_dims, const size_t *global, const size_t *local);
+
+/* A one-dimensional launch over n items, padded to groups of 64. */
+err device_launch_items(struct device *d, cl_kernel kernel, const struct device_arg *args,
+                        uint32_t n_args, size_t n);
+
+#endif

@@ -1,0 +1,40 @@
+/* Weight matrices on an OpenCL device: packing at load, and the kernels that
+ * read them, one program per format. Private to kernels/. */
+#ifndef KERNELS_MATRIX_H
+#define KERNELS_MATRIX_H
+
+#include "kernels/backend.h"
+#include "kernels/device.h"
+#include "model/packed.h"
+
+struct matrix {
+    struct packed_layout layout;
+    cl_mem mem;
+};
+
+#define N_TILES 3 /* kernels for 1, 4 and 8 rows at a time */
+
+struct matrix_kernels {
+    cl_program program, embed_program; /* NULL: not built */
+    cl_kernel linear[N_TILES], embed;
+};
+
+/* Builds once; later calls return at once. */
+err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k);
+void matrix_kernels_release(struct matrix_kernels *k);
+
+err matrix_create(struct device *d, const struct matrix_source *source, uint64_t row_begin,
+                  uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out);
+
+/* The lookup's own kernel is built at its first use: most cells have none. */
+err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix *m, cl_mem ids,
+                 uint32_t n_rows, cl_mem out);
+err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct matrix *m,
+                  uint32_t row_begin, uint32_t row_end, cl_mem in, uint32_t n_rows,
+                  uint32_t segment_cols, const struct tree *tree, cl_mem out);
+
+/* A tree as kernels take it: 4 bits per leaf, 1 bit per leaf. */
+cl_ulong tree_merges(const struct tree *t);
+cl_uint tree_emits(const struct tree *t);
+
+#endif

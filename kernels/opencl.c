@@ -1,0 +1,338 @@
+/* The OpenCL backend: one C function per op that enqueues its kernel. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/backend.h"
+#include "kernels/device.h"
+#include "kernels/matrix.h"
+
+struct buffer {
+    cl_mem mem;
+    size_t n_bytes;
+};
+
+struct cache {
+    struct cache_shape shape;
+    cl_mem k, v;
+};
+
+enum kernel_id {
+    KERNEL_BIAS, KERNEL_GLU, KERNEL_ACT, KERNEL_ADD, KERNEL_SELECT, KERNEL_ROPE, KERNEL_REDUCE,
+    KERNEL_NORM, KERNEL_QUANTIZE, N_KERNELS
+};
+
+static const char *const kernel_names[N_KERNELS] = {
+    "bias", "glu", "act", "add", "select_rows", "rope", "reduce", "norm", "quantize"};
+
+struct opencl {
+    struct backend base;
+    struct device device;
+    cl_program program, attend_program;
+    cl_kernel kernels[N_KERNELS];
+    cl_kernel kv_write, attend_chunk, attend_combine;
+    struct matrix_kernels matrix_kernels[N_FORMATS];
+    cl_mem partials; /* of attention, [tile rows][heads][chunks][head_dim + 2] */
+    size_t partials_bytes;
+};
+
+/* Attention's scratch; rows of a step are taken in tiles that fit. */
+#define PARTIALS_BYTES ((size_t)16 << 20)
+
+#define LAUNCH_ITEMS(o, kernel, n, ...)                                                        \
+    device_launch_items(&(o)->device, kernel, (const struct device_arg[]){__VA_ARGS__},        \
+                        sizeof((const struct device_arg[]){__VA_ARGS__}) / sizeof(struct device_arg), n)
+#define LAUNCH(o, kernel, n_dims, global, local, ...)                                          \
+    device_launch(&(o)->device, kernel, (const struct device_arg[]){__VA_ARGS__},              \
+                  sizeof((const struct device_arg[]){__VA_ARGS__}) / sizeof(struct device_arg), \
+                  n_dims, global, local)
+#define ARG DEVICE_ARG
+
+static struct opencl *self(struct backend *b) { return (struct opencl *)b; }
+
+static void kernel_release(cl_kernel k) {
+    if (k) clReleaseKernel(k);
+}
+
+static void program_release(cl_program p) {
+    if (p) clReleaseProgram(p);
+}
+
+static void memory_release(cl_mem m) {
+    if (m) clReleaseMemObject(m);
+}
+
+static void opencl_destroy(struct backend *b) {
+    struct opencl *o = self(b);
+    for (int i = 0; i < N_KERNELS; i++) kernel_release(o->kernels[i]);
+    for (int i = 0; i < N_FORMATS; i++) matrix_kernels_release(&o->matrix_kernels[i]);
+    kernel_release(o->kv_write);
+    kernel_release(o->attend_chunk);
+    kernel_release(o->attend_combine);
+    program_release(o->program);
+    program_release(o->attend_program);
+    memory_release(o->partials);
+    device_close(&o->device);
+    free(o);
+}
+
+static err kernel_create(struct opencl *o, cl_program program, const char *name, cl_kernel *out) {
+    cl_int code;
+    *out = clCreateKernel(program, name, &code);
+    return device_check(&o->device, code, name);
+}
+
+static err opencl_prepare(struct backend *b, const struct backend_limits *l) {
+    struct opencl *o = self(b);
+    size_t chunks = (l->context_max + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
+    size_t row = l->n_heads_max * chunks * (l->head_dim_max + 2) * sizeof(float);
+    size_t all = row * l->rows_max;
+    o->partials_bytes = all < PARTIALS_BYTES ? all : row > PARTIALS_BYTES ? row : PARTIALS_BYTES;
+    return device_memory(&o->device, o->partials_bytes, &o->partials);
+}
+
+static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out) {
+    struct buffer *m;
+    TRY(NEW(m, 1));
+    m->n_bytes = n_bytes;
+    err e = device_memory(&self(b)->device, n_bytes, &m->mem);
+    if (e != OK) {
+        free(m);
+        return e;
+    }
+    *out = m;
+    return OK;
+}
+
+static void buffer_free(struct backend *b, struct buffer *m) {
+    (void)b;
+    if (!m) return;
+    memory_release(m->mem);
+    free(m);
+}
+
+static err buffer_write(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+    struct device *d = &self(b)->device;
+    if (n == 0) return OK;
+    return device_check(d, clEnqueueWriteBuffer(d->queue, m->mem, CL_TRUE, at, n, src, 0, NULL, NULL),
+                        "write a buffer");
+}
+
+static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst) {
+    struct device *d = &self(b)->device;
+    if (n == 0) return OK;
+    return device_check(d, clEnqueueReadBuffer(d->queue, m->mem, CL_TRUE, at, n, dst, 0, NULL, NULL),
+                        "read a buffer");
+}
+
+static err finish(struct backend *b) {
+    struct device *d = &self(b)->device;
+    return device_check(d, clFinish(d->queue), "finish");
+}
+
+static err opencl_matrix_load(struct backend *b, const struct matrix_source *source,
+                              uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
+                              uint64_t col_end, struct matrix **out) {
+    struct opencl *o = self(b);
+    TRY(matrix_kernels_build(&o->device, source->format, &o->matrix_kernels[source->format]));
+    return matrix_create(&o->device, source, row_begin, row_end, col_begin, col_end, out);
+}
+
+static void opencl_matrix_free(struct backend *b, struct matrix *m) {
+    (void)b;
+    if (!m) return;
+    memory_release(m->mem);
+    free(m);
+}
+
+static uint64_t opencl_matrix_bytes(const struct matrix *m) { return m->layout.n_bytes; }
+
+static err attend_build(struct opencl *o, enum format kv) {
+    if (o->attend_program) return OK;
+    const char *files[] = {kv == FORMAT_F16 ? "#define KV_F16\n" : "#define KV_F32\n",
+                           "half.cl", "attend.cl", NULL};
+    TRY(device_build(&o->device, files, &o->attend_program));
+    TRY(kernel_create(o, o->attend_program, "kv_write", &o->kv_write));
+    TRY(kernel_create(o, o->attend_program, "attend_chunk", &o->attend_chunk));
+    return kernel_create(o, o->attend_program, "attend_combine", &o->attend_combine);
+}
+
+static void cache_free(struct backend *b, struct cache *c) {
+    (void)b;
+    if (!c) return;
+    memory_release(c->k);
+    memory_release(c->v);
+    free(c);
+}
+
+static err zeroed_memory(struct device *d, size_t n, cl_mem *out) {
+    TRY(device_memory(d, n, out));
+    cl_uint zero = 0;
+    return device_check(d, clEnqueueFillBuffer(d->queue, *out, &zero, sizeof zero, 0, n, 0, NULL, NULL),
+                        "clear a buffer");
+}
+
+static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
+    struct opencl *o = self(b);
+    TRY(attend_build(o, s->format));
+    struct cache *c;
+    TRY(NEW(c, 1));
+    c->shape = *s;
+    size_t n = (size_t)s->n_blocks * s->n_kv_heads * s->head_dim * KV_BLOCK_TOKENS *
+               (s->format == FORMAT_F16 ? 2 : 4);
+    err e = zeroed_memory(&o->device, n, &c->k);
+    if (e == OK) e = zeroed_memory(&o->device, n, &c->v);
+    if (e != OK) {
+        cache_free(b, c);
+        return e;
+    }
+    *out = c;
+    return OK;
+}
+
+static err embed(struct backend *b, const struct matrix *m, struct buffer *ids, uint32_t n_rows,
+                 struct buffer *out) {
+    struct opencl *o = self(b);
+    return matrix_embed(&o->device, &o->matrix_kernels[m->layout.format], m, ids->mem, n_rows, out->mem);
+}
+
+static err norm(struct backend *b, enum norm_kind kind, float eps, struct buffer *in, struct buffer *w,
+                struct buffer *bias, uint32_t n_vectors, uint32_t width, struct buffer *out) {
+    int is_layer = kind == NORM_LAYER, has_bias = bias != NULL;
+    cl_mem bias_mem = bias ? bias->mem : w->mem;
+    float over_width = 1.0f / (float)width;
+    size_t global = n_vectors, local = 1;
+    return LAUNCH(self(b), self(b)->kernels[KERNEL_NORM], 1, &global, &local, ARG(is_layer), ARG(eps),
+                  ARG(in->mem), ARG(w->mem), ARG(bias_mem), ARG(has_bias), ARG(width),
+                  ARG(over_width), ARG(out->mem));
+}
+
+/* A q8 value's three parts lie in one buffer; kernels take them by offset. */
+static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width, struct buffer *out) {
+    cl_uint n = n_rows * (width / 32);
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_QUANTIZE], n, ARG(in->mem), ARG(out->mem), ARG(n));
+}
+
+static err linear(struct backend *b, const struct matrix *m, uint32_t row_begin, uint32_t row_end,
+                  struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree,
+                  struct buffer *out) {
+    struct opencl *o = self(b);
+    return matrix_linear(&o->device, &o->matrix_kernels[m->layout.format], m, row_begin, row_end,
+                         in->mem, n_rows, segment_cols, tree, out->mem);
+}
+
+static err reduce(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n, struct buffer *out) {
+    cl_ulong merges = tree_merges(tree);
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_REDUCE], n, ARG(in->mem), ARG(merges),
+                        ARG(tree->n_leaves), ARG(out->mem), ARG(n));
+}
+
+static err bias_add(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows, uint32_t width) {
+    cl_uint n = n_rows * width;
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_BIAS], n, ARG(x->mem), ARG(bias->mem),
+                        ARG(width), ARG(n));
+}
+
+static err rope(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
+                uint32_t n_heads, uint32_t head_dim, uint32_t n_rot, enum rope_style style) {
+    cl_uint n_pairs = n_rot / 2, n = n_rows * n_heads * n_pairs;
+    int is_neox = style == ROPE_NEOX;
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ROPE], n, ARG(x->mem), ARG(angles->mem),
+                        ARG(head_dim), ARG(n_pairs), ARG(n_heads), ARG(is_neox), ARG(n));
+}
+
+static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
+                    const struct row_places *at, uint32_t n_rows) {
+    cl_uint n = n_rows * c->shape.n_kv_heads * c->shape.head_dim;
+    return LAUNCH_ITEMS(self(b), self(b)->kv_write, n, ARG(c->k), ARG(c->v), ARG(k->mem), ARG(v->mem),
+                        ARG(at->position->mem), ARG(at->table_begin->mem), ARG(at->table->mem),
+                        ARG(c->shape.head_dim), ARG(c->shape.n_kv_heads), ARG(n));
+}
+
+static err attend_tile(struct opencl *o, struct cache *c, struct buffer *q, const struct row_places *at,
+                       const struct attend_shape *s, cl_uint row_begin, uint32_t n_rows, struct buffer *out) {
+    float scale = 1.0f / sqrtf((float)s->head_dim);
+    size_t chunks[3] = {s->n_chunks, s->n_heads, n_rows}, one[3] = {1, 1, 1};
+    TRY(LAUNCH(o, o->attend_chunk, 3, chunks, one, ARG(c->k), ARG(c->v), ARG(q->mem),
+               ARG(at->position->mem), ARG(at->table_begin->mem), ARG(at->table->mem), ARG(s->head_dim),
+               ARG(s->n_kv_heads), ARG(s->head_begin), ARG(s->kv_begin), ARG(s->group), ARG(s->window),
+               ARG(scale), ARG(row_begin), ARG(o->partials)));
+    size_t heads[2] = {s->n_heads, n_rows};
+    return LAUNCH(o, o->attend_combine, 2, heads, one, ARG(o->partials), ARG(at->position->mem),
+                  ARG(s->n_chunks), ARG(s->head_dim), ARG(s->window), ARG(row_begin), ARG(out->mem));
+}
+
+static err attend(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
+                  const struct attend_shape *s, uint32_t n_rows, struct buffer *out) {
+    struct opencl *o = self(b);
+    size_t row_bytes = (size_t)s->n_heads * s->n_chunks * (s->head_dim + 2) * sizeof(float);
+    uint32_t tile = (uint32_t)(o->partials_bytes / row_bytes);
+    if (tile == 0)
+        return err_set(ERR_INTERNAL, "attention over %u chunks was not prepared for", s->n_chunks);
+    for (uint32_t at_row = 0; at_row < n_rows; at_row += tile) {
+        uint32_t n = n_rows - at_row < tile ? n_rows - at_row : tile;
+        TRY(attend_tile(o, c, q, at, s, at_row, n, out));
+    }
+    return OK;
+}
+
+static err glu(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up, uint32_t n,
+               struct buffer *out) {
+    int k = (int)kind;
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_GLU], n, ARG(k), ARG(gate->mem), ARG(up->mem),
+                        ARG(out->mem), ARG(n));
+}
+
+static err act(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n, struct buffer *out) {
+    int k = (int)kind;
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ACT], n, ARG(k), ARG(in->mem), ARG(out->mem), ARG(n));
+}
+
+static err add(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n, struct buffer *out) {
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ADD], n, ARG(x->mem), ARG(y->mem), ARG(out->mem), ARG(n));
+}
+
+static err select_rows(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out,
+                       uint32_t width, struct buffer *out) {
+    cl_uint n = n_out * width;
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_SELECT], n, ARG(in->mem), ARG(index->mem),
+                        ARG(width), ARG(out->mem), ARG(n));
+}
+
+static const struct backend_ops opencl_ops = {
+    .destroy = opencl_destroy, .prepare = opencl_prepare,
+    .buffer_create = buffer_create, .buffer_free = buffer_free,
+    .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
+    .matrix_load = opencl_matrix_load, .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
+    .cache_create = cache_create, .cache_free = cache_free,
+    .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,
+    .bias = bias_add, .rope = rope, .kv_write = kv_write, .attend = attend, .glu = glu, .act = act,
+    .add = add, .select = select_rows,
+};
+
+static err kernels_build(struct opencl *o) {
+    const char *files[] = {"pointwise.cl", "rows.cl", NULL};
+    TRY(device_build(&o->device, files, &o->program));
+    for (int i = 0; i < N_KERNELS; i++)
+        TRY(kernel_create(o, o->program, kernel_names[i], &o->kernels[i]));
+    return OK;
+}
+
+err backend_opencl(const char *substring, struct backend **out) {
+    struct opencl *o;
+    TRY(NEW(o, 1));
+    o->base.ops = &opencl_ops;
+    err e = device_open(substring && *substring ? substring : NULL, &o->device);
+    if (e == OK) {
+        o->base.platform = o->device.platform;
+        o->base.device = o->device.name;
+        o->base.memory_bytes = o->device.memory_bytes;
+        e = kernels_build(o);
+    }
+    if (e != OK) {
+        opencl_destroy(&o->base);
+        return e;
+    }
+    *out = &o->base;
+    return OK;
+}
