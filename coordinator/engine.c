@@ -291,7 +291,8 @@ static err load(struct engine *e) {
         if (f.kind == FRAME_READY) break;
         if (f.kind != FRAME_PROGRESS) continue;
         json_t *o = json_loadb(f.body, f.n_bytes, 0, NULL);
-        link_progress_show(&e->progress, field_u64(o, "loaded_bytes"), field_u64(o, "total_bytes"));
+        link_progress_show(&e->progress, "loading", field_u64(o, "loaded_bytes"),
+                           field_u64(o, "total_bytes"), 1);
         json_decref(o);
     }
     link_progress_clear(&e->progress);

@@ -188,7 +188,8 @@ err link_send_step(struct link *l, uint32_t id, const struct step *s) {
 #define BAR_CELLS 24
 #define BAR_EVERY_US 100000
 
-void link_progress_show(struct link_progress *p, uint64_t done, uint64_t total) {
+void link_progress_show(struct link_progress *p, const char *what, uint64_t done, uint64_t total,
+                        int is_bytes) {
     if (!isatty(STDERR_FILENO) || total == 0) return;
     int64_t now = clock_us();
     if (!p->begin_us) p->begin_us = now;
@@ -201,7 +202,8 @@ void link_progress_show(struct link_progress *p, uint64_t done, uint64_t total) 
     char bar[BAR_CELLS + 1];
     for (int i = 0; i < BAR_CELLS; i++) bar[i] = i < part * BAR_CELLS ? '=' : ' ';
     bar[BAR_CELLS] = 0;
-    fprintf(stderr, "\rloading [%s] %3.0f%%  %.2f GB/s", bar, part * 100, rate * 1e-9);
+    fprintf(stderr, is_bytes ? "\r%s [%s] %3.0f%%  %.2f GB/s" : "\r%s [%s] %3.0f%%  %.0f/s", what, bar,
+            part * 100, is_bytes ? rate * 1e-9 : rate);
     if (rate > 0) fprintf(stderr, "  %.0f s left", (double)(total - (done < total ? done : total)) / rate);
     fprintf(stderr, "\x1b[K");
 }

@@ -47,12 +47,13 @@ err link_receive(struct link *l, int64_t timeout_us, struct frame *out);
 /* One round of waiting on the watch alone, without a link. */
 err link_watch_poll(struct link_watch *watch, int extra_fd, int *extra_is_ready, int timeout_ms);
 
-/* A load bar on a terminal (stderr); a pipe gets nothing. */
+/* A bar on a terminal (stderr) with rate and time left; a pipe gets nothing. */
 struct link_progress {
     int is_shown;
     int64_t begin_us, drawn_us;
 };
-void link_progress_show(struct link_progress *p, uint64_t done, uint64_t total);
+void link_progress_show(struct link_progress *p, const char *what, uint64_t done, uint64_t total,
+                        int is_bytes);
 void link_progress_clear(struct link_progress *p);
 
 #endif
