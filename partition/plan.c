@@ -19,12 +19,6 @@ static err grid_contradiction(uint32_t stages, uint32_t shards, uint32_t ranks) 
                    stages, shards, stages * shards, ranks);
 }
 
-/* The most parts that any layer can be cut into. */
-static uint32_t shards_most(const struct program *p) {
-    uint32_t heads = p->axes[AXIS_HEADS].n_segments, ff = p->axes[AXIS_FF].n_segments;
-    return heads > ff ? heads : ff;
-}
-
 /* As many stages as divide `ranks` and have a layer each: stages need the least
  * traffic between ranks. Shards take the rest. */
 static uint32_t stages_for(const struct program *p, uint32_t ranks) {
@@ -45,9 +39,9 @@ err plan_grid(const struct program *p, uint32_t stages, uint32_t shards, uint32_
     if (stages > p->n_layers)
         return err_set(ERR_USAGE, "%u stages, but the model has %u layers; a stage needs one at least",
                        stages, p->n_layers);
-    if (shards > shards_most(p))
-        return err_set(ERR_USAGE, "%u shards, but the layers of this model can be cut into %u at most",
-                       shards, shards_most(p));
+    if (shards > SEGMENTS_MAX)
+        return err_set(ERR_USAGE, "%u shards, at most %u are possible; more stages can use more ranks", shards,
+                       SEGMENTS_MAX);
     *n_stages = stages;
     *n_shards = shards;
     return OK;
@@ -326,8 +320,10 @@ void plan_bytes_text(uint64_t n, char out[16]) {
     double value = (double)n;
     if (value >= GB)
         snprintf(out, 16, "%.2f GB", value / GB);
-    else
+    else if (value >= 1e5)
         snprintf(out, 16, "%.1f MB", value / 1e6);
+    else
+        snprintf(out, 16, "%.1f kB", value / 1e3);
 }
 
 /* "rank 1" or "ranks 0, 1, 2, ..." of a pool. */
