@@ -133,7 +133,9 @@ void wire_abort(int code) {
     fflush(NULL);
     signal(SIGALRM, SIG_DFL);
     alarm(ABORT_GUARD_S); /* MPI_Abort may wait for a daemon that is gone */
-    MPI_Abort(MPI_COMM_WORLD, code);
+    int is_begun = 0;
+    MPI_Initialized(&is_begun);
+    if (is_begun) MPI_Abort(MPI_COMM_WORLD, code);
     _exit(code);
 }
 
@@ -260,7 +262,7 @@ void wire_cancel(struct wire *w, wire_ticket *t) {
     if (*t == WIRE_NONE) return;
     struct request *r = &w->requests[*t];
     MPI_Cancel(&r->mpi);
-    MPI_Request_free(&r->mpi);
+    MPI_Wait(&r->mpi, MPI_STATUS_IGNORE); /* local: a cancelled receive is complete */
     r->is_used = 0;
     *t = WIRE_NONE;
 }

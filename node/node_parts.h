@@ -1,0 +1,105 @@
+/* The inside of a node, shared by node.c (the loop), node_setup.c (hello, plan, loading, ready) and
+ * node_back.c (what comes back to rank 0). */
+#ifndef NODE_NODE_PARTS_H
+#define NODE_NODE_PARTS_H
+
+#include "model/gguf.h"
+#include "model/program.h"
+#include "node/frame.h"
+#include "node/gate.h"
+#include "node/sample.h"
+#include "node/stage.h"
+#include "node/wire.h"
+
+/* Messages being received, computed on, or sent on. One is computed, one is on its way in, two on their
+ * way out; a slower receiver holds the sender back. */
+#define SLOTS 4
+#define PINGS_MAX 64 /* unanswered; more are dropped, the deadline is near anyway */
+
+/* One message on its way through this rank: a frame, then from a multiple of 64 the hidden
+ * rows [n_rows, dim]. Received, computed in place, sent on from the same memory. */
+struct slot {
+    uint8_t *data;
+    size_t n_bytes;
+    wire_ticket receive;
+    wire_ticket *sends; /* [n_shards] */
+    uint32_t n_sends;
+    int is_busy; /* posted, or not yet sent on */
+};
+
+/* One JSON object of every rank, for HELLO, READY and STATS. Rank 0. */
+struct gather {
+    enum frame_kind kind;
+    uint32_t id;
+    struct bytes *text; /* [size] */
+    int n_missing;
+};
+
+/* What rank 0 knows of the way back. */
+struct back {
+    struct gather gather;
+    struct bytes frame;      /* coming in */
+    uint64_t *loaded_bytes;  /* [size] */
+    uint64_t total_bytes;
+    int64_t *heard_us;       /* [size] wire clock */
+    uint32_t *pongs;         /* [n_shards] pings that came through each column of shards */
+    uint32_t ping_ids[PINGS_MAX], n_pings, n_pongs; /* forwarded, answered */
+    uint32_t n_in_flight;    /* steps */
+    int64_t waiting_us;      /* wire clock: since when nothing came of what is under way */
+};
+
+struct node {
+    struct wire *w;
+    int rank, size;
+    struct gate *gate; /* rank 0 */
+    struct plan_message plan;
+    struct cell cell;
+    struct step_limits limits;
+    int first, next; /* rank of shard 0 of this stage; rank that gets what this one made, -1 none */
+    struct gguf *gguf;
+    struct program *program;
+    struct backend *backend;
+    struct stage *stage;
+    struct sampler *sampler; /* last stage, shard 0 */
+    float *logits;           /* [outs, n_vocab] there */
+    struct result_out outs[STEP_OUTS_MAX];
+    struct bytes raw_logits, result;
+
+    struct slot slots[SLOTS];
+    int slot_head, slot_post; /* next message, next slot to post: a ring */
+    struct back back;
+
+    int64_t heard_us;      /* wire clock: last message of the rank before, or the coordinator */
+    int64_t told_us;       /* clock: last progress or sign of life sent */
+    err late;              /* failure met in a callback that cannot return it */
+    int is_reported;       /* the failure is another rank's and the coordinator knows */
+    int is_stopped, is_ready;
+    int64_t load_us, compute_us, wait_us;
+    uint64_t n_steps;
+};
+
+static inline int is_last_stage(const struct node *n) {
+    return n->cell.stage + 1 == n->cell.n_stages;
+}
+
+/* node_setup.c: to the end of loading. OK with is_stopped when the coordinator had enough. */
+err node_setup(struct node *n);
+
+/* node_back.c */
+err back_init(struct node *n);
+void back_free(struct node *n);
+/* Sends one frame to rank 0; there it is handled at once. */
+err back_put(struct node *n, enum frame_kind kind, uint32_t id, const void *body, size_t n_bytes);
+err back_put_frame(struct node *n, const struct bytes *frame);
+/* Rank 0: moves the link's bytes and takes what came back. Also called while waiting for shards. */
+err back_poll(void *node);
+/* Rank 0: the answers of all ranks are wanted. */
+void back_gather(struct node *n, enum frame_kind kind, uint32_t id);
+/* Rank 0: a ping goes out. 0 when too many are. */
+int back_ping(struct node *n, uint32_t id);
+/* Rank 0: a step goes out. */
+void back_step(struct node *n);
+/* Rank 0: the rank that an answer is missing from, -1 when nothing is under way. */
+int back_missing(const struct node *n);
+
+#endif

@@ -1,0 +1,319 @@
+/* Setting up a node: hello, the plan, loading, ready.
+ *
+ * Until all ranks are ready rank 0 speaks to each of them directly (WIRE_SETUP): a plan, then signs
+ * of life, then "all are ready"; they answer on WIRE_BACK. A failure anywhere reaches the coordinator at
+ * once, also while rank 0 itself loads. */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "base/clock.h"
+#include "kernels/backend.h"
+#include "node/node_parts.h"
+
+#define TELL_US 200000       /* between two signs of progress */
+#define SETUP_DEADLINE_MS 120000 /* at least: kernels are compiled without a sign of life */
+#define PAUSE_MAX_US 1000
+
+/* ---- hello ---- */
+
+static uint64_t file_number(const char *path, const char *key) {
+    FILE *f = fopen(path, "re");
+    char line[256];
+    uint64_t found = 0;
+    size_t n = strlen(key);
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, key, n) == 0 && sscanf(line + n, "%lu", &found) == 1) break;
+    if (f) fclose(f);
+    return found;
+}
+
+/* What a new process could still get: of the host, or of its container where that is less. */
+static uint64_t memory_free_bytes(void) {
+    uint64_t n = file_number("/proc/meminfo", "MemAvailable:") * 1024;
+    uint64_t max = file_number("/sys/fs/cgroup/memory.max", "");
+    uint64_t used = file_number("/sys/fs/cgroup/memory.current", "");
+    uint64_t cache = file_number("/sys/fs/cgroup/memory.stat", "inactive_file ");
+    used = used > cache ? used - cache : 0;
+    if (max > used && max - used < n) n = max - used;
+    return n;
+}
+
+static err json_back(struct node *n, enum frame_kind kind, json_t *take) {
+    char *text = take ? json_dumps(take, JSON_COMPACT) : NULL;
+    json_decref(take);
+    if (!text) return err_set(ERR_INTERNAL, "cannot write a control frame as JSON");
+    err e = back_put(n, kind, 0, text, strlen(text));
+    free(text);
+    return e;
+}
+
+static err hello_put(struct node *n) {
+    cpu_set_t cores;
+    int n_cores = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
+    return json_back(n, FRAME_HELLO,
+                     json_pack("{s:i,s:s,s:i,s:i,s:I}", "rank", n->rank, "host",
+                               wire_host(n->w, n->rank), "pid", (int)getpid(), "n_cores", n_cores,
+                               "memory_bytes", (json_int_t)memory_free_bytes()));
+}
+
+static err ready_put(struct node *n) {
+    struct stage_sizes s;
+    stage_sizes(n->stage, &s);
+    return json_back(
+        n, FRAME_READY,
+        json_pack("{s:i,s:s,s:s,s:s,s:I,s:i,s:i,s:i,s:I,s:I,s:I,s:f}", "rank", n->rank, "host",
+                  wire_host(n->w, n->rank), "platform", n->backend->platform, "device",
+                  n->backend->device, "memory_bytes", (json_int_t)n->backend->memory_bytes,
+                  "layer_begin", (int)n->cell.layer_begin, "layer_end", (int)n->cell.layer_end,
+                  "shard", (int)n->cell.shard, "weight_bytes", (json_int_t)s.weight_bytes, "kv_bytes",
+                  (json_int_t)s.kv_bytes, "bytes_read", (json_int_t)s.bytes_read, "load_s",
+                  (double)n->load_us / 1e6));
+}
+
+/* ---- rank 0 and the others ---- */
+
+static int64_t setup_deadline_us(const struct node *n) {
+    uint32_t ms = wire_deadline_ms(n->w);
+    return (int64_t)(ms > SETUP_DEADLINE_MS ? ms : SETUP_DEADLINE_MS) * 1000;
+}
+
+/* Rank 0: the same frame to every other rank. */
+static err tell_all(struct node *n, enum frame_kind kind, const void *body, size_t n_bytes) {
+    struct bytes frame = {0};
+    err e = frame_put(&frame, kind, 0, body, n_bytes);
+    for (int i = 1; i < n->size && e == OK; i++)
+        e = wire_put(n->w, i, WIRE_SETUP, frame.data, frame.len);
+    bytes_free(&frame);
+    return e;
+}
+
+/* Rank 0, now and then: the coordinator hears how far loading is, the others that rank 0 lives. */
+static err tell_progress(struct node *n) {
+    if (clock_us() - n->told_us < TELL_US) return OK;
+    n->told_us = clock_us();
+    uint64_t loaded = 0;
+    for (int i = 0; i < n->size; i++) loaded += n->back.loaded_bytes[i];
+    char text[96];
+    int len = snprintf(text, sizeof text, "{\"loaded_bytes\":%lu,\"total_bytes\":%lu}", loaded,
+                       n->back.total_bytes);
+    TRY(gate_put(n->gate, FRAME_PROGRESS, 0, text, (size_t)len));
+    return tell_all(n, FRAME_PING, "", 0);
+}
+
+/* Rank 0: blames the rank that has not answered and was not heard of for longest. */
+static err check_missing(struct node *n, const char *what) {
+    int worst = -1;
+    for (int i = 1; i < n->size; i++)
+        if (n->back.gather.text[i].len == 0 &&
+            (worst < 0 || n->back.heard_us[i] < n->back.heard_us[worst]))
+            worst = i;
+    int64_t waited = worst < 0 ? 0 : wire_clock_us(n->w) - n->back.heard_us[worst];
+    if (waited <= setup_deadline_us(n)) return OK;
+    return wire_check_deadline(n->w, waited, worst, "%s", what);
+}
+
+static err gather_wait(struct node *n, int is_loading, const char *what) {
+    int64_t start = clock_us();
+    while (n->back.gather.n_missing > 0) {
+        TRY(back_poll(n));
+        if (is_loading) TRY(tell_progress(n));
+        TRY(check_missing(n, what));
+        wire_pause(clock_us() - start, PAUSE_MAX_US);
+    }
+    return OK;
+}
+
+/* Rank 0: the coordinator's plan, passed on. Pings before it are answered. */
+static err plan_from_coordinator(struct node *n, struct bytes *json) {
+    int64_t heard = wire_clock_us(n->w);
+    for (;;) {
+        TRY(back_poll(n));
+        struct frame_header h;
+        const uint8_t *frame = gate_frame(n->gate, &h);
+        if (!frame) {
+            if (wire_clock_us(n->w) - heard > setup_deadline_us(n))
+                return err_set(ERR_TIMEOUT, "the coordinator sent no plan");
+            gate_wait(n->gate, PAUSE_MAX_US);
+            continue;
+        }
+        heard = wire_clock_us(n->w);
+        if (h.kind != FRAME_PLAN && h.kind != FRAME_PING && h.kind != FRAME_STOP)
+            return err_set(ERR_INTERNAL, "frame %u came before a plan", h.kind);
+        TRY(tell_all(n, (enum frame_kind)h.kind, frame + sizeof h, h.n_bytes));
+        err e = h.kind == FRAME_PING ? gate_put(n->gate, FRAME_PONG, h.id, "", 0) : OK;
+        if (h.kind == FRAME_PLAN) e = bytes_append(json, frame + sizeof h, h.n_bytes);
+        gate_pop(n->gate);
+        n->is_stopped = h.kind == FRAME_STOP;
+        if (e != OK || h.kind != FRAME_PING) return e;
+    }
+}
+
+/* Other ranks: the next frame of rank 0 that is no sign of life. */
+static err setup_receive(struct node *n, struct bytes *frame, struct frame_header *h) {
+    int64_t heard = wire_clock_us(n->w);
+    for (;;) {
+        int from;
+        TRY(wire_take(n->w, WIRE_SETUP, frame, &from));
+        TRY(wire_progress(n->w));
+        int64_t waited = wire_clock_us(n->w) - heard;
+        if (from < 0) {
+            if (waited > setup_deadline_us(n))
+                return wire_check_deadline(n->w, waited, 0, "to go on with the set-up");
+            wire_pause(waited, PAUSE_MAX_US);
+            continue;
+        }
+        heard = wire_clock_us(n->w);
+        if (frame->len < sizeof *h) return err_set(ERR_INTERNAL, "a set-up frame of %zu bytes", frame->len);
+        memcpy(h, frame->data, sizeof *h);
+        TRY(frame_check(h));
+        if (h->kind != FRAME_PING) return OK;
+    }
+}
+
+static err plan_from_rank_0(struct node *n, struct bytes *json) {
+    struct bytes frame = {0};
+    struct frame_header h = {0};
+    err e = setup_receive(n, &frame, &h);
+    n->is_stopped = h.kind == FRAME_STOP;
+    if (e == OK && h.kind == FRAME_PLAN)
+        e = bytes_append(json, frame.data + sizeof h, frame.len - sizeof h);
+    else if (e == OK && !n->is_stopped)
+        e = err_set(ERR_INTERNAL, "frame %u came in place of a plan", h.kind);
+    bytes_free(&frame);
+    return e;
+}
+
+/* ---- the plan ---- */
+
+static err cells_place(struct node *n) {
+    const struct plan_message *m = &n->plan;
+    uint64_t n_cells = (uint64_t)m->n_stages * m->n_shards;
+    if (n_cells != (uint64_t)n->size)
+        return err_set(ERR_JOB, "a plan of %u stages with %u shards needs %lu ranks, the job has %d",
+                       m->n_stages, m->n_shards, n_cells, n->size);
+    uint32_t n_layers = n->program->n_layers;
+    if (m->layer_begin[m->n_stages] != n_layers)
+        return err_set(ERR_JOB, "the plan has %u layers, %s has %u", m->layer_begin[m->n_stages], m->model,
+                       n_layers);
+    for (int i = 0; i < n->size; i++) {
+        uint32_t stage = (uint32_t)i / m->n_shards, shard = (uint32_t)i % m->n_shards;
+        struct cell c = {m->n_stages, m->n_shards, stage, shard, m->layer_begin[stage],
+                         m->layer_begin[stage + 1], m->shares};
+        char place[48];
+        int len = snprintf(place, sizeof place, "layers %u-%u", c.layer_begin, c.layer_end);
+        if (m->n_shards > 1)
+            snprintf(place + len, sizeof place - (size_t)len, ", shard %u", shard);
+        wire_describe(n->w, i, place);
+        if (i == n->rank) n->cell = c;
+        uint64_t bytes = 0;
+        if (n->rank == 0) TRY(stage_file_bytes(n->program, &c, &bytes));
+        n->back.total_bytes += bytes;
+    }
+    n->first = (int)(n->cell.stage * m->n_shards);
+    n->next = is_last_stage(n) ? -1 : n->rank + (int)m->n_shards;
+    return OK;
+}
+
+/* A receive is posted for the largest step that the plan allows; what is not used of it takes no memory. */
+static err slots_create(struct node *n) {
+    const struct program *p = n->program;
+    size_t cap = (frame_step_bytes_max(&n->limits) + 63) / 64 * 64 + (size_t)n->limits.rows_max * p->dim * 4;
+    for (int i = 0; i < SLOTS; i++) {
+        struct slot *s = &n->slots[i];
+        s->receive = WIRE_NONE;
+        s->n_bytes = cap;
+        TRY(NEW(s->data, cap));
+        TRY(NEW(s->sends, n->cell.n_shards + 1));
+    }
+    return OK;
+}
+
+static err share(void *context, int layer, const float *mine, const size_t *n_floats, float *all) {
+    struct node *n = context;
+    return wire_share(n->w, n->first, (int)n->cell.n_shards, layer, mine, n_floats, all);
+}
+
+static err collect(void *context, int layer, const float *mine, const size_t *n_floats, float *all) {
+    struct node *n = context;
+    return wire_collect(n->w, n->first, (int)n->cell.n_shards, layer, mine, n_floats, all);
+}
+
+/* Called between tensors. A failure is kept until stage_create returns; the coordinator has it already. */
+static void on_loaded(void *context, uint64_t bytes_read) {
+    struct node *n = context;
+    if (n->late != OK) return;
+    if (n->rank == 0) {
+        n->back.loaded_bytes[0] = bytes_read;
+        n->late = back_poll(n);
+        if (n->late == OK) n->late = tell_progress(n);
+    } else if (clock_us() - n->told_us >= TELL_US) {
+        n->told_us = clock_us();
+        n->late = back_put(n, FRAME_PROGRESS, 0, &bytes_read, sizeof bytes_read);
+    }
+}
+
+static err load(struct node *n) {
+    const struct plan_message *m = &n->plan;
+    const struct exchange exchange = {n, share, collect};
+    struct stage_limits limits = {m->rows_max, m->n_blocks, m->context_max};
+    int64_t start = clock_us();
+    TRY(gguf_open(m->model, &n->gguf));
+    TRY(program_create(n->gguf, &n->program));
+    n->limits = (struct step_limits){m->rows_max, n->program->n_vocab, m->n_blocks, m->context_max};
+    TRY(cells_place(n));
+    TRY(slots_create(n));
+    on_loaded(n, 0); /* before the first long silence */
+    TRY(m->is_reference ? backend_reference(&n->backend) : backend_opencl(m->device, &n->backend));
+    on_loaded(n, 0);
+    TRY(n->late);
+    err e = stage_create(n->backend, n->gguf, n->program, &n->cell, &limits, &exchange, on_loaded, n,
+                         &n->stage);
+    if (n->late != OK) return n->late; /* its text is the younger one's, but it was reported first */
+    TRY(e);
+    if (is_last_stage(n) && n->cell.shard == 0) {
+        TRY(sampler_create(n->program->n_vocab, &n->sampler));
+        uint32_t rows = m->rows_max < STEP_OUTS_MAX ? m->rows_max : STEP_OUTS_MAX;
+        TRY(NEW(n->logits, (size_t)rows * n->program->n_vocab));
+    }
+    n->load_us = clock_us() - start;
+    return OK;
+}
+
+static err all_ready(struct node *n) {
+    TRY(ready_put(n));
+    if (n->rank == 0) {
+        TRY(gather_wait(n, 1, "to load its part of the model"));
+        return tell_all(n, FRAME_READY, "", 0);
+    }
+    struct bytes frame = {0};
+    struct frame_header h = {0};
+    err e = setup_receive(n, &frame, &h);
+    bytes_free(&frame);
+    if (e == OK && h.kind != FRAME_READY)
+        e = err_set(ERR_INTERNAL, "frame %u came before all ranks were ready", h.kind);
+    return e;
+}
+
+err node_setup(struct node *n) {
+    if (n->rank == 0) back_gather(n, FRAME_HELLO, 0);
+    TRY(hello_put(n));
+    if (n->rank == 0) {
+        TRY(gather_wait(n, 0, "to say hello"));
+        back_gather(n, FRAME_READY, 0);
+    }
+    struct bytes json = {0};
+    err e = n->rank == 0 ? plan_from_coordinator(n, &json) : plan_from_rank_0(n, &json);
+    if (e == OK && !n->is_stopped) e = plan_message_get((const char *)json.data, json.len, &n->plan);
+    bytes_free(&json);
+    if (e != OK || n->is_stopped) return e;
+    wire_set_deadline(n->w, n->plan.deadline_ms);
+    TRY(load(n));
+    TRY(all_ready(n));
+    n->is_ready = 1;
+    return OK;
+}
