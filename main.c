@@ -105,8 +105,7 @@ static int run_inside(const struct command *c, int argc, char **argv) {
     if (e == OK && is_gateway) {
         engine_use_inside(link_fd, n_ranks);
         e = run_checked(c, argc - 1, argv + 1);
-        engine_leave_inside();
-        int code = exit_code(e), finished = inside_finish(e);
+        int code = exit_code(e), finished = inside_finish(engine_leave_inside() ? OK : e);
         return code ? code : finished;
     }
     return inside_finish(e);

@@ -1,6 +1,8 @@
 #include "coordinator/engine.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +17,7 @@
 #define SECOND_US 1000000
 #define LAUNCH_DEADLINE_S 60  /* from mpirun to the hello of all ranks, at least */
 #define LOAD_DEADLINE_FACTOR 5 /* kernels are built between two signs of progress */
+#define LEAVE_US (5 * SECOND_US)
 #define NODES_FIRST_US (5 * SECOND_US) /* the ranks' own deadlines name the peer: they go first */
 
 struct engine {
@@ -33,7 +36,7 @@ struct engine {
 };
 
 static int inside_fd = -1, inside_ranks; /* set once by main */
-static int inside_is_stopped;
+static int inside_is_used, inside_is_stopped;
 
 void engine_use_inside(int link_fd, int n_ranks) {
     inside_fd = link_fd;
@@ -43,12 +46,28 @@ void engine_use_inside(int link_fd, int n_ranks) {
 int engine_n_inside(void) { return inside_ranks; }
 int engine_signal(void) { return supervisor_signal(); }
 
-void engine_leave_inside(void) {
-    if (inside_fd < 0 || inside_is_stopped) return;
-    struct bytes frame = {0};
-    if (frame_put(&frame, FRAME_STOP, 0, "", 0) == OK)
-        inside_is_stopped = write(inside_fd, frame.data, frame.len) == (ssize_t)frame.len;
-    bytes_free(&frame);
+/* Reads on until the node has closed its end: closing ours first could cut off the
+ * stop that it has not read yet. */
+static void inside_drain(void) {
+    char waste[4096];
+    int64_t deadline = clock_us() + LEAVE_US;
+    struct pollfd fd = {.fd = inside_fd, .events = POLLIN};
+    while (clock_us() < deadline && poll(&fd, 1, 100) >= 0) {
+        if (!fd.revents) continue;
+        ssize_t n = read(inside_fd, waste, sizeof waste);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return;
+    }
+}
+
+int engine_leave_inside(void) {
+    if (!inside_is_used && !inside_is_stopped) {
+        struct bytes frame = {0};
+        if (frame_put(&frame, FRAME_STOP, 0, "", 0) == OK)
+            inside_is_stopped = write(inside_fd, frame.data, frame.len) == (ssize_t)frame.len;
+        bytes_free(&frame);
+    }
+    if (inside_is_stopped) inside_drain();
+    return inside_is_stopped;
 }
 
 /* Inside an MPI launch only signals need to be watched for. */
@@ -304,6 +323,7 @@ static err connect_inside(struct engine *e) {
     if (fd < 0) return err_set(ERR_INTERNAL, "no link to the node of this process");
     e->quiet = (struct link_watch){NULL, -1, NULL, on_quiet_tick};
     supervisor_catch_signals();
+    inside_is_used = 1;
     return link_open(fd, &e->quiet, &e->link);
 }
 

@@ -61,8 +61,9 @@ err engine_stats(struct engine *e, const struct engine_rank **out);
 /* Called by main before a command that runs inside an MPI launch: the link to the
  * node in this process, and the size of the job. */
 void engine_use_inside(int link_fd, int n_ranks);
-/* After it: tells the job to stop if no engine has. */
-void engine_leave_inside(void);
+/* After it: tells the job to stop if no engine was opened. 1 when the job was told
+ * to stop, so that all ranks finish; 0 when it must be ended. */
+int engine_leave_inside(void);
 /* Ranks of the MPI launch this process is in, or 0. */
 int engine_n_inside(void);
 
