@@ -6,7 +6,8 @@ One process per core, each with a share of the batch: gradients are summed once 
 step, which suffers much less than threads do when the cores have other work as well.
 A checkpoint (weights, tokenizer, optimiser state) is written every --save steps;
 --resume goes on from it.  The learning rate is constant up to --decay-from and
-falls linearly to nothing at --steps, so a run may be stretched or ended early.
+falls linearly to nothing at --steps, so a run may be stretched or ended early;
+a file OUT/plan with the two numbers changes them while it runs.
 """
 import argparse
 import json
@@ -330,10 +331,15 @@ def main():
         grads.zero_()
         step += 1
         seen += x.numel() * world
-        stop = torch.tensor([1.0 if o.minutes and time.time() - started > 60 * o.minutes else 0.0])
+        if rank == 0 and os.path.exists(f"{o.out}/plan"):
+            try:
+                decay_from, o.steps = map(int, open(f"{o.out}/plan").read().split())
+            except ValueError:
+                pass
+        plan = torch.tensor([decay_from, o.steps, o.minutes > 0 and time.time() - started > 60 * o.minutes], dtype=torch.float64)
         if world > 1:
-            dist.all_reduce(stop)
-        stop = bool(stop.item())
+            dist.broadcast(plan, 0)
+        decay_from, o.steps, stop = map(int, plan.tolist())
         if step % o.report == 0:
             if rank == 0:
                 print(f"step {step} epoch {data.epoch} loss {run.item() / o.report:.4f} lr {f:.3f} {seen / (time.time() - t0):.0f} tok/s", flush=True)
