@@ -39,7 +39,7 @@ static err coordinator_connect(const char *path, int *out) {
 }
 
 static int fail(err code) {
-    log_error("failed", "%s", err_text());
+    log_error("failed:", "%s", err_text());
     return code == ERR_USAGE ? CODE_USAGE : CODE_FAILED;
 }
 

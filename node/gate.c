@@ -13,7 +13,7 @@
 #define READ_BYTES 65536
 
 struct gate {
-    int fd, is_closed;
+    int fd, is_deaf, is_closed; /* the coordinator reads no more; and sends no more */
     struct bytes in, out;
     size_t in_at, out_at; /* bytes before these are done with */
     int64_t stuck_us;     /* since when the queue does not move; 0: it does */
@@ -69,9 +69,9 @@ static err gate_write(struct gate *g, int64_t deadline_us) {
             return err_set(ERR_TIMEOUT, "the coordinator has read nothing for %.3g s",
                            (double)(now - g->stuck_us) / 1e6);
         }
-        if (n < 0) {
-            g->is_closed = 1; /* what it sent before may still be read */
-            return OK;
+        if (n < 0) { /* what it sent before is still to be read */
+            g->is_deaf = 1;
+            break;
         }
         g->out_at += (size_t)n;
         g->stuck_us = 0;
@@ -100,7 +100,7 @@ static err gate_read(struct gate *g) {
 
 err gate_poll(struct gate *g, int64_t deadline_us) {
     struct frame_header h;
-    if (!g->is_closed) TRY(gate_write(g, deadline_us));
+    if (!g->is_deaf) TRY(gate_write(g, deadline_us));
     if (!g->is_closed && !gate_frame(g, &h)) TRY(gate_read(g));
     if (g->in.len - g->in_at >= sizeof h) {
         memcpy(&h, g->in.data + g->in_at, sizeof h);
@@ -124,7 +124,7 @@ void gate_pop(struct gate *g) {
 }
 
 void gate_wait(struct gate *g, int64_t timeout_us) {
-    short events = g->out_at < g->out.len ? POLLIN | POLLOUT : POLLIN;
+    short events = g->out_at < g->out.len && !g->is_deaf ? POLLIN | POLLOUT : POLLIN;
     struct pollfd p = {g->fd, events, 0};
     struct timespec t = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
     ppoll(&p, g->is_closed ? 0 : 1, &t, NULL);
@@ -132,7 +132,7 @@ void gate_wait(struct gate *g, int64_t timeout_us) {
 
 void gate_flush(struct gate *g, int64_t timeout_us) {
     int64_t end = clock_us() + timeout_us;
-    while (!g->is_closed && gate_write(g, timeout_us) == OK && g->out.len > 0 &&
+    while (!g->is_deaf && gate_write(g, timeout_us) == OK && g->out.len > 0 &&
            clock_us() < end) {
         struct pollfd p = {g->fd, POLLOUT, 0};
         poll(&p, 1, 10);

@@ -71,15 +71,17 @@ static int thread_join(err outcome) {
 
 int inside_finish(err outcome) {
     if (!inside.wire) {
-        if (outcome != OK) log_error("failed", "%s", err_text());
+        if (outcome != OK) log_error("failed:", "%s", err_text());
         wire_abort(1);
     }
     if (inside.link_fd >= 0) close(inside.link_fd); /* without a stop before it, the node ends the job */
     inside.link_fd = -1;
     int is_joined = !inside.has_thread || thread_join(outcome);
-    if (outcome != OK || !is_joined || inside.outcome != OK) wire_abort(1);
+    /* A coordinator that failed may have stopped its job in good order nevertheless. */
+    err node = inside.has_thread ? inside.outcome : outcome;
+    if (!is_joined || node != OK) wire_abort(1);
     err e = wire_finish(inside.wire);
     inside.wire = NULL;
-    if (e != OK) log_error("failed", "%s", err_text());
-    return e == OK ? 0 : 1;
+    if (e != OK) log_error("failed:", "%s", err_text());
+    return e == OK && outcome == OK ? 0 : 1;
 }

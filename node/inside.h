@@ -27,8 +27,8 @@ int inside_is_mpi_launch(void);
 err inside_start(int *argc, char ***argv, int *is_gateway, int *n_ranks, int *link_fd);
 
 /* Ends MPI and returns the exit code. `outcome` of the coordinator or of
- * inside_start: OK means that FRAME_STOP was sent, so all ranks finish; on
- * anything else the whole job is ended at once. */
+ * inside_start. Where FRAME_STOP was sent all ranks finish in good order; else, or
+ * when that takes long after a failure, the whole job is ended. */
 int inside_finish(err outcome);
 
 #endif

@@ -296,7 +296,7 @@ static void node_fail(struct node *n, err code) {
     char text[900];
     if (n->is_reported) return;
     snprintf(text, sizeof text, "%s", *err_text() ? err_text() : err_name(code));
-    log_error("failed", "%s", text);
+    log_error("failed:", "%s", text);
     struct bytes json = {0}, frame = {0};
     if (frame_error_put(n->rank, wire_host(n->w, n->rank), code, text, &json) == OK &&
         frame_put(&frame, FRAME_ERROR, 0, json.data, json.len) == OK) {

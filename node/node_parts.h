@@ -71,7 +71,6 @@ struct node {
 
     int64_t heard_us;      /* wire clock: last message of the rank before, or the coordinator */
     int64_t told_us;       /* clock: last progress or sign of life sent */
-    err late;              /* failure met in a callback that cannot return it */
     int is_reported;       /* the failure is another rank's and the coordinator knows */
     int is_stopped, is_ready;
     int64_t load_us, compute_us, wait_us;

@@ -3,7 +3,9 @@
  * Until all ranks are ready rank 0 speaks to each of them directly (WIRE_SETUP): a plan, then signs
  * of life, then "all are ready"; they answer on WIRE_BACK. A failure anywhere reaches the coordinator at
  * once, also while rank 0 itself loads. */
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +18,9 @@
 #include "node/node_parts.h"
 
 #define TELL_US 200000       /* between two signs of progress */
-#define SETUP_DEADLINE_MS 120000 /* at least: kernels are compiled without a sign of life */
+#define SETUP_DEADLINE_MS 60000 /* at least: hosts of a large job do not start together */
 #define PAUSE_MAX_US 1000
+#define LOAD_PAUSE_US 1000
 
 /* ---- hello ---- */
 
@@ -243,45 +246,103 @@ static err collect(void *context, int layer, const float *mine, const size_t *n_
     return wire_collect(n->w, n->first, (int)n->cell.n_shards, layer, mine, n_floats, all);
 }
 
-/* Called between tensors. A failure is kept until stage_create returns; the coordinator has it already. */
+/* ---- loading ---- */
+
+/* Loading runs in a thread of its own, which touches neither MPI nor the link: kernels may compile
+ * for many seconds, and meanwhile this rank goes on to show and to watch for signs of life. */
+struct loading {
+    struct node *node;
+    pthread_t thread;
+    atomic_ullong bytes_read;
+    atomic_int is_done;
+    err result;
+    char text[1024]; /* error texts belong to a thread */
+};
+
 static void on_loaded(void *context, uint64_t bytes_read) {
-    struct node *n = context;
-    if (n->late != OK) return;
-    if (n->rank == 0) {
-        n->back.loaded_bytes[0] = bytes_read;
-        n->late = back_poll(n);
-        if (n->late == OK) n->late = tell_progress(n);
-    } else if (clock_us() - n->told_us >= TELL_US) {
-        n->told_us = clock_us();
-        n->late = back_put(n, FRAME_PROGRESS, 0, &bytes_read, sizeof bytes_read);
-    }
+    struct loading *l = context;
+    atomic_store(&l->bytes_read, bytes_read);
 }
 
-static err load(struct node *n) {
+static err load(struct loading *l) {
+    struct node *n = l->node;
     const struct plan_message *m = &n->plan;
     const struct exchange exchange = {n, share, collect};
     struct stage_limits limits = {m->rows_max, m->n_blocks, m->context_max};
+    TRY(m->is_reference ? backend_reference(&n->backend) : backend_opencl(m->device, &n->backend));
+    TRY(stage_create(n->backend, n->gguf, n->program, &n->cell, &limits, &exchange, on_loaded, l,
+                     &n->stage));
+    if (!is_last_stage(n) || n->cell.shard != 0) return OK;
+    TRY(sampler_create(n->program->n_vocab, &n->sampler));
+    uint32_t rows = m->rows_max < STEP_OUTS_MAX ? m->rows_max : STEP_OUTS_MAX;
+    return NEW(n->logits, (size_t)rows * n->program->n_vocab);
+}
+
+static void *load_thread(void *loading) {
+    struct loading *l = loading;
+    l->result = load(l);
+    if (l->result != OK) snprintf(l->text, sizeof l->text, "%s", err_text());
+    atomic_store(&l->is_done, 1);
+    return NULL;
+}
+
+/* Rank 0 while it loads: frames of the coordinator that cannot wait. */
+static err load_link(struct node *n) {
+    struct frame_header h;
+    if (!gate_frame(n->gate, &h)) return OK;
+    if (h.kind == FRAME_STOP) {
+        n->is_reported = 1;
+        return err_set(ERR_JOB, "stopped while loading");
+    }
+    if (h.kind != FRAME_PING) return OK;
+    gate_pop(n->gate);
+    return gate_put(n->gate, FRAME_PONG, h.id, "", 0);
+}
+
+static err load_watch(struct node *n, uint64_t bytes_read) {
+    if (n->rank == 0) {
+        n->back.loaded_bytes[0] = bytes_read;
+        TRY(back_poll(n));
+        TRY(load_link(n));
+        return tell_progress(n);
+    }
+    TRY(wire_progress(n->w));
+    if (clock_us() - n->told_us < TELL_US) return OK;
+    n->told_us = clock_us();
+    return back_put(n, FRAME_PROGRESS, 0, &bytes_read, sizeof bytes_read);
+}
+
+static err load_all(struct node *n) {
     int64_t start = clock_us();
+    struct loading *l;
+    TRY(NEW(l, 1));
+    l->node = n;
+    if (pthread_create(&l->thread, NULL, load_thread, l) != 0) {
+        free(l);
+        return err_set(ERR_INTERNAL, "cannot start a thread that loads");
+    }
+    while (!atomic_load(&l->is_done)) {
+        TRY(load_watch(n, atomic_load(&l->bytes_read))); /* the job ends: the thread keeps `l` */
+        clock_sleep_us(LOAD_PAUSE_US);
+    }
+    pthread_join(l->thread, NULL);
+    err e = l->result;
+    if (e != OK) err_set(e, "%s", l->text);
+    if (n->rank == 0) n->back.loaded_bytes[0] = atomic_load(&l->bytes_read);
+    n->load_us = clock_us() - start;
+    free(l);
+    return e;
+}
+
+static err plan_obey(struct node *n) {
+    const struct plan_message *m = &n->plan;
+    wire_set_deadline(n->w, m->deadline_ms);
     TRY(gguf_open(m->model, &n->gguf));
     TRY(program_create(n->gguf, &n->program));
     n->limits = (struct step_limits){m->rows_max, n->program->n_vocab, m->n_blocks, m->context_max};
     TRY(cells_place(n));
     TRY(slots_create(n));
-    on_loaded(n, 0); /* before the first long silence */
-    TRY(m->is_reference ? backend_reference(&n->backend) : backend_opencl(m->device, &n->backend));
-    on_loaded(n, 0);
-    TRY(n->late);
-    err e = stage_create(n->backend, n->gguf, n->program, &n->cell, &limits, &exchange, on_loaded, n,
-                         &n->stage);
-    if (n->late != OK) return n->late; /* its text is the younger one's, but it was reported first */
-    TRY(e);
-    if (is_last_stage(n) && n->cell.shard == 0) {
-        TRY(sampler_create(n->program->n_vocab, &n->sampler));
-        uint32_t rows = m->rows_max < STEP_OUTS_MAX ? m->rows_max : STEP_OUTS_MAX;
-        TRY(NEW(n->logits, (size_t)rows * n->program->n_vocab));
-    }
-    n->load_us = clock_us() - start;
-    return OK;
+    return load_all(n);
 }
 
 static err all_ready(struct node *n) {
@@ -311,8 +372,7 @@ err node_setup(struct node *n) {
     if (e == OK && !n->is_stopped) e = plan_message_get((const char *)json.data, json.len, &n->plan);
     bytes_free(&json);
     if (e != OK || n->is_stopped) return e;
-    wire_set_deadline(n->w, n->plan.deadline_ms);
-    TRY(load(n));
+    TRY(plan_obey(n));
     TRY(all_ready(n));
     n->is_ready = 1;
     return OK;
