@@ -94,7 +94,9 @@ static void take_error(struct engine *e, const struct frame *f) {
     const char *text = "unknown error", *host = "?";
     int rank = -1;
     json_unpack(root, "{s?i, s?s, s?s}", "rank", &rank, "host", &host, "text", &text);
-    if (strncmp(text, "rank ", 5) == 0)
+    char self[32];
+    snprintf(self, sizeof self, "rank %d (", rank);
+    if (strstr(text, self)) /* it names itself */
         snprintf(e->error, sizeof e->error, "%s", text);
     else
         snprintf(e->error, sizeof e->error, "rank %d (host %s): %s", rank, host, text);
