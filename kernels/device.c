@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "kernels/backend.h"
+#include "model/packed.h"
 
 #define PLATFORMS_MAX 16
 #define DEVICES_MAX 64
@@ -167,7 +168,10 @@ err device_open(const char *substring, struct device *out) {
     out->memory_bytes = device_number(&f, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
     out->allocation_bytes = device_number(&f, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     out->is_cpu = (device_type(&f) & CL_DEVICE_TYPE_CPU) != 0;
-    out->lanes_per_item = out->is_cpu ? 16 : 1;
+    /* A device that wants vectors gets a group of lanes per work-item; one that
+     * makes its own out of work-items gets a lane. */
+    uint64_t width = device_number(&f, CL_DEVICE_PREFERRED_VECTOR_WIDTH_FLOAT, sizeof(cl_uint));
+    out->lanes_per_item = width > 1 ? PACKED_LANES : 1;
     out->has_vnni = can_use_vnni(out);
     out->has_half = 1;
     cl_int code;

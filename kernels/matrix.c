@@ -10,13 +10,13 @@ static const uint32_t tiles[N_TILES] = {1, 4, 8};
 
 cl_ulong tree_merges(const struct tree *t) {
     cl_ulong m = 0;
-    for (uint32_t i = 0; i < t->n_leaves; i++) m |= (cl_ulong)t->merges[i] << (4 * i);
+    for (int i = 0; i < SEGMENTS_MAX; i++) m |= (cl_ulong)t->merges[i] << (4 * i);
     return m;
 }
 
 cl_uint tree_emits(const struct tree *t) {
     cl_uint m = 0;
-    for (uint32_t i = 0; i < t->n_leaves; i++) m |= (cl_uint)t->emits[i] << i;
+    for (int i = 0; i < SEGMENTS_MAX; i++) m |= (cl_uint)t->emits[i] << i;
     return m;
 }
 

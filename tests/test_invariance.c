@@ -1,0 +1,116 @@
+/* The contract: the same logits, to the byte, for every grid, every prefill
+ * chunking and every backend. The plain-C reference on one cell is the
+ * measure. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "tests/grid.h"
+
+#define FOLDER "tests/golden/"
+
+static const struct {
+    const char *file, *name;
+} models[] = {
+    {"llama-shards.f16.gguf", "llama-shards"},
+    {"llama-shards-q4.q4_0.gguf", "llama-shards-q4"},
+    {"llama-quants.mixed.gguf", "llama-quants"},
+    {"llama-kquants.mixed.gguf", "llama-kquants"},
+    {"llama-head80.f16.gguf", "llama-head80"},
+    {"llama-dim40.f32.gguf", "llama-dim40"},
+    {"qwen2.bf16.gguf", "qwen2"},
+    {"qwen3.f16.gguf", "qwen3"},
+    {"gpt2.f16.gguf", "gpt2"},
+};
+#define N_MODELS (sizeof models / sizeof *models)
+
+static int32_t tokens[512];
+static uint32_t n_tokens;
+static size_t logits_bytes;
+
+static void tokens_read(size_t model) {
+    char path[256];
+    snprintf(path, sizeof path, FOLDER "%s.tokens", models[model].name);
+    n_tokens = grid_read_tokens(path, tokens, 512);
+    assert_true(n_tokens > 2 * KV_BLOCK_TOKENS);
+}
+
+static float *run(size_t model, const char *device, uint32_t n_stages, uint32_t n_shards,
+                  uint32_t chunk) {
+    char path[256];
+    struct grid g;
+    snprintf(path, sizeof path, FOLDER "%s", models[model].file);
+    err e = grid_open(&g, path, device, n_stages, n_shards, 64, 128);
+    if (e != OK) fail_msg("%s: %s", path, err_text());
+    logits_bytes = (size_t)n_tokens * g.program->n_vocab * sizeof(float);
+    float *logits = malloc(logits_bytes);
+    e = grid_logits(&g, tokens, n_tokens, chunk, logits);
+    if (e != OK) fail_msg("%s: %s", path, err_text());
+    grid_close(&g);
+    return logits;
+}
+
+static void compare(size_t model, const float *expected, const char *device, uint32_t n_stages,
+                    uint32_t n_shards, uint32_t chunk) {
+    float *got = run(model, device, n_stages, n_shards, chunk);
+    size_t i = 0;
+    while (i < logits_bytes / 4 && memcmp(&got[i], &expected[i], 4) == 0) i++;
+    if (i < logits_bytes / 4)
+        fail_msg("%s on %s, %u stages x %u shards, pieces of %u: value %zu is %.9g, not %.9g",
+                 models[model].file, device ? device : "reference", n_stages, n_shards, chunk, i,
+                 (double)got[i], (double)expected[i]);
+    free(got);
+}
+
+static void every_grid_and_chunk(void **state) {
+    (void)state;
+    static const uint32_t grids[][2] = {{1, 2}, {1, 3}, {1, 4}, {1, 7}, {2, 1}, {2, 2}, {3, 1},
+                                        {4, 1}, {3, 2}, {2, 3}, {1, 16}};
+    for (size_t m = 0; m < N_MODELS; m++) {
+        tokens_read(m);
+        float *expected = run(m, NULL, 1, 1, 64);
+        compare(m, expected, NULL, 1, 1, 1);
+        compare(m, expected, NULL, 1, 1, 7);
+        for (size_t i = 0; i < sizeof grids / sizeof *grids; i++) {
+            struct gguf *g;
+            uint32_t n_layers;
+            char path[256];
+            snprintf(path, sizeof path, FOLDER "%s", models[m].file);
+            assert_int_equal(gguf_open(path, &g), OK);
+            struct program *p;
+            assert_int_equal(program_create(g, &p), OK);
+            n_layers = p->n_layers;
+            program_free(p);
+            gguf_close(g);
+            if (grids[i][0] > n_layers) continue;
+            compare(m, expected, NULL, grids[i][0], grids[i][1], i % 2 ? 64 : 7);
+        }
+        free(expected);
+    }
+}
+
+static void every_device(void **state) {
+    (void)state;
+    struct device_description *list;
+    uint32_t n;
+    assert_int_equal(backend_list(&list, &n), OK);
+    for (size_t m = 0; m < N_MODELS; m++) {
+        tokens_read(m);
+        float *expected = run(m, NULL, 1, 1, 64);
+        for (uint32_t d = 0; d < n; d++) {
+            print_message("%s on %s\n", models[m].file, list[d].platform);
+            compare(m, expected, list[d].platform, 1, 1, 40);
+            compare(m, expected, list[d].platform, 1, 1, 3);
+            if (m < 2) compare(m, expected, list[d].platform, 1, 3, 7);
+        }
+        free(expected);
+    }
+    free(list);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_grid_and_chunk),
+                                       cmocka_unit_test(every_device)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
