@@ -1,0 +1,350 @@
+/* Frames: what goes in comes out; nothing that is truncated, exaggerated or random gets through or
+ * reads outside its bytes (run with SAN=1 as well). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/backend.h"
+#include "node/frame.h"
+
+#define HEADER sizeof(struct frame_header)
+
+static const struct step_limits limits = {16, 1000, 50, 256};
+
+static const int32_t tokens[] = {5, 999, 0}, positions[] = {0, 31, 32}, begins[] = {0, 0, 1};
+static const int32_t table[] = {3, 49, 7};
+static const struct step_out outs[] = {
+    {2, OUT_SAMPLE | OUT_SCORE, 17, 0.5f, 40, 0.9f, 0.1f, 33, 0x123456789abcdefull, 0, 2},
+    {0, OUT_LOGITS, 0, 0, 0, 1, 0, 0, 0, 2, 2}};
+static const struct step_edit edits[] = {{7, -INFINITY, 1, 0}, {999, 1, 1.1f, 0.5f}};
+
+static const struct step example = {3, 3, 2, 2, tokens, positions, begins, table, outs, edits};
+
+/* An exact copy on the heap, so that a sanitizer sees every read beyond it. */
+static uint8_t *copy_of(const void *data, size_t n) {
+    uint8_t *copy = malloc(n ? n : 1);
+    assert_non_null(copy);
+    if (n) memcpy(copy, data, n);
+    return copy;
+}
+
+static err get_step(const void *body, size_t n) {
+    struct step s;
+    uint8_t *copy = copy_of(body, n);
+    err e = frame_get_step(copy, n, &limits, &s);
+    free(copy);
+    return e;
+}
+
+static void test_step_round_trip(void **state) {
+    (void)state;
+    struct bytes b = {0};
+    assert_int_equal(frame_put_step(&b, 77, &example), OK);
+    struct frame_header h;
+    memcpy(&h, b.data, sizeof h);
+    assert_int_equal(frame_check(&h), OK);
+    assert_int_equal(h.kind, FRAME_STEP);
+    assert_int_equal(h.id, 77);
+    assert_int_equal(h.n_bytes, b.len - HEADER);
+    struct step s;
+    assert_int_equal(frame_get_step(b.data + HEADER, h.n_bytes, &limits, &s), OK);
+    assert_int_equal(s.n_rows, 3);
+    assert_int_equal(s.n_table, 3);
+    assert_memory_equal(s.token, tokens, sizeof tokens);
+    assert_memory_equal(s.position, positions, sizeof positions);
+    assert_memory_equal(s.table_begin, begins, sizeof begins);
+    assert_memory_equal(s.table, table, sizeof table);
+    assert_memory_equal(s.outs, outs, sizeof outs);
+    assert_memory_equal(s.edits, edits, sizeof edits);
+    assert_int_equal((uintptr_t)s.outs % 8, 0);
+    bytes_free(&b);
+}
+
+static void test_step_truncated(void **state) {
+    (void)state;
+    struct bytes b = {0};
+    assert_int_equal(frame_put_step(&b, 0, &example), OK);
+    size_t whole = b.len - HEADER;
+    for (size_t n = 0; n < whole; n++) assert_int_not_equal(get_step(b.data + HEADER, n), OK);
+    assert_int_equal(get_step(b.data + HEADER, whole), OK);
+    assert_int_equal(bytes_append(&b, "12345678", 8), OK);
+    for (size_t n = whole + 1; n <= whole + 8; n++)
+        assert_int_not_equal(get_step(b.data + HEADER, n), OK);
+    bytes_free(&b);
+}
+
+static void test_step_hostile_counts(void **state) {
+    (void)state;
+    static const uint32_t counts[] = {0, 1, 2, 17, 64, 65, 0xffff, 0x40000000, 0x55555555,
+                                      0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff};
+    enum { N = sizeof counts / sizeof *counts };
+    struct bytes b = {0};
+    assert_int_equal(frame_put_step(&b, 0, &example), OK);
+    uint32_t original[4], c[4];
+    memcpy(original, b.data + HEADER, sizeof original);
+    for (int i = 0; i < N * N * N * N; i++) {
+        c[0] = counts[i % N], c[1] = counts[i / N % N];
+        c[2] = counts[i / N / N % N], c[3] = counts[i / N / N / N];
+        memcpy(b.data + HEADER, c, sizeof c);
+        struct step s;
+        assert_int_not_equal(frame_get_step(b.data + HEADER, b.len - HEADER, &limits, &s), OK);
+    }
+    bytes_free(&b);
+}
+
+/* Every single wrong value is found. */
+#define WITH(change)                                                           \
+    do {                                                                       \
+        struct step s = example;                                               \
+        int32_t token[3], position[3], begin[3], blocks[3];                    \
+        struct step_out out[2];                                                \
+        struct step_edit edit[2];                                              \
+        memcpy(token, tokens, sizeof token);                                   \
+        memcpy(position, positions, sizeof position);                          \
+        memcpy(begin, begins, sizeof begin);                                   \
+        memcpy(blocks, table, sizeof blocks);                                  \
+        memcpy(out, outs, sizeof out);                                         \
+        memcpy(edit, edits, sizeof edit);                                      \
+        s.token = token, s.position = position, s.table_begin = begin;         \
+        s.table = blocks, s.outs = out, s.edits = edit;                        \
+        change;                                                                \
+        struct bytes b = {0};                                                  \
+        assert_int_equal(frame_put_step(&b, 0, &s), OK);                       \
+        assert_int_not_equal(get_step(b.data + HEADER, b.len - HEADER), OK);   \
+        bytes_free(&b);                                                        \
+    } while (0)
+
+static void test_step_bad_values(void **state) {
+    (void)state;
+    WITH(token[1] = 1000);
+    WITH(token[0] = -1);
+    WITH(position[2] = 256);
+    WITH(position[2] = -1);
+    WITH(position[2] = 96); /* block 3 of the row's table: beyond its end */
+    WITH(begin[0] = -1);
+    WITH(begin[0] = INT32_MAX);
+    WITH(begin[2] = 2);
+    WITH(blocks[0] = 50);
+    WITH(blocks[0] = -1);
+    WITH(out[0].row = 3);
+    WITH(out[0].row = -1);
+    WITH(out[0].flags = 8);
+    WITH(out[0].target = 1000);
+    WITH(out[0].target = -1);
+    WITH(out[0].edit_end = 3);
+    WITH(out[1].edit_begin = 3);
+    WITH(out[0].temperature = NAN);
+    WITH(out[0].temperature = INFINITY);
+    WITH(out[0].temperature = -1);
+    WITH(out[0].top_p = NAN);
+    WITH(out[0].min_p = NAN);
+    WITH(edit[0].token = -1);
+    WITH(edit[1].token = 1000);
+}
+
+static uint32_t random_next(uint64_t *s) {
+    *s = *s * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*s >> 33);
+}
+
+/* Random bytes, and a good frame with a few bytes changed. */
+static void test_random_bytes(void **state) {
+    (void)state;
+    uint64_t seed = 1;
+    struct bytes good = {0};
+    assert_int_equal(frame_put_step(&good, 0, &example), OK);
+    for (int i = 0; i < 200000; i++) {
+        uint8_t body[320];
+        size_t n = good.len - HEADER;
+        memcpy(body, good.data + HEADER, n);
+        if (i % 2)
+            for (size_t k = 0; k < n; k++) body[k] = (uint8_t)random_next(&seed);
+        else
+            for (int k = 0; k < 3; k++) body[random_next(&seed) % n] = (uint8_t)random_next(&seed);
+        uint8_t *copy = copy_of(body, n);
+        struct step s;
+        if (frame_get_step(copy, n, &limits, &s) == OK)
+            for (uint32_t r = 0; r < s.n_rows; r++)
+                assert_in_range(s.table[s.table_begin[r] + s.position[r] / KV_BLOCK_TOKENS], 0, 49);
+        struct result result;
+        frame_get_result(copy, n, &result);
+        free(copy);
+    }
+    bytes_free(&good);
+}
+
+static void test_result(void **state) {
+    (void)state;
+    struct result_out ro[] = {{3, -0.5f, -1.25}, {-1, 0, -7}};
+    float logits[] = {1, 2, 3, 4, 5, 6};
+    struct result r = {2, 2, 3, ro, logits}, got;
+    struct bytes b = {0};
+    assert_int_equal(frame_put_result(&b, 9, &r), OK);
+    size_t n = b.len - HEADER;
+    assert_int_equal(frame_get_result(b.data + HEADER, n, &got), OK);
+    assert_int_equal(got.n_outs, 2);
+    assert_int_equal(got.n_vocab, 3);
+    assert_memory_equal(got.outs, ro, sizeof ro);
+    assert_memory_equal(got.logits, logits, sizeof logits);
+    for (size_t k = 0; k < n; k++) {
+        uint8_t *copy = copy_of(b.data + HEADER, k);
+        assert_int_not_equal(frame_get_result(copy, k, &got), OK);
+        free(copy);
+    }
+    uint32_t huge[4] = {2, 0x80000000, 0x80000000, 0};
+    memcpy(b.data + HEADER, huge, sizeof huge);
+    assert_int_not_equal(frame_get_result(b.data + HEADER, n, &got), OK);
+    r.n_logit_rows = r.n_vocab = 0xffffffff;
+    assert_int_not_equal(frame_put_result(&b, 9, &r), OK);
+    bytes_free(&b);
+}
+
+static void test_empty_step_parts(void **state) {
+    (void)state;
+    struct step s = {1, 1, 0, 0, tokens, positions, begins, table, NULL, NULL}, got;
+    struct bytes b = {0};
+    assert_int_equal(frame_put_step(&b, 0, &s), OK);
+    assert_int_equal(frame_get_step(b.data + HEADER, b.len - HEADER, &limits, &got), OK);
+    assert_int_equal(got.n_outs, 0);
+    struct result r = {0}, back;
+    b.len = 0;
+    assert_int_equal(frame_put_result(&b, 0, &r), OK);
+    assert_int_equal(frame_get_result(b.data + HEADER, b.len - HEADER, &back), OK);
+    bytes_free(&b);
+}
+
+static void test_headers(void **state) {
+    (void)state;
+    struct frame_header h = {FRAME_MAGIC, FRAME_STEP, 0, 0};
+    assert_int_equal(frame_check(&h), OK);
+    static const uint32_t bad[] = {0, FRAME_ERROR + 1, FRAME_PLAN - 1, FRAME_STOP + 1, 0xffffffff};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        h.kind = bad[i];
+        assert_int_not_equal(frame_check(&h), OK);
+    }
+    h.kind = FRAME_STEP;
+    h.n_bytes = FRAME_BYTES_MAX + 1;
+    assert_int_not_equal(frame_check(&h), OK);
+    h.n_bytes = 0;
+    h.magic ^= 1;
+    assert_int_not_equal(frame_check(&h), OK);
+}
+
+/* A step as large as the limits allow passes, and fits the promise. */
+static void test_largest_step(void **state) {
+    (void)state;
+    int32_t row[16] = {0}, *blocks = calloc(16 * 8, sizeof *blocks);
+    uint32_t n_edits = frame_edits_max(&limits);
+    struct step_out *o = calloc(16, sizeof *o);
+    struct step_edit *e = calloc(n_edits, sizeof *e);
+    struct step s = {16, 16 * 8, 16, n_edits, row, row, row, blocks, o, e}, got;
+    struct bytes b = {0};
+    assert_int_equal(frame_put_step(&b, 0, &s), OK);
+    assert_int_equal(frame_get_step(b.data + HEADER, b.len - HEADER, &limits, &got), OK);
+    assert_true(b.len <= frame_step_bytes_max(&limits));
+    s.n_table++;
+    b.len = 0;
+    int32_t *more = calloc(16 * 8 + 1, sizeof *more);
+    s.table = more;
+    assert_int_equal(frame_put_step(&b, 0, &s), OK);
+    assert_int_not_equal(frame_get_step(b.data + HEADER, b.len - HEADER, &limits, &got), OK);
+    bytes_free(&b);
+    free(blocks);
+    free(more);
+    free(o);
+    free(e);
+}
+
+static void test_plan_round_trip(void **state) {
+    (void)state;
+    uint32_t begin[] = {0, 3, 8};
+    float shares[] = {1, 0.3f, 2};
+    struct plan_message m = {.model = "/models/\"quoted\" \\ ü.gguf", .n_stages = 2, .n_shards = 3,
+                             .layer_begin = begin, .shares = shares, .rows_max = 512,
+                             .n_blocks = 100000, .context_max = 131072, .deadline_ms = 60000,
+                             .is_reference = 1, .device = "NVIDIA"};
+    struct plan_message got;
+    struct bytes b = {0};
+    assert_int_equal(plan_message_put(&m, &b), OK);
+    assert_int_equal(plan_message_get((char *)b.data, b.len, &got), OK);
+    assert_string_equal(got.model, m.model);
+    assert_string_equal(got.device, "NVIDIA");
+    assert_int_equal(got.n_stages, 2);
+    assert_int_equal(got.n_shards, 3);
+    assert_memory_equal(got.layer_begin, begin, sizeof begin);
+    assert_memory_equal(got.shares, shares, sizeof shares); /* to the bit */
+    assert_int_equal(got.rows_max, 512);
+    assert_int_equal(got.n_blocks, 100000);
+    assert_int_equal(got.context_max, 131072);
+    assert_int_equal(got.deadline_ms, 60000);
+    assert_int_equal(got.is_reference, 1);
+    plan_message_free(&got);
+    for (size_t n = 0; n < b.len; n++) {
+        char *copy = (char *)copy_of(b.data, n);
+        assert_int_not_equal(plan_message_get(copy, n, &got), OK);
+        free(copy);
+    }
+    bytes_free(&b);
+}
+
+static void test_plan_bad(void **state) {
+    (void)state;
+    static const char *const bad[] = {
+        "", "[]", "null", "{}", "{\"model\":1}",
+        /* model, layer_begin, shares, counts, each wrong once */
+        "{\"model\":\"\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[1,2],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,2,2],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,\"x\"],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,99999999999],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[0],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1e300],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":0,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":1,\"n_blocks\":-1,\"context_max\":1,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1.5,\"deadline_ms\":1}",
+        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1}",
+    };
+    struct plan_message m;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (plan_message_get(bad[i], strlen(bad[i]), &m) == OK) fail_msg("accepted: %s", bad[i]);
+}
+
+static void test_error_frame(void **state) {
+    (void)state;
+    struct bytes b = {0};
+    char text[64];
+    assert_int_equal(frame_error_put(3, "host", ERR_FILE, "cannot \"open\" \xff\n", &b), OK);
+    assert_int_equal(frame_error_get((char *)b.data, b.len, text, sizeof text), OK);
+    assert_string_equal(text, "cannot \"open\" ?\n");
+    assert_int_equal(frame_error_get((char *)b.data, b.len, text, 5), OK);
+    assert_string_equal(text, "cann");
+    assert_int_not_equal(frame_error_get("{}", 2, text, sizeof text), OK);
+    bytes_free(&b);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_step_round_trip),
+        cmocka_unit_test(test_step_truncated),
+        cmocka_unit_test(test_step_hostile_counts),
+        cmocka_unit_test(test_step_bad_values),
+        cmocka_unit_test(test_random_bytes),
+        cmocka_unit_test(test_result),
+        cmocka_unit_test(test_empty_step_parts),
+        cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_largest_step),
+        cmocka_unit_test(test_plan_round_trip),
+        cmocka_unit_test(test_plan_bad),
+        cmocka_unit_test(test_error_frame),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
