@@ -121,6 +121,32 @@ static err unknown_flag(const struct parser *p, const char *name) {
                    p->command, name, p->command);
 }
 
+static int own_find(const struct option_set *set, const char *name) {
+    for (size_t i = 0; i < set->n_own; i++)
+        if (strcmp(name, set->own[i].name) == 0) return (int)i;
+    return -1;
+}
+
+static int key_find(const struct option_set *set, const char *name) {
+    for (int id = 0; id < N_CONFIG_KEYS; id++) {
+        char flag[FLAG_BYTES];
+        flag_name(config_keys[id].name, flag);
+        if (is_taken(set, id) && strcmp(name, flag) == 0) return id;
+    }
+    return -1;
+}
+
+/* Whether an argument is a flag of this command: then a value was forgotten. */
+static int is_flag(const struct option_set *set, const char *a) {
+    char name[FLAG_BYTES];
+    if (strncmp(a, "--", 2) != 0) return 0;
+    size_t n = strcspn(a + 2, "=");
+    if (n == 0 || n >= sizeof name) return n == 0;
+    memcpy(name, a + 2, n);
+    name[n] = 0;
+    return own_find(set, name) >= 0 || key_find(set, name) >= 0;
+}
+
 /* The value of a flag: after '=' or the next argument. */
 static err take_value(struct parser *p, const char *name, const char *inline_value,
                       const char **out) {
@@ -128,7 +154,7 @@ static err take_value(struct parser *p, const char *name, const char *inline_val
         *out = inline_value;
         return OK;
     }
-    if (p->at + 1 >= p->argc || strncmp(p->argv[p->at + 1], "--", 2) == 0)
+    if (p->at + 1 >= p->argc || is_flag(p->set, p->argv[p->at + 1]))
         return err_set(ERR_USAGE, "%s: --%s needs a value", p->command, name);
     *out = p->argv[++p->at];
     return OK;
@@ -190,15 +216,9 @@ static err parse_flag(struct parser *p, const char *text) {
         TRY(take_value(p, name, inline_value, &path));
         return p->is_config_pass ? config_load(p->c, path) : OK;
     }
-    for (size_t i = 0; i < p->set->n_own; i++)
-        if (strcmp(name, p->set->own[i].name) == 0)
-            return parse_own(p, &p->set->own[i], inline_value);
-    for (int id = 0; id < N_CONFIG_KEYS; id++) {
-        char flag[FLAG_BYTES];
-        flag_name(config_keys[id].name, flag);
-        if (is_taken(p->set, id) && strcmp(name, flag) == 0)
-            return parse_key(p, id, name, inline_value);
-    }
+    int own = own_find(p->set, name), id = key_find(p->set, name);
+    if (own >= 0) return parse_own(p, &p->set->own[own], inline_value);
+    if (id >= 0) return parse_key(p, id, name, inline_value);
     return unknown_flag(p, name);
 }
 

@@ -316,6 +316,22 @@ static uint32_t stages_that_fit(const struct program *p, const struct plan *plan
     return 0;
 }
 
+/* The most rows of a step that fit, halving; 0 if not even one does. */
+static uint32_t rows_that_fit(const struct program *p, const struct plan *plan,
+                              const struct plan_pool *pools, uint32_t n_pools,
+                              const uint32_t *pool_of) {
+    for (uint32_t rows = plan->rows_max / 2; rows > 0; rows /= 2) {
+        struct plan_request r = request_of(plan);
+        struct plan *smaller;
+        r.rows_max = rows;
+        if (plan_create(p, &r, &smaller) != OK) return 0;
+        int fits = plan_fits(smaller, pools, n_pools, pool_of);
+        plan_free(smaller);
+        if (fits) return rows;
+    }
+    return 0;
+}
+
 void plan_bytes_text(uint64_t n, char out[16]) {
     double value = (double)n;
     if (value >= GB)
@@ -348,7 +364,7 @@ static void ranks_text(const struct plan *plan, const uint32_t *pool_of, uint32_
 static err memory_error(const struct program *p, const struct plan *plan,
                         const struct plan_pool *pools, uint32_t n_pools, const uint32_t *pool_of,
                         uint32_t pool) {
-    char ranks[96], need[16], have[16], missing[16], fits[128] = "";
+    char ranks[96], need[16], have[16], missing[16], fits[128];
     uint64_t n = pool_need(plan, pool_of, pool);
     ranks_text(plan, pool_of, pool, ranks, sizeof ranks);
     plan_bytes_text(n, need);
@@ -356,15 +372,18 @@ static err memory_error(const struct program *p, const struct plan *plan,
     plan_bytes_text(n - pools[pool].available, missing);
     uint32_t context = context_that_fits(p, plan, pools, n_pools, pool_of);
     uint32_t stages = stages_that_fit(p, plan, pools, n_pools);
+    uint32_t rows = context ? 0 : rows_that_fit(p, plan, pools, n_pools, pool_of);
     if (context && stages)
-        snprintf(fits, sizeof fits, "; a context of %u or %u stages would fit", context, stages);
+        snprintf(fits, sizeof fits, "a context of %u or %u stages would fit", context, stages);
     else if (context)
-        snprintf(fits, sizeof fits, "; a context of %u would fit", context);
+        snprintf(fits, sizeof fits, "a context of %u would fit", context);
+    else if (rows)
+        snprintf(fits, sizeof fits, "steps of %u rows (--prefill-chunk) would fit", rows);
     else if (stages)
-        snprintf(fits, sizeof fits, "; %u stages would fit", stages);
+        snprintf(fits, sizeof fits, "%u stages would fit", stages);
     else
-        snprintf(fits, sizeof fits, "; no context fits: more hosts or a smaller format are needed");
-    return err_set(ERR_MEMORY, "the model needs %s on %s (host %s), %s available: %s missing%s",
+        snprintf(fits, sizeof fits, "more hosts or a smaller format of the model are needed");
+    return err_set(ERR_MEMORY, "the model needs %s on %s (host %s), %s available: %s missing; %s",
                    need, ranks, pools[pool].host, have, missing, fits);
 }
 
