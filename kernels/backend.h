@@ -124,9 +124,21 @@ static inline size_t q8_bytes(uint32_t n_rows, uint32_t width) {
 /* Plain C on the host. */
 err backend_reference(struct backend **out);
 
-/* The OpenCL device whose "PLATFORM / DEVICE" holds `substring` (NULL or "":
- * the best one: a GPU before a CPU), as the `nth` of those that match. */
+/* The first OpenCL device whose "PLATFORM / DEVICE" holds `substring`, in any case (NULL or
+ * "": any), a GPU before a CPU. Its kernels are checked against the reference
+ * as they are built: a form that fails is replaced by the portable one with a warning
+ * that names the op; a device that fails in the portable form is refused. */
 err backend_opencl(const char *substring, struct backend **out);
+
+/* How a device's kernels are written. Zero is what every device can run. */
+struct kernel_forms {
+    uint32_t lanes_per_item; /* 16: a group of packed lanes per work-item; 1: one lane */
+    int has_vnni;            /* AVX512-VNNI dots by inline assembly */
+    int has_half;            /* the device's own f16 conversion is exact */
+};
+
+/* The same with given forms (NULL: the device's own choice), for tests. */
+err backend_opencl_forms(const char *substring, const struct kernel_forms *forms, struct backend **out);
 
 /* Every OpenCL device, for `caravan devices`; *n of them, freed with free(). */
 struct device_description {

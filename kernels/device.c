@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "kernels/backend.h"
 #include "model/packed.h"
 
 #define PLATFORMS_MAX 16
@@ -171,9 +170,7 @@ err device_open(const char *substring, struct device *out) {
     /* A device that wants vectors gets a group of lanes per work-item; one that
      * makes its own out of work-items gets a lane. */
     uint64_t width = device_number(&f, CL_DEVICE_PREFERRED_VECTOR_WIDTH_FLOAT, sizeof(cl_uint));
-    out->lanes_per_item = width > 1 ? PACKED_LANES : 1;
-    out->has_vnni = can_use_vnni(out);
-    out->has_half = 1;
+    out->forms = (struct kernel_forms){width > 1 ? PACKED_LANES : 1, can_use_vnni(out), 1};
     cl_int code;
     out->context = clCreateContext(NULL, 1, &out->id, NULL, NULL, &code);
     TRY(device_check(out, code, "create a context"));
@@ -208,14 +205,14 @@ static err build_error(const struct device *d, cl_program program) {
 }
 
 /* What every program starts with. */
-static err prefix_put(const struct device *d, struct bytes *text) {
+static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     TRY(bytes_append_str(text, "#pragma OPENCL FP_CONTRACT OFF\n"));
-    TRY(bytes_printf(text, "#define LPI %u\n#define TREE_DEPTH 6\n", d->lanes_per_item));
+    TRY(bytes_printf(text, "#define LPI %u\n#define TREE_DEPTH 6\n", f->lanes_per_item));
     TRY(bytes_printf(text, "#define CHUNK %d\n", ATTEND_CHUNK));
     TRY(bytes_printf(text, "#define ACT_SILU %d\n#define ACT_GELU_TANH %d\n", ACT_SILU, ACT_GELU_TANH));
     TRY(bytes_append_str(text, "#define S_F16 0\n#define S_K45 1\n#define S_Q6 2\n#define S_Q3 3\n#define S_Q2 4\n"));
-    if (d->has_vnni) TRY(bytes_append_str(text, "#define DOT_VNNI\n"));
-    if (!d->has_half) TRY(bytes_append_str(text, "#define INTEGER_HALF\n"));
+    if (f->has_vnni) TRY(bytes_append_str(text, "#define DOT_VNNI\n"));
+    if (!f->has_half) TRY(bytes_append_str(text, "#define INTEGER_HALF\n"));
     TRY(bytes_append_str(text, "#define NUMBER_FUNCTION\n#define REAL float\n#define AS_REAL as_float\n"
                                "#define AS_INT as_int\n#define TO_INT convert_int\n#define NUMBER(n) number_##n\n"));
     TRY(bytes_append_str(text, source_text("number.cl")));
@@ -225,8 +222,8 @@ static err prefix_put(const struct device *d, struct bytes *text) {
     return bytes_append_str(text, source_text("number.cl"));
 }
 
-static err program_text(const struct device *d, const char *const *files, struct bytes *text) {
-    TRY(prefix_put(d, text));
+static err program_text(const struct kernel_forms *forms, const char *const *files, struct bytes *text) {
+    TRY(prefix_put(forms, text));
     for (; *files; files++) {
         const char *piece = **files == '#' ? *files : source_text(*files);
         if (!piece) return err_set(ERR_INTERNAL, "no kernel text '%s'", *files);
@@ -236,11 +233,12 @@ static err program_text(const struct device *d, const char *const *files, struct
     return OK;
 }
 
-err device_build(struct device *d, const char *const *files, cl_program *out) {
+err device_build(struct device *d, const struct kernel_forms *forms, const char *const *files,
+                 cl_program *out) {
     struct bytes text = {0};
     cl_program program = NULL;
     err e;
-    TRY_GOTO(program_text(d, files, &text), done);
+    TRY_GOTO(program_text(forms, files, &text), done);
     cl_int code;
     const char *source = (const char *)text.data;
     program = clCreateProgramWithSource(d->context, 1, &source, &text.len, &code);

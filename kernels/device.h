@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "kernels/backend.h"
 
 struct device {
     cl_device_id id;
@@ -18,19 +19,17 @@ struct device {
     char platform[128], name[128];
     uint64_t memory_bytes, allocation_bytes;
     int is_cpu;
-    /* How kernels are compiled here; a device that fails its self-test with the fast
-     * forms falls back to the portable ones. */
-    uint32_t lanes_per_item; /* 16 or 1 */
-    int has_vnni, has_half;  /* AVX512-VNNI dots; exact half conversion */
+    struct kernel_forms forms; /* the fastest that this device should be able to run */
 };
 
-/* The `nth` device whose "PLATFORM / DEVICE" holds `substring`; see backend_opencl. */
+/* The device whose "PLATFORM / DEVICE" holds `substring`; see backend_opencl. */
 err device_open(const char *substring, struct device *out);
 void device_close(struct device *d);
 
 /* Builds the kernel texts named in `files` (NULL-terminated) as one program.
  * A name that starts with '#' is a line of text of its own. */
-err device_build(struct device *d, const char *const *files, cl_program *out);
+err device_build(struct device *d, const struct kernel_forms *forms, const char *const *files,
+                 cl_program *out);
 
 /* Turns a CL error into text; OK for CL_SUCCESS. `what` names the call. */
 err device_check(const struct device *d, cl_int code, const char *what);

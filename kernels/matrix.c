@@ -37,19 +37,21 @@ static const char *const format_defines[N_FORMATS] = {
     [FORMAT_Q6_K] = "#define QUANT_BITS 4\n#define HIGH_BITS 2\n#define SCALES S_Q6\n",
 };
 
-static err linear_program(struct device *d, enum format f, const char *numbers, cl_program *out) {
+static err linear_program(struct device *d, const struct kernel_forms *forms, enum format f,
+                          const char *numbers, cl_program *out) {
     const char *body = format_info(f)->is_quantised ? "linear.cl" : "dense.cl";
     const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "tree.cl",
                            "#define T 1\n", body, "#undef T\n#define T 4\n", body,
                            "#undef T\n#define T 8\n", body, NULL};
-    return device_build(d, files, out);
+    return device_build(d, forms, files, out);
 }
 
 /* A lookup takes single rows out of the groups: one lane per work-item. */
-static err embed_program(struct device *d, enum format f, const char *numbers, cl_program *out) {
+static err embed_program(struct device *d, const struct kernel_forms *forms, enum format f,
+                         const char *numbers, cl_program *out) {
     const char *files[] = {"#undef LPI\n#define LPI 1\n", format_defines[f], numbers, "half.cl",
                            "packed.cl", "embed.cl", NULL};
-    return device_build(d, files, out);
+    return device_build(d, forms, files, out);
 }
 
 static void format_numbers(enum format f, char out[160]) {
@@ -59,11 +61,10 @@ static void format_numbers(enum format f, char out[160]) {
 }
 
 err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k) {
-    if (k->program) return OK;
     const char *kind = format_info(f)->is_quantised ? "linear" : "dense";
     char numbers[160];
     format_numbers(f, numbers);
-    TRY(linear_program(d, f, numbers, &k->program));
+    TRY(linear_program(d, &k->forms, f, numbers, &k->program));
     cl_int code;
     for (int i = 0; i < N_TILES; i++) {
         char name[32];
@@ -78,7 +79,7 @@ static err embed_build(struct device *d, enum format f, struct matrix_kernels *k
     if (k->embed) return OK;
     char numbers[160];
     format_numbers(f, numbers);
-    TRY(embed_program(d, f, numbers, &k->embed_program));
+    TRY(embed_program(d, &k->forms, f, numbers, &k->embed_program));
     cl_int code;
     k->embed = clCreateKernel(k->embed_program, "embed", &code);
     return device_check(d, code, "embed");
@@ -90,7 +91,7 @@ void matrix_kernels_release(struct matrix_kernels *k) {
     if (k->embed) clReleaseKernel(k->embed);
     if (k->program) clReleaseProgram(k->program);
     if (k->embed_program) clReleaseProgram(k->embed_program);
-    *k = (struct matrix_kernels){0};
+    *k = (struct matrix_kernels){.forms = k->forms};
 }
 
 /* Rows are read and packed in batches of about this many file bytes. */
@@ -211,8 +212,8 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     cl_ulong merges = tree_merges(tree);
     cl_uint emits = tree_emits(tree);
     size_t groups = (n_out + PACKED_LANES - 1) / PACKED_LANES;
-    size_t local = d->lanes_per_item == 16 ? 1 : 64;
-    size_t global = d->lanes_per_item == 16 ? groups : (groups * PACKED_LANES + 63) / 64 * 64;
+    size_t local = k->forms.lanes_per_item == PACKED_LANES ? 1 : 64;
+    size_t global = k->forms.lanes_per_item == PACKED_LANES ? groups : (groups * PACKED_LANES + 63) / 64 * 64;
     cl_kernel kernel = k->linear[tile_choose(n_rows)];
     if (!format_info(l->format)->is_quantised)
         return device_launch(d, kernel, LAUNCH_ARGS(ARG(m->mem), ARG(l->cols), ARG(group), ARG(n_out),

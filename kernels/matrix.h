@@ -15,11 +15,12 @@ struct matrix {
 #define N_TILES 3 /* kernels for 1, 4 and 8 rows at a time */
 
 struct matrix_kernels {
+    struct kernel_forms forms;
     cl_program program, embed_program; /* NULL: not built */
     cl_kernel linear[N_TILES], embed;
 };
 
-/* Builds once; later calls return at once. */
+/* Builds with k->forms. */
 err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k);
 void matrix_kernels_release(struct matrix_kernels *k);
 

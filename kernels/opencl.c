@@ -3,9 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "kernels/backend.h"
 #include "kernels/device.h"
 #include "kernels/matrix.h"
+#include "kernels/op_table.h"
 
 struct buffer {
     cl_mem mem;
@@ -32,6 +34,10 @@ struct opencl {
     cl_kernel kernels[N_KERNELS];
     cl_kernel kv_write, attend_chunk, attend_combine;
     struct matrix_kernels matrix_kernels[N_FORMATS];
+    struct kernel_forms attend_forms;
+    enum format attend_format;
+    int is_checked; /* ops are compared with the reference as they are built */
+    int is_checking;
     cl_mem partials; /* of attention, [tile rows][heads][chunks][head_dim + 2] */
     size_t partials_bytes;
 };
@@ -62,15 +68,21 @@ static void memory_release(cl_mem m) {
     if (m) clReleaseMemObject(m);
 }
 
+static void attend_release(struct opencl *o) {
+    kernel_release(o->kv_write);
+    kernel_release(o->attend_chunk);
+    kernel_release(o->attend_combine);
+    program_release(o->attend_program);
+    o->kv_write = o->attend_chunk = o->attend_combine = NULL;
+    o->attend_program = NULL;
+}
+
 static void opencl_destroy(struct backend *b) {
     struct opencl *o = self(b);
     for (int i = 0; i < N_KERNELS; i++) kernel_release(o->kernels[i]);
     for (int i = 0; i < N_FORMATS; i++) matrix_kernels_release(&o->matrix_kernels[i]);
-    kernel_release(o->kv_write);
-    kernel_release(o->attend_chunk);
-    kernel_release(o->attend_combine);
+    attend_release(o);
     program_release(o->program);
-    program_release(o->attend_program);
     memory_release(o->partials);
     device_close(&o->device);
     free(o);
@@ -87,6 +99,8 @@ static err opencl_prepare(struct backend *b, const struct backend_limits *l) {
     size_t chunks = (l->context_max + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
     size_t row = l->n_heads_max * chunks * (l->head_dim_max + 2) * sizeof(float);
     size_t all = row * l->rows_max;
+    memory_release(o->partials);
+    o->partials = NULL;
     o->partials_bytes = all < PARTIALS_BYTES ? all : row > PARTIALS_BYTES ? row : PARTIALS_BYTES;
     return device_memory(&o->device, o->partials_bytes, &o->partials);
 }
@@ -130,11 +144,49 @@ static err finish(struct backend *b) {
     return device_check(d, clFinish(d->queue), "finish");
 }
 
+/* What every device can run. */
+static const struct kernel_forms portable = {.lanes_per_item = 1};
+
+/* Rows of the op table that `op` and `format` select, against the reference. */
+static err rows_check(struct opencl *o, enum op_kind op, enum format format) {
+    uint32_t n;
+    const struct op_row *rows = op_table(&n);
+    err e = OK;
+    o->is_checking = 1;
+    for (uint32_t i = 0; i < n && e == OK; i++)
+        if (rows[i].op == op && rows[i].format == format) e = op_row_check(&rows[i], &o->base);
+    o->is_checking = 0;
+    return e;
+}
+
+/* After a failed check: once more in the portable forms, with a warning; a
+ * device that fails in these is refused. */
+static err forms_give_way(struct kernel_forms *forms, err e) {
+    if (forms->lanes_per_item == portable.lanes_per_item && !forms->has_vnni && !forms->has_half)
+        return e;
+    log_warn("device.check", "text=\"%s; its portable form is used\"", err_text());
+    *forms = portable;
+    return OK;
+}
+
+/* A format's kernels, built and checked at its first use. */
+static err matrix_kernels_get(struct opencl *o, enum format f) {
+    struct matrix_kernels *k = &o->matrix_kernels[f];
+    while (!k->program) {
+        err e = matrix_kernels_build(&o->device, f, k);
+        if (e == OK && o->is_checked) e = rows_check(o, OP_LINEAR, f);
+        if (e == OK) break;
+        matrix_kernels_release(k);
+        TRY(forms_give_way(&k->forms, e));
+    }
+    return OK;
+}
+
 static err opencl_matrix_load(struct backend *b, const struct matrix_source *source,
                               uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
                               uint64_t col_end, struct matrix **out) {
     struct opencl *o = self(b);
-    TRY(matrix_kernels_build(&o->device, source->format, &o->matrix_kernels[source->format]));
+    TRY(matrix_kernels_get(o, source->format));
     return matrix_create(&o->device, source, row_begin, row_end, col_begin, col_end, out);
 }
 
@@ -148,13 +200,26 @@ static void opencl_matrix_free(struct backend *b, struct matrix *m) {
 static uint64_t opencl_matrix_bytes(const struct matrix *m) { return m->layout.n_bytes; }
 
 static err attend_build(struct opencl *o, enum format kv) {
-    if (o->attend_program) return OK;
+    attend_release(o);
+    o->attend_format = kv;
     const char *files[] = {kv == FORMAT_F16 ? "#define KV_F16\n" : "#define KV_F32\n",
                            "half.cl", "attend.cl", NULL};
-    TRY(device_build(&o->device, files, &o->attend_program));
+    TRY(device_build(&o->device, &o->attend_forms, files, &o->attend_program));
     TRY(kernel_create(o, o->attend_program, "kv_write", &o->kv_write));
     TRY(kernel_create(o, o->attend_program, "attend_chunk", &o->attend_chunk));
     return kernel_create(o, o->attend_program, "attend_combine", &o->attend_combine);
+}
+
+/* Attention's kernels for a cache format, built and checked at its first use. */
+static err attend_get(struct opencl *o, enum format kv) {
+    while (!o->attend_program || o->attend_format != kv) {
+        err e = attend_build(o, kv);
+        if (e == OK && o->is_checked && !o->is_checking) e = rows_check(o, OP_ATTEND, kv);
+        if (e == OK) break;
+        attend_release(o);
+        TRY(forms_give_way(&o->attend_forms, e));
+    }
+    return OK;
 }
 
 static void cache_free(struct backend *b, struct cache *c) {
@@ -174,7 +239,7 @@ static err zeroed_memory(struct device *d, size_t n, cl_mem *out) {
 
 static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
     struct opencl *o = self(b);
-    TRY(attend_build(o, s->format));
+    TRY(attend_get(o, s->format));
     struct cache *c;
     TRY(NEW(c, 1));
     c->shape = *s;
@@ -312,27 +377,46 @@ static const struct backend_ops opencl_ops = {
 
 static err kernels_build(struct opencl *o) {
     const char *files[] = {"pointwise.cl", "rows.cl", NULL};
-    TRY(device_build(&o->device, files, &o->program));
+    TRY(device_build(&o->device, &o->device.forms, files, &o->program));
     for (int i = 0; i < N_KERNELS; i++)
         TRY(kernel_create(o, o->program, kernel_names[i], &o->kernels[i]));
     return OK;
 }
 
-err backend_opencl(const char *substring, struct backend **out) {
+/* The ops that have one form only: a device that fails one is refused. */
+static err plain_ops_check(struct opencl *o) {
+    static const enum op_kind ops[] = {OP_NORM, OP_QUANTIZE, OP_REDUCE, OP_BIAS, OP_ROPE,
+                                       OP_GLU, OP_ACT, OP_ADD, OP_SELECT};
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) TRY(rows_check(o, ops[i], FORMAT_F32));
+    return OK;
+}
+
+static err opencl_open(struct opencl *o, const char *substring, const struct kernel_forms *forms) {
+    TRY(device_open(substring && *substring ? substring : NULL, &o->device));
+    if (forms) o->device.forms = *forms;
+    o->base.platform = o->device.platform;
+    o->base.device = o->device.name;
+    o->base.memory_bytes = o->device.memory_bytes;
+    for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->device.forms;
+    o->attend_forms = o->device.forms;
+    o->is_checked = forms == NULL;
+    TRY(kernels_build(o));
+    return o->is_checked ? plain_ops_check(o) : OK;
+}
+
+err backend_opencl_forms(const char *substring, const struct kernel_forms *forms, struct backend **out) {
     struct opencl *o;
     TRY(NEW(o, 1));
     o->base.ops = &opencl_ops;
-    err e = device_open(substring && *substring ? substring : NULL, &o->device);
-    if (e == OK) {
-        o->base.platform = o->device.platform;
-        o->base.device = o->device.name;
-        o->base.memory_bytes = o->device.memory_bytes;
-        e = kernels_build(o);
-    }
+    err e = opencl_open(o, substring, forms);
     if (e != OK) {
         opencl_destroy(&o->base);
         return e;
     }
     *out = &o->base;
     return OK;
+}
+
+err backend_opencl(const char *substring, struct backend **out) {
+    return backend_opencl_forms(substring, NULL, out);
 }

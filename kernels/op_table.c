@@ -1,0 +1,346 @@
+#include "kernels/op_table.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LINEAR_ROWS(f)                                                                         \
+    {OP_LINEAR, "", f, 1, 48, 512, 0, 16}, {OP_LINEAR, "", f, 3, 20, 256, 0, 8},               \
+        {OP_LINEAR, "", f, 9, 33, 160, 96, 5}
+#define LINEAR_DENSE_ROWS(f)                                                                   \
+    LINEAR_ROWS(f), {OP_LINEAR, "short segment", f, 2, 17, 72, 0, 3},                          \
+        {OP_LINEAR, "many rows", f, 70, 40, 128, 0, 4}
+#define EMBED_ROW(f) {OP_EMBED, "", f, 3, 50, 256, 0, 0}
+
+static const struct op_row rows[] = {
+    LINEAR_DENSE_ROWS(FORMAT_F32), LINEAR_DENSE_ROWS(FORMAT_F16), LINEAR_DENSE_ROWS(FORMAT_BF16),
+    LINEAR_ROWS(FORMAT_Q8_0), LINEAR_ROWS(FORMAT_Q4_0), LINEAR_ROWS(FORMAT_Q4_1),
+    LINEAR_ROWS(FORMAT_Q5_0), LINEAR_ROWS(FORMAT_Q5_1), LINEAR_ROWS(FORMAT_Q2_K),
+    LINEAR_ROWS(FORMAT_Q3_K), LINEAR_ROWS(FORMAT_Q4_K), LINEAR_ROWS(FORMAT_Q5_K),
+    LINEAR_ROWS(FORMAT_Q6_K),
+    EMBED_ROW(FORMAT_F32), EMBED_ROW(FORMAT_F16), EMBED_ROW(FORMAT_BF16), EMBED_ROW(FORMAT_Q8_0),
+    EMBED_ROW(FORMAT_Q4_0), EMBED_ROW(FORMAT_Q4_1), EMBED_ROW(FORMAT_Q5_0), EMBED_ROW(FORMAT_Q5_1),
+    EMBED_ROW(FORMAT_Q2_K), EMBED_ROW(FORMAT_Q3_K), EMBED_ROW(FORMAT_Q4_K), EMBED_ROW(FORMAT_Q5_K),
+    EMBED_ROW(FORMAT_Q6_K),
+    {OP_NORM, "rms", FORMAT_F32, 3, 100, 100, 0, NORM_RMS},
+    {OP_NORM, "layer", FORMAT_F32, 3, 256, 256, 0, NORM_LAYER},
+    {OP_QUANTIZE, "", FORMAT_F32, 3, 96, 96, 0, 0},
+    {OP_REDUCE, "", FORMAT_F32, 2, 100, 100, 0, 10},
+    {OP_BIAS, "", FORMAT_F32, 3, 70, 70, 0, 0},
+    {OP_ROPE, "norm", FORMAT_F32, 3, 4, 20, 0, ROPE_NORM},
+    {OP_ROPE, "neox", FORMAT_F32, 3, 4, 20, 0, ROPE_NEOX},
+    {OP_KV_WRITE, "", FORMAT_F16, 40, 2, 24, 60, 0},
+    {OP_KV_WRITE, "", FORMAT_F32, 40, 2, 24, 60, 0},
+    {OP_ATTEND, "", FORMAT_F16, 2, 4, 24, 40, 2},
+    {OP_ATTEND, "", FORMAT_F32, 3, 4, 32, 600, 1},
+    {OP_ATTEND, "window", FORMAT_F16, 2, 2, 16, 550, 2},
+    {OP_GLU, "silu", FORMAT_F32, 3, 70, 70, 0, ACT_SILU},
+    {OP_GLU, "gelu", FORMAT_F32, 3, 70, 70, 0, ACT_GELU_TANH},
+    {OP_ACT, "silu", FORMAT_F32, 3, 70, 70, 0, ACT_SILU},
+    {OP_ACT, "gelu", FORMAT_F32, 3, 70, 70, 0, ACT_GELU_TANH},
+    {OP_ACT, "relu", FORMAT_F32, 3, 70, 70, 0, ACT_RELU},
+    {OP_ADD, "", FORMAT_F32, 3, 70, 70, 0, 0},
+    {OP_SELECT, "", FORMAT_F32, 5, 33, 33, 0, 3},
+};
+
+const struct op_row *op_table(uint32_t *n) {
+    *n = sizeof rows / sizeof *rows;
+    return rows;
+}
+
+void op_row_name(const struct op_row *r, char *out, size_t cap) {
+    snprintf(out, cap, "%s%s%s %s %u x %u x %u at %u (%u)", op_name(r->op), *r->variant ? " " : "",
+             r->variant, format_info(r->format)->name, r->n_rows, r->out, r->in, r->at, r->option);
+}
+
+/* Inputs: a hash of place and salt (splitmix64), the same everywhere. */
+static uint64_t noise(uint64_t i, uint64_t salt) {
+    uint64_t z = i * 0x9E3779B97F4A7C15u + salt * 0xD1B54A32D192ED03u + 1;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+/* Most values in [-2, 2), some large, small or zero. */
+static float noise_float(uint64_t i, uint64_t salt) {
+    uint64_t z = noise(i, salt);
+    float f = (float)(int32_t)(z >> 32) * (1.0f / 1073741824);
+    switch (z & 63) {
+    case 0: return 0;
+    case 1: return f * 100;
+    case 2: return f * 1e-5f;
+    default: return f;
+    }
+}
+
+/* Everything that one run allocates. */
+struct bench_of_row {
+    struct backend *b;
+    struct buffer *buffers[8];
+    uint32_t n_buffers;
+    struct matrix *matrix;
+    struct cache *cache;
+};
+
+static err buffer_empty(struct bench_of_row *o, size_t n_items, struct buffer **out) {
+    TRY(o->b->ops->buffer_create(o->b, n_items * 4, out));
+    o->buffers[o->n_buffers++] = *out;
+    return OK;
+}
+
+static err buffer_of(struct bench_of_row *o, const void *items, size_t n_items, struct buffer **out) {
+    TRY(buffer_empty(o, n_items, out));
+    return o->b->ops->buffer_write(o->b, *out, 0, n_items * 4, items);
+}
+
+static err buffer_noise(struct bench_of_row *o, size_t n, uint64_t salt, struct buffer **out) {
+    float *f;
+    TRY(NEW(f, n));
+    for (size_t i = 0; i < n; i++) f[i] = noise_float(i, salt);
+    err e = buffer_of(o, f, n, out);
+    free(f);
+    return e;
+}
+
+static err result_read(struct bench_of_row *o, struct buffer *m, size_t n_bytes, struct bytes *out) {
+    TRY(bytes_reserve(out, n_bytes));
+    TRY(o->b->ops->buffer_read(o->b, m, 0, n_bytes, out->data + out->len));
+    out->len += n_bytes;
+    return OK;
+}
+
+/* Where a block keeps f16 factors, which must not be infinite. */
+static const int8_t halves_at[N_FORMATS][2] = {
+    [FORMAT_Q8_0] = {0, -1}, [FORMAT_Q4_0] = {0, -1}, [FORMAT_Q4_1] = {0, 2},
+    [FORMAT_Q5_0] = {0, -1}, [FORMAT_Q5_1] = {0, 2}, [FORMAT_Q2_K] = {80, 82},
+    [FORMAT_Q3_K] = {108, -1}, [FORMAT_Q4_K] = {0, 2}, [FORMAT_Q5_K] = {0, 2},
+};
+
+/* Factors about 2^-7, some denormal, some zero. */
+static void put_half(uint8_t *at, uint64_t z) {
+    uint16_t h = (uint16_t)(0x2000 | (z & 0x83FF));
+    if ((z >> 20 & 15) == 0) h = (uint16_t)(z & 0x83FF);
+    memcpy(at, &h, 2);
+}
+
+static void noise_block(enum format f, uint64_t block, uint8_t *out) {
+    const struct format_info *info = format_info(f);
+    for (uint32_t i = 0; i < info->block_bytes; i++) out[i] = (uint8_t)noise(block * 512 + i, 7);
+    for (int k = 0; k < 2; k++) {
+        int at = f == FORMAT_Q6_K ? (k ? -1 : 104 + 104) : halves_at[f][k];
+        if (at >= 0) put_half(out + at, noise(block, 8 + (uint64_t)k));
+    }
+}
+
+static void noise_dense(enum format f, uint64_t i, uint8_t *out) {
+    float x = noise_float(i, 9);
+    uint16_t h = format_float_to_half(x);
+    if (f == FORMAT_BF16) {
+        uint32_t u;
+        memcpy(&u, &x, 4);
+        h = (uint16_t)(u >> 16);
+    }
+    if (f == FORMAT_F32) memcpy(out, &x, 4);
+    else memcpy(out, &h, 2);
+}
+
+/* A matrix source whose every block depends on its place alone. */
+static err noise_read(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
+                      uint64_t col_end, void *dst) {
+    const struct op_row *r = context;
+    const struct format_info *info = format_info(r->format);
+    uint8_t *at = dst;
+    for (uint64_t row = row_begin; row < row_end; row++)
+        for (uint64_t col = col_begin; col < col_end; col += info->block_values, at += info->block_bytes) {
+            uint64_t place = row * 4096 + col / info->block_values;
+            if (info->is_quantised) noise_block(r->format, place, at);
+            else noise_dense(r->format, place, at);
+        }
+    return OK;
+}
+
+static err matrix_noise(struct bench_of_row *o, const struct op_row *r) {
+    struct op_row copy = *r;
+    struct matrix_source source = {r->format, &copy, noise_read};
+    return o->b->ops->matrix_load(o->b, &source, 0, r->out, r->at, r->at + r->in, &o->matrix);
+}
+
+static err run_linear(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+    struct buffer *x, *q, *y;
+    /* Half of the tree, as a shard would own it, where the count allows. */
+    struct tree tree;
+    tree_own(r->option, (struct range){0, r->option}, &tree);
+    uint32_t segment_cols = (r->in / 8 + r->option - 1) / r->option * 8;
+    if (r->in % 32 == 0) segment_cols = r->in / 32 / r->option * 32;
+    TRY(matrix_noise(o, r));
+    TRY(buffer_noise(o, (size_t)r->n_rows * r->in, 1, &x));
+    TRY(buffer_empty(o, (size_t)tree.n_results * r->n_rows * r->out, &y));
+    if (format_info(r->format)->is_quantised) {
+        TRY(buffer_empty(o, q8_bytes(r->n_rows, r->in) / 4 + 1, &q));
+        TRY(o->b->ops->quantize(o->b, x, r->n_rows, r->in, q));
+        x = q;
+    }
+    TRY(o->b->ops->linear(o->b, o->matrix, 0, r->out, x, r->n_rows, segment_cols, &tree, y));
+    return result_read(o, y, (size_t)tree.n_results * r->n_rows * r->out * 4, out);
+}
+
+static err run_embed(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+    struct buffer *ids, *y;
+    int32_t id[8];
+    for (uint32_t i = 0; i < r->n_rows; i++) id[i] = (int32_t)(noise(i, 3) % r->out);
+    TRY(matrix_noise(o, r));
+    TRY(buffer_of(o, id, r->n_rows, &ids));
+    TRY(buffer_empty(o, (size_t)r->n_rows * r->in, &y));
+    TRY(o->b->ops->embed(o->b, o->matrix, ids, r->n_rows, y));
+    return result_read(o, y, (size_t)r->n_rows * r->in * 4, out);
+}
+
+static err run_rope(struct bench_of_row *o, const struct op_row *r, struct buffer *x, size_t n,
+                    struct bytes *out) {
+    struct rope rope = {.n_rot = r->in / 2 * 2 - 4, .freq_base = 10000, .freq_scale = 1};
+    float angles[256];
+    struct buffer *a;
+    for (uint32_t t = 0; t < r->n_rows; t++) rope_table(&rope, (int32_t)(t * 1000), angles + t * rope.n_rot);
+    TRY(buffer_of(o, angles, (size_t)r->n_rows * rope.n_rot, &a));
+    TRY(o->b->ops->rope(o->b, x, a, r->n_rows, r->out, r->in, rope.n_rot, (enum rope_style)r->option));
+    return result_read(o, x, n * 4, out);
+}
+
+/* Ops on plain values: x [n_rows, width] and a vector or a second value. */
+static err run_plain(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+    const struct backend_ops *ops = o->b->ops;
+    struct buffer *x, *w, *y;
+    uint32_t width = r->op == OP_ROPE ? r->out * r->in : r->in, n = r->n_rows * width;
+    size_t n_bytes = (size_t)n * 4;
+    TRY(buffer_noise(o, n, 1, &x));
+    TRY(buffer_noise(o, n, 2, &w));
+    TRY(buffer_empty(o, (size_t)n * 2, &y));
+    switch (r->op) {
+    case OP_NORM:
+        TRY(ops->norm(o->b, (enum norm_kind)r->option, 1e-5f, x, w, r->option ? w : NULL, r->n_rows, width, y));
+        break;
+    case OP_QUANTIZE:
+        TRY(ops->quantize(o->b, x, r->n_rows, width, y));
+        n_bytes = q8_bytes(r->n_rows, width);
+        break;
+    case OP_BIAS: TRY(ops->bias(o->b, x, w, r->n_rows, width)); return result_read(o, x, n_bytes, out);
+    case OP_ROPE: return run_rope(o, r, x, n, out);
+    case OP_GLU: TRY(ops->glu(o->b, (enum act_kind)r->option, x, w, n, y)); break;
+    case OP_ACT: TRY(ops->act(o->b, (enum act_kind)r->option, x, n, y)); break;
+    default: TRY(ops->add(o->b, x, w, n, y)); break;
+    }
+    return result_read(o, y, n_bytes, out);
+}
+
+static err run_reduce(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+    struct buffer *x, *y;
+    struct range own[3] = {{0, 3}, {3, 4}, {4, r->option}};
+    struct tree tree;
+    tree_finish(r->option, own, 3, &tree);
+    uint32_t n = r->n_rows * r->out;
+    TRY(buffer_noise(o, (size_t)tree.n_leaves * n, 1, &x));
+    TRY(buffer_empty(o, n, &y));
+    TRY(o->b->ops->reduce(o->b, x, &tree, n, y));
+    return result_read(o, y, (size_t)n * 4, out);
+}
+
+static err run_select(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+    struct buffer *x, *index, *y;
+    int32_t at[8];
+    for (uint32_t i = 0; i < r->option; i++) at[i] = (int32_t)(r->n_rows - 1 - i);
+    TRY(buffer_noise(o, (size_t)r->n_rows * r->in, 1, &x));
+    TRY(buffer_of(o, at, r->option, &index));
+    TRY(buffer_empty(o, (size_t)r->option * r->in, &y));
+    TRY(o->b->ops->select(o->b, x, index, r->option, r->in, y));
+    return result_read(o, y, (size_t)r->option * r->in * 4, out);
+}
+
+/* One sequence of at + 1 positions, its blocks in reverse order; rows stand
+ * at its end. */
+static err places_of(struct bench_of_row *o, const struct op_row *r, uint32_t first, uint32_t n_rows,
+                     struct row_places *out) {
+    int32_t position[64], begin[64] = {0}, table[64];
+    uint32_t n_blocks = r->at / KV_BLOCK_TOKENS + 1;
+    for (uint32_t i = 0; i < n_rows; i++) position[i] = (int32_t)(first + i);
+    for (uint32_t i = 0; i < n_blocks; i++) table[i] = (int32_t)(n_blocks - 1 - i);
+    TRY(buffer_of(o, position, n_rows, &out->position));
+    TRY(buffer_of(o, begin, n_rows, &out->table_begin));
+    return buffer_of(o, table, n_blocks, &out->table);
+}
+
+static void buffers_free(struct bench_of_row *o) {
+    for (uint32_t i = 0; i < o->n_buffers; i++) o->b->ops->buffer_free(o->b, o->buffers[i]);
+    o->n_buffers = 0;
+}
+
+/* Fills positions [0, at] of the cache, then attends from the last n_rows. */
+static err run_attend(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+    int is_write = r->op == OP_KV_WRITE;
+    struct cache_shape shape = {r->at / KV_BLOCK_TOKENS + 1, is_write ? r->out : r->option, r->in, r->format};
+    uint32_t n_heads = r->out, width = shape.n_kv_heads * r->in;
+    struct attend_shape s = {.n_heads = n_heads, .n_kv_heads = shape.n_kv_heads, .head_dim = r->in,
+                             .group = n_heads / shape.n_kv_heads, .window = *r->variant ? 100 : 0,
+                             .n_chunks = r->at / ATTEND_CHUNK + 1};
+    struct backend_limits limits = {r->n_rows, r->at + 1, n_heads, r->in};
+    struct row_places places;
+    struct buffer *k, *v, *q, *y;
+    TRY(o->b->ops->prepare(o->b, &limits));
+    TRY(o->b->ops->cache_create(o->b, &shape, &o->cache));
+    for (uint32_t at = 0; at <= r->at; at += 64) {
+        uint32_t n = r->at + 1 - at < 64 ? r->at + 1 - at : 64;
+        TRY(places_of(o, r, at, n, &places));
+        TRY(buffer_noise(o, (size_t)n * width, at + 1, &k));
+        TRY(buffer_noise(o, (size_t)n * width, at + 2, &v));
+        TRY(o->b->ops->kv_write(o->b, o->cache, k, v, &places, n));
+        TRY(o->b->ops->finish(o->b));
+        buffers_free(o);
+    }
+    TRY(places_of(o, r, r->at + 1 - r->n_rows, r->n_rows, &places));
+    TRY(buffer_noise(o, (size_t)r->n_rows * n_heads * r->in, 5, &q));
+    TRY(buffer_empty(o, (size_t)r->n_rows * n_heads * r->in, &y));
+    TRY(o->b->ops->attend(o->b, o->cache, q, &places, &s, r->n_rows, y));
+    return result_read(o, y, (size_t)r->n_rows * n_heads * r->in * 4, out);
+}
+
+err op_row_run(const struct op_row *r, struct backend *b, struct bytes *out) {
+    struct bench_of_row o = {.b = b};
+    err e;
+    switch (r->op) {
+    case OP_LINEAR: e = run_linear(&o, r, out); break;
+    case OP_EMBED: e = run_embed(&o, r, out); break;
+    case OP_REDUCE: e = run_reduce(&o, r, out); break;
+    case OP_SELECT: e = run_select(&o, r, out); break;
+    case OP_KV_WRITE:
+    case OP_ATTEND: e = run_attend(&o, r, out); break;
+    default: e = run_plain(&o, r, out); break;
+    }
+    buffers_free(&o);
+    b->ops->matrix_free(b, o.matrix);
+    b->ops->cache_free(b, o.cache);
+    return e;
+}
+
+static err results_compare(const struct op_row *r, struct backend *b, struct backend *reference,
+                           struct bytes *got, struct bytes *expected) {
+    TRY(op_row_run(r, b, got));
+    TRY(op_row_run(r, reference, expected));
+    for (size_t i = 0; i < expected->len; i++)
+        if (got->data[i] != expected->data[i]) {
+            char name[128];
+            op_row_name(r, name, sizeof name);
+            return err_set(ERR_DEVICE, "device '%s': op %s differs from the reference at byte %zu of %zu",
+                           b->device, name, i, expected->len);
+        }
+    return OK;
+}
+
+err op_row_check(const struct op_row *r, struct backend *b) {
+    struct bytes got = {0}, expected = {0};
+    struct backend *reference;
+    TRY(backend_reference(&reference));
+    err e = results_compare(r, b, reference, &got, &expected);
+    reference->ops->destroy(reference);
+    bytes_free(&got);
+    bytes_free(&expected);
+    return e;
+}

@@ -1,0 +1,90 @@
+/* Every row of the op table on every OpenCL device at hand, in every form its
+ * kernels can be compiled in, against the plain-C reference, byte for byte. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "kernels/op_table.h"
+
+static void rows_check(const char *platform, const struct kernel_forms *forms) {
+    uint32_t n;
+    const struct op_row *rows = op_table(&n);
+    struct backend *b;
+    if (backend_opencl_forms(platform, forms, &b) != OK) fail_msg("%s: %s", platform, err_text());
+    for (uint32_t i = 0; i < n; i++)
+        if (op_row_check(&rows[i], b) != OK) fail_msg("%s: %s", platform, err_text());
+    b->ops->destroy(b);
+}
+
+static void every_device_agrees(void **state) {
+    (void)state;
+    struct device_description *list;
+    uint32_t n;
+    assert_int_equal(backend_list(&list, &n), OK);
+    assert_true(n > 0);
+    for (uint32_t d = 0; d < n; d++) {
+        print_message("%s / %s\n", list[d].platform, list[d].name);
+        rows_check(list[d].platform, NULL);
+    }
+    free(list);
+}
+
+static void portable_forms_agree(void **state) {
+    (void)state;
+    struct device_description *list;
+    uint32_t n;
+    assert_int_equal(backend_list(&list, &n), OK);
+    rows_check(list[0].platform, &(struct kernel_forms){.lanes_per_item = 1});
+    free(list);
+}
+
+/* The check must be able to fail: a wrong weight is seen. */
+static err flipped_read(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
+                        uint64_t col_end, void *dst) {
+    (void)context;
+    size_t n = format_bytes(FORMAT_Q8_0, (size_t)((row_end - row_begin) * (col_end - col_begin)));
+    memset(dst, 1, n);
+    if (row_begin == 0) ((uint8_t *)dst)[2] ^= 1;
+    return OK;
+}
+
+static void one_bit_changes_the_result(void **state) {
+    (void)state;
+    struct backend *b;
+    assert_int_equal(backend_reference(&b), OK);
+    float result[2][32], x[32];
+    for (int i = 0; i < 32; i++) x[i] = 1;
+    for (uint64_t k = 0; k < 2; k++) {
+        struct matrix_source source = {FORMAT_Q8_0, NULL, flipped_read};
+        struct matrix *m;
+        struct buffer *in, *q, *out;
+        struct tree tree;
+        tree_own(1, (struct range){0, 1}, &tree);
+        assert_int_equal(b->ops->matrix_load(b, &source, k, k + 1, 0, 32, &m), OK);
+        assert_int_equal(b->ops->buffer_create(b, sizeof x, &in), OK);
+        assert_int_equal(b->ops->buffer_create(b, q8_bytes(1, 32), &q), OK);
+        assert_int_equal(b->ops->buffer_create(b, 4, &out), OK);
+        b->ops->buffer_write(b, in, 0, sizeof x, x);
+        b->ops->quantize(b, in, 1, 32, q);
+        b->ops->linear(b, m, 0, 1, q, 1, 32, &tree, out);
+        b->ops->buffer_read(b, out, 0, 4, result[k]);
+        b->ops->matrix_free(b, m);
+        b->ops->buffer_free(b, in);
+        b->ops->buffer_free(b, q);
+        b->ops->buffer_free(b, out);
+    }
+    assert_true(memcmp(result[0], result[1], 4) != 0);
+    b->ops->destroy(b);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_device_agrees),
+        cmocka_unit_test(portable_forms_agree),
+        cmocka_unit_test(one_bit_changes_the_result),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
