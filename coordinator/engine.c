@@ -79,12 +79,16 @@ static err on_quiet_tick(void *context) {
 
 /* ---- why it failed ---- */
 
+/* `host` may be NULL: as the rank's hello said, if it came so far. */
 static const char *rank_text(const struct engine *e, int rank, const char *host, char *out, size_t cap) {
-    if (rank >= 0 && (uint32_t)rank < e->plan->n_ranks)
-        snprintf(out, cap, "rank %d (host %s, layers %u-%u)", rank, host,
-                 e->plan->cells[rank].layer_begin, e->plan->cells[rank].layer_end);
-    else
+    if (rank < 0 || (uint32_t)rank >= e->plan->n_ranks) {
         snprintf(out, cap, "a rank");
+        return out;
+    }
+    if (!host) host = e->ranks[rank].host;
+    const struct plan_cell *c = &e->plan->cells[rank];
+    snprintf(out, cap, "rank %d (%s%s%slayers %u-%u)", rank, *host ? "host " : "", host,
+             *host ? ", " : "", c->layer_begin, c->layer_end);
     return out;
 }
 
@@ -150,8 +154,9 @@ static err explain_end(struct engine *e) {
         return v.rank < 0 ? err_set(ERR_JOB, "%s", v.text)
                           : err_set(ERR_JOB, "rank %d (host %s): %s", v.rank, v.host, v.text);
     case VERDICT_EXIT:
-        return err_set(ERR_JOB, "%s ended with exit code %d without a word; --verbose shows the launcher's",
-                       rank_text(e, v.rank, "?", who, sizeof who), v.number);
+        return err_set(ERR_JOB, "%s ended with exit code %d: %s",
+                       rank_text(e, v.rank, NULL, who, sizeof who), v.number,
+                       *v.text ? v.text : "it gave no reason; --verbose shows what there is");
     case VERDICT_LAUNCHER_SIGNAL:
         return err_set(ERR_JOB, "the launcher %s was ended by signal %d (%s), and all ranks with it",
                        mpirun, v.number, strsignal(v.number));

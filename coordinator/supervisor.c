@@ -110,9 +110,11 @@ static int hear_failure(struct supervisor *s, const char *line) {
     return 0;
 }
 
-/* Keeps the first paragraph that mpirun says, as one line. */
+/* Keeps the first paragraph that says more than that something failed, as one line. */
 static void hear_noise(struct supervisor *s, const char *line) {
     if (strncmp(line, "-----", 5) == 0) return;
+    if (strncmp(line, "Primary job ", 12) == 0 || strncmp(line, "mpirun detected that", 20) == 0)
+        s->noise_is_open = 0;
     while (isspace((unsigned char)*line)) line++;
     if (!*line) {
         if (*s->noise) s->noise_is_open = 0;
@@ -422,6 +424,7 @@ int supervisor_wait(struct supervisor *s, int64_t timeout_us) {
 
 void supervisor_verdict(const struct supervisor *s, struct verdict *out) {
     *out = s->verdict;
+    if (out->kind == VERDICT_EXIT) snprintf(out->text, sizeof out->text, "%s", s->noise);
     if (out->kind == VERDICT_SIGNAL || out->kind == VERDICT_NODE || s->pid) return;
     if (WIFSIGNALED(s->status)) {
         out->kind = VERDICT_LAUNCHER_SIGNAL;

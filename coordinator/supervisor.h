@@ -32,7 +32,7 @@ enum verdict_kind {
     VERDICT_NONE,       /* nothing is known */
     VERDICT_SIGNAL,     /* rank `rank` on `host` was ended by signal `number` */
     VERDICT_NODE,       /* a node said why: text */
-    VERDICT_EXIT,       /* rank `rank` ended with exit code `number` */
+    VERDICT_EXIT,       /* rank `rank` ended with exit code `number`, saying text */
     VERDICT_LAUNCHER_SIGNAL, /* mpirun itself was ended by signal `number` */
     VERDICT_LAUNCHER    /* mpirun ended with code `number`, saying text */
 };

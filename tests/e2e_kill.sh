@@ -103,7 +103,7 @@ run() {
 
 run kill_first_rank 0 KILL '^caravan: rank 0 \(host .*, layers 0-1\).* signal 9' 1
 run kill_last_rank 3 KILL '^caravan: rank [0-9] \(host .*, layers .*\).* signal 9' 1
-run segv_rank 1 SEGV '^caravan: rank [0-9] \(host .*, layers .*\).* signal 11' 1
+run abort_rank 1 ABRT '^caravan: rank [0-9] \(host .*, layers .*\).* signal 6' 1
 run kill_mpirun mpirun KILL '^caravan: the launcher mpirun was ended by signal 9' 1
 run kill_coordinator caravan KILL '' 137
 run interrupt_coordinator caravan INT '^caravan: interrupted' 130
