@@ -101,7 +101,8 @@ err arch_read_dimensions(struct program *p, const struct gguf *g) {
     uint32_t value_dim;
     TRY(arch_u32_or(p, g, "attention.value_length", p->head_dim, &value_dim));
     if (value_dim != p->head_dim)
-        return err_set(ERR_UNSUPPORTED, "%s: keys of %u and values of %u per head are not supported; they must be equal",
+        return err_set(ERR_UNSUPPORTED, "%s: keys of %u and values of %u per head are not supported; "
+                                        "they must be equal",
                        gguf_path(g), p->head_dim, value_dim);
     TRY(arch_u32(p, g, "context_length", &p->n_context));
     TRY(check_range(g, "context_length", p->n_context, DIMENSION_MAX));

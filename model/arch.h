@@ -49,7 +49,8 @@ err arch_table(struct program *p, const struct gguf *g, int *out, uint32_t rows,
 /* Ops, appended in order; `layer` as in struct op. Linear inserts the
  * quantise op its weight needs. */
 err arch_op(struct program *p, struct op op);
-err arch_norm(struct program *p, int layer, enum norm_kind kind, float eps, uint32_t group, int in, int w, int b, int out);
+err arch_norm(struct program *p, int layer, enum norm_kind kind, float eps, uint32_t group, int in, int w, int b,
+              int out);
 err arch_linear(struct program *p, int layer, int in, int w, int out);
 err arch_bias(struct program *p, int layer, int value, int vector);
 

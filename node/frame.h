@@ -100,8 +100,9 @@ err frame_put_result(struct bytes *out, uint32_t id, const struct result *r);
 err frame_check(const struct frame_header *h);
 /* View a body; arrays point into it. `limits`: counts beyond are refused;
  * tokens, rows, table indices, flags and numbers are validated: a step that
- * passes cannot make a node read or write outside its arrays. n_outs <= min(rows_max, STEP_OUTS_MAX); n_table <= rows_max *
- * blocks of context_max. `body` must be 8-byte aligned. */
+ * passes cannot make a node read or write outside its arrays. n_outs <=
+ * min(rows_max, STEP_OUTS_MAX); n_table <= rows_max * blocks of context_max.
+ * `body` must be 8-byte aligned. */
 struct step_limits {
     uint32_t rows_max, n_vocab, n_blocks, context_max;
 };

@@ -414,7 +414,8 @@ static err print_cell(const struct program *p, const struct plan_cell *c, struct
 }
 
 err plan_print(const struct program *p, const struct plan *plan, struct bytes *out) {
-    TRY(bytes_printf(out, "%u stages x %u shards, context %u, steps of at most %u rows; ranges are first-end, end not included\n",
+    TRY(bytes_printf(out, "%u stages x %u shards, context %u, steps of at most %u rows; "
+                          "ranges are first-end, end not included\n",
                      plan->n_stages, plan->n_shards, plan->context, plan->rows_max));
     TRY(bytes_printf(out, "%4s %5s %5s  %-9s %-9s %-9s %-13s %10s %10s %10s %10s\n", "rank",
                      "stage", "shard", "layers", "heads", "kv heads", "ff", "weights", "kv",
