@@ -139,6 +139,15 @@ static err explain_timeout(struct engine *e) {
                    rank_text(e, rank, e->ranks[rank].host, who, sizeof who), e->ranks[rank].pid);
 }
 
+static err explain_host(const struct engine *e, const char *host) {
+    char who[400];
+    for (uint32_t r = 0; r < e->plan->n_ranks; r++)
+        if (strcmp(e->ranks[r].host, host) == 0)
+            return err_set(ERR_JOB, "host %s does not answer any more: %s is lost", host,
+                           rank_text(e, (int)r, NULL, who, sizeof who));
+    return err_set(ERR_JOB, "host %s does not answer any more", host);
+}
+
 static err explain_end(struct engine *e) {
     char who[400];
     struct verdict v;
@@ -147,6 +156,7 @@ static err explain_end(struct engine *e) {
     if (v.kind == VERDICT_SIGNAL)
         return err_set(ERR_JOB, "%s was ended by signal %d (%s)",
                        rank_text(e, v.rank, v.host, who, sizeof who), v.number, strsignal(v.number));
+    if (v.kind == VERDICT_HOST) return explain_host(e, v.host);
     if (*e->error) return err_set(ERR_JOB, "%s", e->error);
     const char *mpirun = e->o.config->mpirun;
     switch (v.kind) {

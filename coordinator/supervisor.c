@@ -89,13 +89,20 @@ static void pass_warning(struct supervisor *s, const char *line) {
     fprintf(stderr, "%s\n", line);
 }
 
-/* The texts of Open MPI's help-orterun.txt that say which rank failed. */
+/* The texts of Open MPI's help-orterun.txt and help-errmgr-base.txt that say who failed. */
 static int hear_failure(struct supervisor *s, const char *line) {
     struct verdict v = {.kind = VERDICT_SIGNAL};
     const char *at = strstr(line, "process rank ");
     long pid;
     if (at && sscanf(at, "process rank %d with PID %ld on node %255s exited on signal %d",
                      &v.rank, &pid, v.host, &v.number) == 4) {
+        verdict_offer(s, &v);
+        return 1;
+    }
+    at = strstr(line, "Remote daemon:");
+    at = at ? strstr(at, " on node ") : NULL;
+    if (at && sscanf(at, " on node %255s", v.host) == 1) {
+        v.kind = VERDICT_HOST;
         verdict_offer(s, &v);
         return 1;
     }
@@ -425,7 +432,7 @@ int supervisor_wait(struct supervisor *s, int64_t timeout_us) {
 void supervisor_verdict(const struct supervisor *s, struct verdict *out) {
     *out = s->verdict;
     if (out->kind == VERDICT_EXIT) snprintf(out->text, sizeof out->text, "%s", s->noise);
-    if (out->kind == VERDICT_SIGNAL || out->kind == VERDICT_NODE || s->pid) return;
+    if ((out->kind != VERDICT_NONE && out->kind <= VERDICT_NODE) || s->pid) return;
     if (WIFSIGNALED(s->status)) {
         out->kind = VERDICT_LAUNCHER_SIGNAL;
         out->number = WTERMSIG(s->status);

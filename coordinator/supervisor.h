@@ -31,6 +31,7 @@ int supervisor_wait(struct supervisor *s, int64_t timeout_us);
 enum verdict_kind {
     VERDICT_NONE,       /* nothing is known */
     VERDICT_SIGNAL,     /* rank `rank` on `host` was ended by signal `number` */
+    VERDICT_HOST,       /* `host` does not answer any more */
     VERDICT_NODE,       /* a node said why: text */
     VERDICT_EXIT,       /* rank `rank` ended with exit code `number`, saying text */
     VERDICT_LAUNCHER_SIGNAL, /* mpirun itself was ended by signal `number` */
