@@ -41,7 +41,7 @@ static const char about[] =
 
 static err parse(struct generate *g, int argc, char **argv, struct option_result *words) {
     const struct option own[] = {
-        {"prompt", OPTION_TEXT, &g->prompt, "TEXT", "the text; \"<|name|>\" of the vocabulary are special tokens", 0, 0},
+        {"prompt", OPTION_TEXT, &g->prompt, "TEXT", "the text; \"<|name|>\" may be special tokens", 0, 0},
         {"prompt-file", OPTION_TEXT, &g->prompt_file, "FILE", "the text, from a file", 0, 0},
         {"tokens", OPTION_TEXT, &g->tokens, "1,2,3", "the prompt as token ids; nothing is added", 0, 0},
         {"stop", OPTION_LIST, &g->stops, "TEXT", "ends the answer before this text; may be given again", 0, 0},
@@ -109,7 +109,8 @@ static err check_prompt(struct generate *g) {
     if (n == 0) return err_set(ERR_REQUEST, "the prompt is empty");
     for (size_t i = 0; i < n; i++)
         if (g->prompt_tokens.ids[i] < 0 || (uint32_t)g->prompt_tokens.ids[i] >= n_vocab)
-            return err_set(ERR_REQUEST, "token %d of the prompt is beyond the model's %u", g->prompt_tokens.ids[i], n_vocab);
+            return err_set(ERR_REQUEST, "token %d of the prompt is beyond the model's %u",
+                           g->prompt_tokens.ids[i], n_vocab);
     TRY(model_context(&g->model, &g->config, &g->context));
     if (n >= g->context)
         return err_set(ERR_REQUEST, "the prompt has %zu tokens, the context %u; the prompt must be shorter%s",

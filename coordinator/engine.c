@@ -1,8 +1,6 @@
 #include "coordinator/engine.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,19 +44,6 @@ void engine_use_inside(int link_fd, int n_ranks) {
 int engine_n_inside(void) { return inside_ranks; }
 int engine_signal(void) { return supervisor_signal(); }
 
-/* Reads on until the node has closed its end: closing ours first could cut off the
- * stop that it has not read yet. */
-static void inside_drain(void) {
-    char waste[4096];
-    int64_t deadline = clock_us() + LEAVE_US;
-    struct pollfd fd = {.fd = inside_fd, .events = POLLIN};
-    while (clock_us() < deadline && poll(&fd, 1, 100) >= 0) {
-        if (!fd.revents) continue;
-        ssize_t n = read(inside_fd, waste, sizeof waste);
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return;
-    }
-}
-
 int engine_leave_inside(void) {
     if (!inside_is_used && !inside_is_stopped) {
         struct bytes frame = {0};
@@ -66,7 +51,7 @@ int engine_leave_inside(void) {
             inside_is_stopped = write(inside_fd, frame.data, frame.len) == (ssize_t)frame.len;
         bytes_free(&frame);
     }
-    if (inside_is_stopped) inside_drain();
+    if (inside_is_stopped) link_await_close(inside_fd, LEAVE_US);
     return inside_is_stopped;
 }
 

@@ -137,6 +137,17 @@ err link_watch_poll(struct link_watch *watch, int extra_fd, int *extra_is_ready,
     return e;
 }
 
+void link_await_close(int fd, int64_t timeout_us) {
+    char waste[4096];
+    int64_t deadline_us = clock_us() + timeout_us;
+    struct pollfd own = {.fd = fd, .events = POLLIN};
+    while (clock_us() < deadline_us && (poll(&own, 1, TICK_MS) >= 0 || errno == EINTR)) {
+        if (!own.revents) continue;
+        ssize_t n = read(fd, waste, sizeof waste);
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return;
+    }
+}
+
 /* Waits for the socket until `deadline_us`; then ERR_TIMEOUT. */
 static err link_wait(struct link *l, short events, int64_t deadline_us) {
     int64_t left = deadline_us - clock_us();

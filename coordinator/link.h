@@ -44,6 +44,10 @@ err link_flush(struct link *l, int64_t timeout_us);
  * ERR_JOB when the other end is closed. */
 err link_receive(struct link *l, int64_t timeout_us, struct frame *out);
 
+/* Reads on, at most timeout_us, until the other side has closed its end of a socket
+ * that link_open did not take: closing ours first could cut off frames it has not read. */
+void link_await_close(int fd, int64_t timeout_us);
+
 /* One round of waiting on the watch alone, without a link. */
 err link_watch_poll(struct link_watch *watch, int extra_fd, int *extra_is_ready, int timeout_ms);
 
