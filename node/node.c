@@ -210,7 +210,7 @@ static err frame_run(struct node *n, struct slot *s, size_t n_bytes) {
 /* A rank that hears nothing ends. A quarter more than the shards' waits, and later stages
  * later, so that the neighbour of the rank at fault is the first to speak. */
 static int64_t lease_us(const struct node *n, uint32_t stage) {
-    return (int64_t)wire_deadline_ms(n->w) * 1250 + (int64_t)stage * 100000;
+    return (int64_t)wire_deadline_ms(n->w) * 1250 + ((int64_t)stage + (n->rank != 0)) * 100000;
 }
 
 static err check_lease(struct node *n) {
@@ -219,7 +219,7 @@ static err check_lease(struct node *n) {
     int missing = n->rank == 0 ? back_missing(n) : -1;
     if (missing >= 0) { /* the coordinator may rightly be waiting too */
         waited = now - n->back.waiting_us;
-        if (waited <= lease_us(n, n->cell.n_stages)) return OK;
+        if (waited <= lease_us(n, n->cell.n_stages + 1)) return OK;
         return wire_check_deadline(n->w, waited, missing, "for the answer to a %s",
                                    n->back.n_in_flight ? "step" : "ping");
     }
@@ -227,6 +227,7 @@ static err check_lease(struct node *n) {
     if (n->rank == 0)
         return err_set(ERR_TIMEOUT, "%s: the coordinator sent nothing for %.3g s", wire_name(n->w, 0),
                        (double)waited / 1e6);
+    n->is_rank_0_lost = n->rank == n_shards || stage == 0; /* the rank before is rank 0 */
     if (stage == 0) return wire_check_deadline(n->w, waited, 0, "for the next step");
     return wire_check_deadline(n->w, waited, n->rank - n_shards, "for the step's rows at layer %u",
                                n->cell.layer_begin);
@@ -303,7 +304,8 @@ static void node_fail(struct node *n, err code) {
         if (n->gate) {
             gate_put_bytes(n->gate, frame.data, frame.len);
             gate_flush(n->gate, FLUSH_US);
-        } else if (n->rank != 0 && wire_put(n->w, 0, WIRE_BACK, frame.data, frame.len) == OK) {
+        } else if (n->rank != 0 && !n->is_rank_0_lost &&
+                   wire_put(n->w, 0, WIRE_BACK, frame.data, frame.len) == OK) {
             int64_t start = clock_us(), grace = n->is_ready ? GRACE_US : GRACE_LOADING_US;
             while (clock_us() - start < grace && wire_progress(n->w) == OK)
                 clock_sleep_us(PAUSE_IDLE_US);

@@ -44,7 +44,7 @@ static err gather_take(struct node *n, int from, const struct frame_header *h, c
     TRY(bytes_append(&g->text[from], body, h->n_bytes));
     if (--g->n_missing > 0) return OK;
     struct bytes all = {0};
-    err e = OK;
+    err e = g->kind == FRAME_READY ? setup_go(n) : OK; /* before the coordinator can know */
     for (int i = 0; i < n->size && e == OK; i++) {
         e = bytes_append_str(&all, i ? "," : "[");
         if (e == OK) e = bytes_append(&all, g->text[i].data, g->text[i].len);
@@ -85,6 +85,7 @@ static err pong_take(struct node *n, int from) {
     b->pongs[(uint32_t)from % n_shards]++;
     for (uint32_t i = 0; i < n_shards; i++)
         if (b->pongs[i] < least) least = b->pongs[i];
+    if (b->n_pongs < least) b->waiting_us = b->heard_us[from]; /* one column alone is no progress */
     for (; b->n_pongs < least; b->n_pongs++)
         TRY(gate_put(n->gate, FRAME_PONG, b->ping_ids[b->n_pongs % PINGS_MAX], "", 0));
     return OK;
@@ -116,10 +117,11 @@ static err back_take(struct node *n, int from, const struct bytes *frame) {
         return err_set(ERR_INTERNAL, "a frame of %u bytes of rank %d has %zu", h.n_bytes, from,
                        frame->len - sizeof h);
     const uint8_t *body = frame->data + sizeof h;
-    n->back.heard_us[from] = n->back.waiting_us = wire_clock_us(n->w);
+    n->back.heard_us[from] = wire_clock_us(n->w);
     switch (h.kind) {
     case FRAME_RESULT:
         n->back.n_in_flight--;
+        n->back.waiting_us = n->back.heard_us[from];
         return gate_put_bytes(n->gate, frame->data, frame->len);
     case FRAME_PONG: return pong_take(n, from);
     case FRAME_PROGRESS: return progress_take(n, from, &h, body);

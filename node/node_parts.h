@@ -73,6 +73,7 @@ struct node {
     int64_t told_us;       /* clock: last progress or sign of life sent */
     int is_reported;       /* the failure is another rank's and the coordinator knows */
     int is_stopped, is_ready;
+    int is_rank_0_lost;    /* no use in telling it */
     int64_t load_us, compute_us, wait_us;
     uint64_t n_steps;
 };
@@ -83,6 +84,8 @@ static inline int is_last_stage(const struct node *n) {
 
 /* node_setup.c: to the end of loading. OK with is_stopped when the coordinator had enough. */
 err node_setup(struct node *n);
+/* Rank 0: all are ready, the others may leave the set-up. */
+err setup_go(struct node *n);
 
 /* node_back.c */
 err back_init(struct node *n);

@@ -18,7 +18,8 @@
 #include "node/node_parts.h"
 
 #define TELL_US 200000       /* between two signs of progress */
-#define SETUP_DEADLINE_MS 60000 /* at least: hosts of a large job do not start together */
+#define HELLO_DEADLINE_MS 60000 /* at least: hosts of a large job do not start together */
+#define LOAD_DEADLINE_MS 10000  /* at least: opening a large model shows no sign of life */
 #define PAUSE_MAX_US 1000
 #define LOAD_PAUSE_US 1000
 
@@ -82,7 +83,8 @@ static err ready_put(struct node *n) {
 
 static int64_t setup_deadline_us(const struct node *n) {
     uint32_t ms = wire_deadline_ms(n->w);
-    return (int64_t)(ms > SETUP_DEADLINE_MS ? ms : SETUP_DEADLINE_MS) * 1000;
+    uint32_t least = n->program ? LOAD_DEADLINE_MS : HELLO_DEADLINE_MS;
+    return (int64_t)(ms > least ? ms : least) * 1000;
 }
 
 /* Rank 0: the same frame to every other rank. */
@@ -94,6 +96,8 @@ static err tell_all(struct node *n, enum frame_kind kind, const void *body, size
     bytes_free(&frame);
     return e;
 }
+
+err setup_go(struct node *n) { return tell_all(n, FRAME_READY, "", 0); }
 
 /* Rank 0, now and then: the coordinator hears how far loading is, the others that rank 0 lives. */
 static err tell_progress(struct node *n) {
@@ -165,7 +169,8 @@ static err setup_receive(struct node *n, struct bytes *frame, struct frame_heade
         TRY(wire_progress(n->w));
         int64_t waited = wire_clock_us(n->w) - heard;
         if (from < 0) {
-            if (waited > setup_deadline_us(n))
+            n->is_rank_0_lost = waited > setup_deadline_us(n);
+            if (n->is_rank_0_lost)
                 return wire_check_deadline(n->w, waited, 0, "to go on with the set-up");
             wire_pause(waited, PAUSE_MAX_US);
             continue;
@@ -347,10 +352,7 @@ static err plan_obey(struct node *n) {
 
 static err all_ready(struct node *n) {
     TRY(ready_put(n));
-    if (n->rank == 0) {
-        TRY(gather_wait(n, 1, "to load its part of the model"));
-        return tell_all(n, FRAME_READY, "", 0);
-    }
+    if (n->rank == 0) return gather_wait(n, 1, "to load its part of the model");
     struct bytes frame = {0};
     struct frame_header h = {0};
     err e = setup_receive(n, &frame, &h);
