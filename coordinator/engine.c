@@ -332,7 +332,8 @@ static err connect_inside(struct engine *e) {
 static err connect_launched(struct engine *e) {
     int fd = -1;
     double limit_s = e->o.config->deadline_s > LAUNCH_DEADLINE_S ? e->o.config->deadline_s : LAUNCH_DEADLINE_S;
-    TRY(supervisor_start(e->o.config, e->plan->n_ranks, e->o.is_verbose, &e->supervisor));
+    TRY(supervisor_start(e->o.config, e->plan->n_stages, e->plan->n_shards, e->o.is_verbose,
+                         &e->supervisor));
     TRY(supervisor_accept(e->supervisor, (int64_t)(limit_s * SECOND_US), &fd));
     return link_open(fd, supervisor_watch(e->supervisor), &e->link);
 }

@@ -205,17 +205,31 @@ static uint32_t count_hosts(const char *path) {
     return n;
 }
 
-static uint32_t threads_of_rank(const struct config *c, uint32_t n_ranks) {
-    if (c->threads) return (uint32_t)c->threads;
-    uint32_t n_hosts = 1;
+/* Hosts that mpirun will find, as far as this process can tell. */
+static uint32_t hosts_of_job(const struct config *c) {
     const char *nodes = env_get("SLURM_JOB_NUM_NODES");
+    uint32_t n = 1;
     if (*c->hosts)
-        n_hosts = count_hosts(c->hosts);
+        n = count_hosts(c->hosts);
     else if (nodes)
-        n_hosts = (uint32_t)strtoul(nodes, NULL, 10);
-    if (n_hosts == 0) n_hosts = 1;
-    uint32_t here = (n_ranks + n_hosts - 1) / n_hosts, cores = supervisor_cores();
-    return cores > here ? cores / here : 1;
+        n = (uint32_t)strtoul(nodes, NULL, 10);
+    return n ? n : 1;
+}
+
+/* How the grid lies on the hosts. */
+struct layout {
+    uint32_t n_ranks, n_hosts, ranks_per_host, threads;
+};
+
+static struct layout layout_of(const struct config *c, uint32_t n_stages, uint32_t n_shards) {
+    struct layout l = {.n_ranks = n_stages * n_shards, .n_hosts = hosts_of_job(c)};
+    l.ranks_per_host = (l.n_ranks + l.n_hosts - 1) / l.n_hosts;
+    /* Shards talk most: a stage is parted only where there are more hosts than stages. */
+    if (n_stages >= l.n_hosts) l.ranks_per_host = (n_stages + l.n_hosts - 1) / l.n_hosts * n_shards;
+    uint32_t cores = supervisor_cores();
+    l.threads = cores > l.ranks_per_host ? cores / l.ranks_per_host : 1;
+    if (c->threads) l.threads = (uint32_t)c->threads;
+    return l;
 }
 
 /* An argument list: strings owned by `text`, found by offset until it is whole. */
@@ -255,25 +269,34 @@ static err args_add_words(struct args *a, const char *words) {
     return OK;
 }
 
-static err args_make(struct args *a, const struct supervisor *s, const struct config *c,
-                     uint32_t n_ranks) {
-    char exe[1024];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    if (n < 0) return err_set(ERR_INTERNAL, "/proc/self/exe: %s", strerror(errno));
-    exe[n] = 0;
-    TRY(args_add(a, "%s", c->mpirun));
+/* Which host a rank gets, and which cores. */
+static err args_add_places(struct args *a, const struct config *c, const struct layout *l) {
     TRY(args_add(a, "-n"));
-    TRY(args_add(a, "%u", n_ranks));
+    TRY(args_add(a, "%u", l->n_ranks));
     if (!strstr(c->mpirun_args, "--bind-to")) {
         /* The default would put all threads of a rank on one core. */
         TRY(args_add(a, "--bind-to"));
         TRY(args_add(a, "none"));
     }
     TRY(args_add(a, "--oversubscribe"));
-    if (*c->hosts) {
-        TRY(args_add(a, "--hostfile"));
-        TRY(args_add(a, "%s", c->hosts));
+    if (l->n_hosts > 1 && !strstr(c->mpirun_args, "--map-by")) {
+        /* The default would fill the first host before it uses the second. */
+        TRY(args_add(a, "--map-by"));
+        TRY(args_add(a, "ppr:%u:node", l->ranks_per_host));
     }
+    if (!*c->hosts) return OK;
+    TRY(args_add(a, "--hostfile"));
+    return args_add(a, "%s", c->hosts);
+}
+
+static err args_make(struct args *a, const struct supervisor *s, const struct config *c,
+                     const struct layout *l) {
+    char exe[1024];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (n < 0) return err_set(ERR_INTERNAL, "/proc/self/exe: %s", strerror(errno));
+    exe[n] = 0;
+    TRY(args_add(a, "%s", c->mpirun));
+    TRY(args_add_places(a, c, l));
     TRY(args_add_mca(a, c, "mpi_yield_when_idle", "1"));
     TRY(args_add_mca(a, c, "odls_base_sigkill_timeout", "0"));
     /* A host that lost power is noticed after seconds, not minutes. */
@@ -281,7 +304,7 @@ static err args_make(struct args *a, const struct supervisor *s, const struct co
     TRY(args_add_mca(a, c, "oob_tcp_keepalive_intvl", "1"));
     TRY(args_add_mca(a, c, "oob_tcp_keepalive_probes", "3"));
     TRY(args_add(a, "-x"));
-    TRY(args_add(a, "POCL_MAX_PTHREAD_COUNT=%u", threads_of_rank(c, n_ranks)));
+    TRY(args_add(a, "POCL_MAX_PTHREAD_COUNT=%u", l->threads));
     TRY(args_add_words(a, c->mpirun_args));
     TRY(args_add(a, "%s", exe));
     TRY(args_add(a, "node"));
@@ -361,7 +384,7 @@ static void listen_close(struct supervisor *s) {
     *s->path = *s->dir = 0;
 }
 
-static err start_job(struct supervisor *s, const struct config *c, uint32_t n_ranks) {
+static err start_job(struct supervisor *s, const struct config *c, const struct layout *l) {
     TRY(listen_open(s));
     if (geteuid() == 0) {
         TRY(env_set("OMPI_ALLOW_RUN_AS_ROOT", "1"));
@@ -372,7 +395,7 @@ static err start_job(struct supervisor *s, const struct config *c, uint32_t n_ra
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     supervisor_catch_signals();
     struct args a = {0};
-    err e = args_make(&a, s, c, n_ranks);
+    err e = args_make(&a, s, c, l);
     if (e == OK) {
         char *argv[ARGS_MAX];
         for (size_t i = 0; i < a.n; i++) argv[i] = (char *)a.text.data + a.at[i];
@@ -383,15 +406,16 @@ static err start_job(struct supervisor *s, const struct config *c, uint32_t n_ra
     return e;
 }
 
-err supervisor_start(const struct config *c, uint32_t n_ranks, int is_verbose,
-                     struct supervisor **out) {
+err supervisor_start(const struct config *c, uint32_t n_stages, uint32_t n_shards,
+                     int is_verbose, struct supervisor **out) {
+    struct layout layout = layout_of(c, n_stages, n_shards);
     struct supervisor *s;
     TRY(NEW(s, 1));
     s->listen_fd = -1;
     s->is_verbose = is_verbose;
     s->noise_is_open = 1;
     s->watch = (struct link_watch){s, -1, on_output, on_tick};
-    err e = start_job(s, c, n_ranks);
+    err e = start_job(s, c, &layout);
     if (e != OK) {
         supervisor_free(s);
         return e;
