@@ -1,5 +1,6 @@
 /* Caravan: the table of commands, exit codes, and the mode inside an MPI launch.
  * The only file that ends the process. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -146,7 +147,14 @@ static int unknown_command(const char *name) {
     return EXIT_USAGE;
 }
 
+/* A missing standard stream would let the next file or socket take its number. */
+static void open_streams(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) return;
+}
+
 int main(int argc, char **argv) {
+    open_streams();
     signal(SIGPIPE, SIG_IGN); /* a reader that left is an error of the write */
     int is_inside = inside_is_mpi_launch();
     const struct command *c = argc > 1 ? command_find(argv[1]) : NULL;
