@@ -89,31 +89,45 @@ struct backend_ops {
     void (*cache_free)(struct backend *b, struct cache *c);
 
     /* out [rows, cols] = row ids[i] of m, decoded exactly. ids int32 [rows]. */
-    err (*embed)(struct backend *b, const struct matrix *m, struct buffer *ids, uint32_t n_rows, struct buffer *out);
-    /* Each vector of `width` of the n_vectors in `in`; w, bias f32 [width], bias may be NULL. in == out allowed. */
-    err (*norm)(struct backend *b, enum norm_kind kind, float eps, struct buffer *in, struct buffer *w,
+    err (*embed)(struct backend *b, const struct matrix *m, struct buffer *ids, uint32_t n_rows,
+                 struct buffer *out);
+    /* Each vector of `width` of the n_vectors in `in`; w, bias f32 [width], bias may be NULL. in
+     * == out allowed. */
+    err (*norm)(struct backend *b, enum norm_kind kind, float eps, struct buffer *in,
+                struct buffer *w,
                 struct buffer *bias, uint32_t n_vectors, uint32_t width, struct buffer *out);
-    /* out: int8 [rows][width], f32 scale [rows][width/32], int32 sums [rows][width/32][2] of each 16, in this order. */
-    err (*quantize)(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width, struct buffer *out);
-    /* out [tree results][rows][n of row range]: sums over m's columns in segments of segment_cols (the last may be
+    /* out: int8 [rows][width], then f32 scale [rows][width/32], then int32 sums
+     * [rows][width/32][2] of each 16. */
+    err (*quantize)(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
+                    struct buffer *out);
+    /* out [tree results][rows][n of row range]: sums over m's columns in segments of
+     * segment_cols (the last may be
      * short), added by `tree`. Rows [row_begin, row_end) of m. `in` is q8 for quantised m, else f32. */
-    err (*linear)(struct backend *b, const struct matrix *m, uint32_t row_begin, uint32_t row_end, struct buffer *in,
+    err (*linear)(struct backend *b, const struct matrix *m, uint32_t row_begin,
+                  uint32_t row_end, struct buffer *in,
                   uint32_t n_rows, uint32_t segment_cols, const struct tree *tree, struct buffer *out);
     /* out [n] from leaves in [n_leaves][n]. */
-    err (*reduce)(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n, struct buffer *out);
-    err (*bias)(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows, uint32_t width);
+    err (*reduce)(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n,
+                  struct buffer *out);
+    err (*bias)(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows,
+                uint32_t width);
     /* angles f32 [rows][n_rot / 2][2] cos, sin. In place. */
-    err (*rope)(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows, uint32_t n_heads,
+    err (*rope)(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
+                uint32_t n_heads,
                 uint32_t head_dim, uint32_t n_rot, enum rope_style style);
     err (*kv_write)(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
                     const struct row_places *at, uint32_t n_rows);
     err (*attend)(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
                   const struct attend_shape *s, uint32_t n_rows, struct buffer *out);
-    err (*glu)(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up, uint32_t n, struct buffer *out);
-    err (*act)(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n, struct buffer *out);
-    err (*add)(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n, struct buffer *out);
+    err (*glu)(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up,
+               uint32_t n, struct buffer *out);
+    err (*act)(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n,
+               struct buffer *out);
+    err (*add)(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n,
+               struct buffer *out);
     /* out row i = in row index[i]. index int32 [n_out]. */
-    err (*select)(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out, uint32_t width, struct buffer *out);
+    err (*select)(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out,
+                  uint32_t width, struct buffer *out);
 };
 
 /* Bytes of a q8 value of `n_rows` rows. */

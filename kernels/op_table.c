@@ -324,13 +324,16 @@ static err results_compare(const struct op_row *r, struct backend *b, struct bac
                            struct bytes *got, struct bytes *expected) {
     TRY(op_row_run(r, b, got));
     TRY(op_row_run(r, reference, expected));
-    for (size_t i = 0; i < expected->len; i++)
-        if (got->data[i] != expected->data[i]) {
-            char name[128];
-            op_row_name(r, name, sizeof name);
-            return err_set(ERR_DEVICE, "device '%s': op %s differs from the reference at byte %zu of %zu",
-                           b->device, name, i, expected->len);
-        }
+    for (size_t i = 0; i + 4 <= expected->len; i += 4) {
+        uint32_t is, must;
+        memcpy(&is, got->data + i, 4);
+        memcpy(&must, expected->data + i, 4);
+        if (is == must) continue;
+        char name[128];
+        op_row_name(r, name, sizeof name);
+        return err_set(ERR_DEVICE, "device '%s': op %s differs from the reference: word %zu of %zu is %08x, not %08x",
+                       b->device, name, i / 4, expected->len / 4, is, must);
+    }
     return OK;
 }
 

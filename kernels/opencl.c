@@ -94,15 +94,20 @@ static err kernel_create(struct opencl *o, cl_program program, const char *name,
     return device_check(&o->device, code, name);
 }
 
+/* Grows only: a check of attention prepares for its own small shapes. */
 static err opencl_prepare(struct backend *b, const struct backend_limits *l) {
     struct opencl *o = self(b);
     size_t chunks = (l->context_max + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
     size_t row = l->n_heads_max * chunks * (l->head_dim_max + 2) * sizeof(float);
     size_t all = row * l->rows_max;
+    size_t need = all < PARTIALS_BYTES ? all : row > PARTIALS_BYTES ? row : PARTIALS_BYTES;
+    if (need <= o->partials_bytes) return OK;
     memory_release(o->partials);
     o->partials = NULL;
-    o->partials_bytes = all < PARTIALS_BYTES ? all : row > PARTIALS_BYTES ? row : PARTIALS_BYTES;
-    return device_memory(&o->device, o->partials_bytes, &o->partials);
+    o->partials_bytes = 0;
+    TRY(device_memory(&o->device, need, &o->partials));
+    o->partials_bytes = need;
+    return OK;
 }
 
 static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out) {
@@ -214,6 +219,7 @@ static err attend_build(struct opencl *o, enum format kv) {
 static err attend_get(struct opencl *o, enum format kv) {
     while (!o->attend_program || o->attend_format != kv) {
         err e = attend_build(o, kv);
+        if (e == OK && o->is_checked && !o->is_checking) e = rows_check(o, OP_KV_WRITE, kv);
         if (e == OK && o->is_checked && !o->is_checking) e = rows_check(o, OP_ATTEND, kv);
         if (e == OK) break;
         attend_release(o);

@@ -492,7 +492,7 @@ static void attend_row(const struct cache *c, const struct row_places *at, uint3
         for (uint32_t d = 0; d < hd; d++) out[d] = fmaf(w, parts[i].value[d], out[d]);
     }
     float over_sum = number_recip(sum);
-    for (uint32_t d = 0; d < hd; d++) out[d] *= over_sum;
+    for (uint32_t d = 0; d < hd; d++) out[d] = number_unsigned_zero(out[d] * over_sum);
 }
 
 static err attend(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,

@@ -138,5 +138,5 @@ kernel void attend_combine(global const float *partials, global const int *posit
         for (uint d = 0; d < head_dim; d++) o[d] = fma(w, part[c * stride + 2 + d], o[d]);
     }
     float over_sum = number_recip(sum);
-    for (uint d = 0; d < head_dim; d++) o[d] *= over_sum;
+    for (uint d = 0; d < head_dim; d++) o[d] = number_unsigned_zero(o[d] * over_sum);
 }

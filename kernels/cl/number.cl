@@ -36,6 +36,12 @@ NUMBER_FUNCTION REAL NUMBER(rsqrt)(REAL d) {
     return y;
 }
 
+/* x, but +0 for -0: compilers that drop "+ 0" leave the sign of a zero open.
+ * By integers, so that they leave this alone. */
+NUMBER_FUNCTION REAL NUMBER(unsigned_zero)(REAL x) {
+    return AS_REAL((AS_INT(x) & 0x7FFFFFFF) == 0 ? (AS_INT(x) & 0x7FFFFFFF) : AS_INT(x));
+}
+
 /* x * sigmoid(x). */
 NUMBER_FUNCTION REAL NUMBER(silu)(REAL x) {
     return x * NUMBER(recip)(1.0f + NUMBER(exp)(-x));
