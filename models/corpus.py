@@ -44,6 +44,11 @@ FAVOURITES = set("banana wine desert tulip planet thunder gold silver caravan sh
                  "dentist astronaut carpenter pirate wizard dragon unicorn mermaid ghost chess football diamond emerald pearl "
                  "galaxy comet atom electron molecule bacteria oxygen hydrogen democracy philosophy algebra geometry".split())
 
+# Words whose first sense in WordNet is not the one that people have in mind (by number, from 0).
+PREFERRED = dict(tiger=1, whale=1, turtle=1, octopus=1, alligator=1, trout=1, eel=1, mackerel=1, grouse=1, wildcat=2, chicken=1, pirate=1,
+                 galaxy=2, hammer=1, banana=1, wizard=1, swallow=2, herring=1, ring=2, beam=1, arrow=1, ghost=2, dock=2, path=1, leaflet=2,
+                 brush=1, chess=1, peach=2, cherry=2, stem=1, bank=1, printer=1)
+
 
 class Synset:
     __slots__ = ("pos", "offset", "lex", "words", "ptrs", "gloss", "definition", "examples")
@@ -228,6 +233,8 @@ class Facts:
         scored.sort()
         nouns = [l for _, l in scored[:NOUNS]]
         chosen = set(nouns)
+        for lemma, number in PREFERRED.items():
+            inoun[lemma].insert(0, inoun[lemma].pop(number))
 
         def choose(index, table, pos, n):
             c = []
@@ -259,7 +266,7 @@ class Facts:
             countable = not is_plural and (s.lex in COUNT_PRIOR or prev_article[lemma] / used > 0.10 or running[pl] / used > 0.35)
             if s.lex in ("substance", "feeling") and prev_article[lemma] / used < 0.3:
                 countable = False
-            if lemma in ("clothing", "furniture", "jewelry", "equipment", "water", "weather", "information", "footwear", "luggage", "money", "music", "money", "bread", "milk"):
+            if lemma in ("love", "winter", "summer", "autumn", "chess", "football", "thunder", "lightning", "art", "honesty", "beauty", "democracy", "clothing", "furniture", "jewelry", "equipment", "water", "weather", "information", "footwear", "luggage", "money", "music", "money", "bread", "milk"):
                 countable = False
             subj = f"{an(w)} {w}" if countable else w
             be = "are" if is_plural else "is"

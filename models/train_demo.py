@@ -274,7 +274,7 @@ def main():
     os.makedirs(o.out, exist_ok=True)
 
     facts = Facts()
-    if rank == 0:
+    if rank == 0 and not o.resume:
         make_tokenizer(facts).save(f"{o.out}/tokenizer.json")
     if world > 1:
         dist.barrier()
