@@ -37,6 +37,8 @@ static const char *const format_defines[N_FORMATS] = {
     [FORMAT_Q6_K] = "#define QUANT_BITS 4\n#define HIGH_BITS 2\n#define SCALES S_Q6\n",
 };
 
+const char *matrix_format_defines(enum format f) { return format_defines[f]; }
+
 static err linear_program(struct device *d, const struct kernel_forms *forms, enum format f,
                           const char *numbers, cl_program *out) {
     const char *body = format_info(f)->is_quantised ? "linear.cl" : "dense.cl";

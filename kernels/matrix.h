@@ -20,6 +20,9 @@ struct matrix_kernels {
     cl_kernel linear[N_TILES], embed;
 };
 
+/* The defines that kernel texts want for a format. */
+const char *matrix_format_defines(enum format f);
+
 /* Builds with k->forms. */
 err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k);
 void matrix_kernels_release(struct matrix_kernels *k);

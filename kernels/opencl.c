@@ -3,9 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "kernels/backend.h"
 #include "kernels/device.h"
+#include "kernels/gemm.h"
 #include "kernels/matrix.h"
 #include "kernels/op_table.h"
 
@@ -27,6 +29,9 @@ enum kernel_id {
 static const char *const kernel_names[N_KERNELS] = {
     "bias", "glu", "act", "add", "select_rows", "rope", "reduce", "norm", "quantize"};
 
+/* Whether dense products of many rows go through CLBlast. */
+enum gemm_use { GEMM_UNKNOWN, GEMM_TRIED, GEMM_YES, GEMM_NO };
+
 struct opencl {
     struct backend base;
     struct device device;
@@ -34,10 +39,13 @@ struct opencl {
     cl_kernel kernels[N_KERNELS];
     cl_kernel kv_write, attend_chunk, attend_combine;
     struct matrix_kernels matrix_kernels[N_FORMATS];
+    struct gemm gemm;
+    enum gemm_use gemm_use[N_FORMATS]; /* of the dense formats */
     struct kernel_forms attend_forms;
     enum format attend_format;
     int is_checked; /* ops are compared with the reference as they are built */
     int is_checking;
+    uint32_t rows_max;
     cl_mem partials; /* of attention, [tile rows][heads][chunks][head_dim + 2] */
     size_t partials_bytes;
 };
@@ -82,6 +90,7 @@ static void opencl_destroy(struct backend *b) {
     for (int i = 0; i < N_KERNELS; i++) kernel_release(o->kernels[i]);
     for (int i = 0; i < N_FORMATS; i++) matrix_kernels_release(&o->matrix_kernels[i]);
     attend_release(o);
+    gemm_release(&o->gemm);
     program_release(o->program);
     memory_release(o->partials);
     device_close(&o->device);
@@ -97,6 +106,7 @@ static err kernel_create(struct opencl *o, cl_program program, const char *name,
 /* Grows only: a check of attention prepares for its own small shapes. */
 static err opencl_prepare(struct backend *b, const struct backend_limits *l) {
     struct opencl *o = self(b);
+    if (l->rows_max > o->rows_max) o->rows_max = l->rows_max;
     size_t chunks = (l->context_max + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
     size_t row = l->n_heads_max * chunks * (l->head_dim_max + 2) * sizeof(float);
     size_t all = row * l->rows_max;
@@ -174,6 +184,43 @@ static err forms_give_way(struct kernel_forms *forms, err e) {
     return OK;
 }
 
+/* Seconds of one product of many rows, the second of two runs. */
+static err gemm_row_time(struct opencl *o, const struct op_row *r, enum gemm_use use, double *out) {
+    o->gemm_use[r->format] = use;
+    for (int i = 0; i < 2; i++) {
+        struct bytes result = {0};
+        double begin = clock_s();
+        err e = op_row_run(r, &o->base, &result);
+        *out = clock_s() - begin;
+        bytes_free(&result);
+        TRY(e);
+    }
+    return OK;
+}
+
+/* CLBlast multiplies many rows of a dense format where it gives the
+ * reference's bits on this device and is the faster way here. */
+static err gemm_decide(struct opencl *o, enum format f) {
+    const struct op_row speed = {OP_LINEAR, "speed", f, GEMM_ROWS_MIN, 256, 1024, 0, 16};
+    double own, library;
+    o->gemm_use[f] = GEMM_NO;
+    if (format_info(f)->is_quantised || !o->is_checked || o->rows_max < GEMM_ROWS_MIN) return OK;
+    TRY(gemm_prepare(&o->device, f, o->rows_max, &o->gemm));
+    o->gemm_use[f] = GEMM_TRIED;
+    err e = rows_check(o, OP_LINEAR, f);
+    o->gemm_use[f] = GEMM_NO;
+    if (e != OK) {
+        log_info("device.clblast", "format=%s used=no text=\"%s\"", format_info(f)->name, err_text());
+        return OK;
+    }
+    TRY(gemm_row_time(o, &speed, GEMM_NO, &own));
+    TRY(gemm_row_time(o, &speed, GEMM_TRIED, &library));
+    o->gemm_use[f] = library < own ? GEMM_YES : GEMM_NO;
+    log_info("device.clblast", "format=%s used=%s own_us=%.0f clblast_us=%.0f", format_info(f)->name,
+             library < own ? "yes" : "no", own * 1e6, library * 1e6);
+    return OK;
+}
+
 /* A format's kernels, built and checked at its first use. */
 static err matrix_kernels_get(struct opencl *o, enum format f) {
     struct matrix_kernels *k = &o->matrix_kernels[f];
@@ -184,7 +231,7 @@ static err matrix_kernels_get(struct opencl *o, enum format f) {
         matrix_kernels_release(k);
         TRY(forms_give_way(&k->forms, e));
     }
-    return OK;
+    return o->gemm_use[f] == GEMM_UNKNOWN ? gemm_decide(o, f) : OK;
 }
 
 static err opencl_matrix_load(struct backend *b, const struct matrix_source *source,
@@ -288,6 +335,10 @@ static err linear(struct backend *b, const struct matrix *m, uint32_t row_begin,
                   struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree,
                   struct buffer *out) {
     struct opencl *o = self(b);
+    enum gemm_use use = o->gemm_use[m->layout.format];
+    if ((use == GEMM_YES || use == GEMM_TRIED) && gemm_can(&o->gemm, m, n_rows, segment_cols, tree))
+        return gemm_linear(&o->device, &o->gemm, m, row_begin, row_end, in->mem, n_rows, segment_cols,
+                           tree, out->mem);
     return matrix_linear(&o->device, &o->matrix_kernels[m->layout.format], m, row_begin, row_end,
                          in->mem, n_rows, segment_cols, tree, out->mem);
 }

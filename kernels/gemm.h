@@ -1,0 +1,32 @@
+/* Dense products of many rows through CLBlast, in tiles of outputs: one
+ * batched call multiplies all segments, so that every sum is the contract's: in-order
+ * fma over the columns of a segment. Whether a device's CLBlast keeps that
+ * order is not known beforehand: the op table decides. Private to kernels/. */
+#ifndef KERNELS_GEMM_H
+#define KERNELS_GEMM_H
+
+#include "kernels/matrix.h"
+
+#define GEMM_ROWS_MIN 64 /* fewer rows are multiplied by dense.cl */
+
+struct gemm {
+    cl_program program[N_FORMATS]; /* of the dense formats */
+    cl_kernel unpack[N_FORMATS], tree[N_FORMATS];
+    cl_mem weights, leaves; /* scratch */
+    size_t weight_floats, leaf_floats;
+};
+
+/* Builds for a format, and makes room for steps of rows_max rows. */
+err gemm_prepare(struct device *d, enum format f, uint32_t rows_max, struct gemm *g);
+void gemm_release(struct gemm *g);
+
+/* Whether a product can go this way at all: all segments equal, scratch large enough. */
+int gemm_can(const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint32_t segment_cols,
+             const struct tree *tree);
+
+/* As matrix_linear(). */
+err gemm_linear(struct device *d, const struct gemm *g, const struct matrix *m, uint32_t row_begin,
+                uint32_t row_end, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
+                const struct tree *tree, cl_mem out);
+
+#endif
