@@ -49,7 +49,8 @@ int cmd_node(int argc, char **argv) {
         fputs(usage, stdout);
         return CODE_GOOD;
     }
-    if (!path) return fail(err_set(ERR_USAGE, "caravan node needs --socket PATH; it is started by the other commands"));
+    if (!path)
+        return fail(err_set(ERR_USAGE, "caravan node needs --socket PATH; other commands start it"));
     err e = node_follow_parent();
     if (e != OK) return fail(e);
     struct wire *w = NULL;

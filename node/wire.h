@@ -54,11 +54,13 @@ typedef int wire_ticket;
 
 /* Sends n bytes; `data` must stay as it is until the ticket is done. `layer` is
  * for messages, -1 none. */
-err wire_send(struct wire *w, int to, enum wire_tag tag, int layer, const void *data, size_t n, wire_ticket *out);
+err wire_send(struct wire *w, int to, enum wire_tag tag, int layer, const void *data, size_t n,
+              wire_ticket *out);
 /* Sends a copy: `data` may change at once. The copies' buffers are reused. */
 err wire_put(struct wire *w, int to, enum wire_tag tag, const void *data, size_t n);
 /* Posts a receive of at most `cap` bytes. */
-err wire_receive(struct wire *w, int from, enum wire_tag tag, void *data, size_t cap, wire_ticket *out);
+err wire_receive(struct wire *w, int from, enum wire_tag tag, void *data, size_t cap,
+                 wire_ticket *out);
 /* `*is_done` tells; then `*n` (may be NULL) is the size and `*t` WIRE_NONE.
  * WIRE_NONE is done. A send that nobody takes within the deadline is an error. */
 err wire_test(struct wire *w, wire_ticket *t, int *is_done, size_t *n);
@@ -79,8 +81,10 @@ err wire_check_deadline(const struct wire *w, int64_t waited_us, int peer, const
 
 /* The shards of this rank's stage, ranks [first, first + n), meet: see struct
  * exchange in stage.h. */
-err wire_share(struct wire *w, int first, int n, int layer, const float *mine, const size_t *n_floats, float *all);
-err wire_collect(struct wire *w, int first, int n, int layer, const float *mine, const size_t *n_floats, float *all);
+err wire_share(struct wire *w, int first, int n, int layer, const float *mine,
+               const size_t *n_floats, float *all);
+err wire_collect(struct wire *w, int first, int n, int layer, const float *mine,
+                 const size_t *n_floats, float *all);
 
 /* Microseconds of waiting time: a clock that leaves out every stretch over a second in
  * which nobody looked at it, so that neither computing nor a suspended job (ctrl-Z) counts
