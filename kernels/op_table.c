@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 #define LINEAR_ROWS(f)                                                                         \
     {OP_LINEAR, "", f, 1, 48, 512, 0, 16}, {OP_LINEAR, "", f, 3, 20, 256, 0, 8},               \
         {OP_LINEAR, "", f, 9, 33, 160, 96, 5}
@@ -74,26 +76,28 @@ static float noise_float(uint64_t i, uint64_t salt) {
 }
 
 /* Everything that one run allocates. */
-struct bench_of_row {
+struct row_bench {
     struct backend *b;
     struct buffer *buffers[8];
     uint32_t n_buffers;
     struct matrix *matrix;
     struct cache *cache;
+    uint32_t n_repeats; /* timed, after a first run */
+    double seconds;     /* of one of them */
 };
 
-static err buffer_empty(struct bench_of_row *o, size_t n_items, struct buffer **out) {
+static err buffer_empty(struct row_bench *o, size_t n_items, struct buffer **out) {
     TRY(o->b->ops->buffer_create(o->b, n_items * 4, out));
     o->buffers[o->n_buffers++] = *out;
     return OK;
 }
 
-static err buffer_of(struct bench_of_row *o, const void *items, size_t n_items, struct buffer **out) {
+static err buffer_of(struct row_bench *o, const void *items, size_t n_items, struct buffer **out) {
     TRY(buffer_empty(o, n_items, out));
     return o->b->ops->buffer_write(o->b, *out, 0, n_items * 4, items);
 }
 
-static err buffer_noise(struct bench_of_row *o, size_t n, uint64_t salt, struct buffer **out) {
+static err buffer_noise(struct row_bench *o, size_t n, uint64_t salt, struct buffer **out) {
     float *f;
     TRY(NEW(f, n));
     for (size_t i = 0; i < n; i++) f[i] = noise_float(i, salt);
@@ -102,7 +106,7 @@ static err buffer_noise(struct bench_of_row *o, size_t n, uint64_t salt, struct 
     return e;
 }
 
-static err result_read(struct bench_of_row *o, struct buffer *m, size_t n_bytes, struct bytes *out) {
+static err result_read(struct row_bench *o, struct buffer *m, size_t n_bytes, struct bytes *out) {
     TRY(bytes_reserve(out, n_bytes));
     TRY(o->b->ops->buffer_read(o->b, m, 0, n_bytes, out->data + out->len));
     out->len += n_bytes;
@@ -159,13 +163,13 @@ static err noise_read(void *context, uint64_t row_begin, uint64_t row_end, uint6
     return OK;
 }
 
-static err matrix_noise(struct bench_of_row *o, const struct op_row *r) {
+static err matrix_noise(struct row_bench *o, const struct op_row *r) {
     struct op_row copy = *r;
     struct matrix_source source = {r->format, &copy, noise_read};
     return o->b->ops->matrix_load(o->b, &source, 0, r->out, r->at, r->at + r->in, &o->matrix);
 }
 
-static err run_linear(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+static err run_linear(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     struct buffer *x, *q, *y;
     /* Half of the tree, as a shard would own it, where the count allows. */
     struct tree tree;
@@ -180,11 +184,19 @@ static err run_linear(struct bench_of_row *o, const struct op_row *r, struct byt
         TRY(o->b->ops->quantize(o->b, x, r->n_rows, r->in, q));
         x = q;
     }
-    TRY(o->b->ops->linear(o->b, o->matrix, 0, r->out, x, r->n_rows, segment_cols, &tree, y));
+    double begin = 0;
+    for (uint32_t i = 0; i <= o->n_repeats; i++) {
+        TRY(o->b->ops->linear(o->b, o->matrix, 0, r->out, x, r->n_rows, segment_cols, &tree, y));
+        if (i > 0) continue;
+        TRY(o->b->ops->finish(o->b));
+        begin = clock_s();
+    }
+    TRY(o->b->ops->finish(o->b));
+    if (o->n_repeats) o->seconds = (clock_s() - begin) / o->n_repeats;
     return result_read(o, y, (size_t)tree.n_results * r->n_rows * r->out * 4, out);
 }
 
-static err run_embed(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+static err run_embed(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     struct buffer *ids, *y;
     int32_t id[8];
     for (uint32_t i = 0; i < r->n_rows; i++) id[i] = (int32_t)(noise(i, 3) % r->out);
@@ -195,7 +207,7 @@ static err run_embed(struct bench_of_row *o, const struct op_row *r, struct byte
     return result_read(o, y, (size_t)r->n_rows * r->in * 4, out);
 }
 
-static err run_rope(struct bench_of_row *o, const struct op_row *r, struct buffer *x, size_t n,
+static err run_rope(struct row_bench *o, const struct op_row *r, struct buffer *x, size_t n,
                     struct bytes *out) {
     struct rope rope = {.n_rot = r->in / 2 * 2 - 4, .freq_base = 10000, .freq_scale = 1};
     float angles[256];
@@ -207,7 +219,7 @@ static err run_rope(struct bench_of_row *o, const struct op_row *r, struct buffe
 }
 
 /* Ops on plain values: x [n_rows, width] and a vector or a second value. */
-static err run_plain(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+static err run_plain(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     const struct backend_ops *ops = o->b->ops;
     struct buffer *x, *w, *y;
     uint32_t width = r->op == OP_ROPE ? r->out * r->in : r->in, n = r->n_rows * width;
@@ -232,7 +244,7 @@ static err run_plain(struct bench_of_row *o, const struct op_row *r, struct byte
     return result_read(o, y, n_bytes, out);
 }
 
-static err run_reduce(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+static err run_reduce(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     struct buffer *x, *y;
     struct range own[3] = {{0, 3}, {3, 4}, {4, r->option}};
     struct tree tree;
@@ -244,7 +256,7 @@ static err run_reduce(struct bench_of_row *o, const struct op_row *r, struct byt
     return result_read(o, y, (size_t)n * 4, out);
 }
 
-static err run_select(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+static err run_select(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     struct buffer *x, *index, *y;
     int32_t at[8];
     for (uint32_t i = 0; i < r->option; i++) at[i] = (int32_t)(r->n_rows - 1 - i);
@@ -257,7 +269,7 @@ static err run_select(struct bench_of_row *o, const struct op_row *r, struct byt
 
 /* One sequence of at + 1 positions, its blocks in reverse order; rows stand
  * at its end. */
-static err places_of(struct bench_of_row *o, const struct op_row *r, uint32_t first, uint32_t n_rows,
+static err places_of(struct row_bench *o, const struct op_row *r, uint32_t first, uint32_t n_rows,
                      struct row_places *out) {
     int32_t position[64], begin[64] = {0}, table[64];
     uint32_t n_blocks = r->at / KV_BLOCK_TOKENS + 1;
@@ -268,13 +280,13 @@ static err places_of(struct bench_of_row *o, const struct op_row *r, uint32_t fi
     return buffer_of(o, table, n_blocks, &out->table);
 }
 
-static void buffers_free(struct bench_of_row *o) {
+static void buffers_free(struct row_bench *o) {
     for (uint32_t i = 0; i < o->n_buffers; i++) o->b->ops->buffer_free(o->b, o->buffers[i]);
     o->n_buffers = 0;
 }
 
 /* Fills positions [0, at] of the cache, then attends from the last n_rows. */
-static err run_attend(struct bench_of_row *o, const struct op_row *r, struct bytes *out) {
+static err run_attend(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     int is_write = r->op == OP_KV_WRITE;
     struct cache_shape shape = {r->at / KV_BLOCK_TOKENS + 1, is_write ? r->out : r->option, r->in, r->format};
     uint32_t n_heads = r->out, width = shape.n_kv_heads * r->in;
@@ -302,21 +314,34 @@ static err run_attend(struct bench_of_row *o, const struct op_row *r, struct byt
     return result_read(o, y, (size_t)r->n_rows * n_heads * r->in * 4, out);
 }
 
-err op_row_run(const struct op_row *r, struct backend *b, struct bytes *out) {
-    struct bench_of_row o = {.b = b};
+static err row_run(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     err e;
     switch (r->op) {
-    case OP_LINEAR: e = run_linear(&o, r, out); break;
-    case OP_EMBED: e = run_embed(&o, r, out); break;
-    case OP_REDUCE: e = run_reduce(&o, r, out); break;
-    case OP_SELECT: e = run_select(&o, r, out); break;
+    case OP_LINEAR: e = run_linear(o, r, out); break;
+    case OP_EMBED: e = run_embed(o, r, out); break;
+    case OP_REDUCE: e = run_reduce(o, r, out); break;
+    case OP_SELECT: e = run_select(o, r, out); break;
     case OP_KV_WRITE:
-    case OP_ATTEND: e = run_attend(&o, r, out); break;
-    default: e = run_plain(&o, r, out); break;
+    case OP_ATTEND: e = run_attend(o, r, out); break;
+    default: e = run_plain(o, r, out); break;
     }
-    buffers_free(&o);
-    b->ops->matrix_free(b, o.matrix);
-    b->ops->cache_free(b, o.cache);
+    buffers_free(o);
+    o->b->ops->matrix_free(o->b, o->matrix);
+    o->b->ops->cache_free(o->b, o->cache);
+    return e;
+}
+
+err op_row_run(const struct op_row *r, struct backend *b, struct bytes *out) {
+    struct row_bench o = {.b = b};
+    return row_run(&o, r, out);
+}
+
+err op_row_time(const struct op_row *r, struct backend *b, uint32_t n_repeats, double *seconds) {
+    struct row_bench o = {.b = b, .n_repeats = n_repeats};
+    struct bytes result = {0};
+    err e = row_run(&o, r, &result);
+    bytes_free(&result);
+    *seconds = o.seconds;
     return e;
 }
 

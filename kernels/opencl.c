@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "kernels/backend.h"
 #include "kernels/device.h"
@@ -184,20 +183,6 @@ static err forms_give_way(struct kernel_forms *forms, err e) {
     return OK;
 }
 
-/* Seconds of one product of many rows, the second of two runs. */
-static err gemm_row_time(struct opencl *o, const struct op_row *r, enum gemm_use use, double *out) {
-    o->gemm_use[r->format] = use;
-    for (int i = 0; i < 2; i++) {
-        struct bytes result = {0};
-        double begin = clock_s();
-        err e = op_row_run(r, &o->base, &result);
-        *out = clock_s() - begin;
-        bytes_free(&result);
-        TRY(e);
-    }
-    return OK;
-}
-
 /* CLBlast multiplies many rows of a dense format where it gives the
  * reference's bits on this device and is the faster way here. */
 static err gemm_decide(struct opencl *o, enum format f) {
@@ -213,8 +198,9 @@ static err gemm_decide(struct opencl *o, enum format f) {
         log_info("device.clblast", "format=%s used=no text=\"%s\"", format_info(f)->name, err_text());
         return OK;
     }
-    TRY(gemm_row_time(o, &speed, GEMM_NO, &own));
-    TRY(gemm_row_time(o, &speed, GEMM_TRIED, &library));
+    TRY(op_row_time(&speed, &o->base, 3, &own));
+    o->gemm_use[f] = GEMM_TRIED;
+    TRY(op_row_time(&speed, &o->base, 3, &library));
     o->gemm_use[f] = library < own ? GEMM_YES : GEMM_NO;
     log_info("device.clblast", "format=%s used=%s own_us=%.0f clblast_us=%.0f", format_info(f)->name,
              library < own ? "yes" : "no", own * 1e6, library * 1e6);
