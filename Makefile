@@ -72,7 +72,11 @@ $(BUILD)/caravan: $(OBJS) $(BUILD)/main.o
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS) -lcmocka
 
-$(BUILD)/%.o: %.c $(BUILD)/kernel_sources.inc
+# Only device.c holds the kernel texts, only main.c the commit.
+$(BUILD)/kernels/device.o: $(BUILD)/kernel_sources.inc
+$(BUILD)/main.o: $(wildcard .git/logs/HEAD)
+
+$(BUILD)/%.o: %.c
 	@mkdir -p $(dir $@)
 	$(CC) $(CPPFLAGS) $(EXT_CFLAGS) $(CFLAGS) $(WARN) $(NUMERICS) -MMD -MP -c -o $@ $<
 
@@ -88,7 +92,7 @@ $(BUILD)/kernel_sources.inc: $(CLS)
 fuzz: $(FUZZERS:tests/%.c=build-fuzz/%) ## fuzzers of the parsers (clang)
 build-fuzz/%: tests/%.c $(SRCS) $(BUILD)/kernel_sources.inc
 	@mkdir -p build-fuzz
-	clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -o $@ $< $(SRCS) $(EXT_LIBS)
+	clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< $(SRCS) $(EXT_LIBS)
 
 -include $(OBJS:.o=.d) $(BUILD)/main.d $(TEST_BINS:=.d)
 .SECONDARY:

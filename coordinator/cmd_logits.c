@@ -10,7 +10,7 @@
 #include "coordinator/model.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
-#include "model/kv.h"
+#include "model/limits.h"
 
 #define RESULT_BYTES_MAX (8u << 20) /* of one step: small frames keep memory small */
 

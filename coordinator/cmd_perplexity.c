@@ -15,7 +15,7 @@
 #include "coordinator/model.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
-#include "model/kv.h"
+#include "model/limits.h"
 
 struct perplexity {
     struct config config;

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/kv.h"
+#include "model/limits.h"
 
 /* What is known of one token of the vocabulary, for edits. */
 struct mark {

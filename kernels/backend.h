@@ -13,11 +13,9 @@
 
 #include "base/err.h"
 #include "model/format.h"
+#include "model/limits.h"
 #include "model/program.h"
 #include "model/segment.h"
-
-#define KV_BLOCK_TOKENS 32 /* positions per KV block */
-#define ATTEND_CHUNK 256   /* positions per attention chunk, fixed for all plans */
 
 struct buffer; /* bytes on the device */
 struct matrix; /* a weight slice in the backend's own layout */

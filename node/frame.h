@@ -11,10 +11,10 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "model/limits.h"
 
 #define FRAME_MAGIC 0x56415243u /* "CRAV" */
 #define FRAME_BYTES_MAX (1u << 30)
-#define STEP_OUTS_MAX 64 /* wanted rows of one step: bounds the memory of logits */
 
 enum frame_kind {
     /* job -> coordinator */

@@ -5,12 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/kv.h"
+#include "model/limits.h"
 #include "model/packed.h"
 
 #define GB 1e9
-#define ATTEND_CHUNK_POSITIONS 256 /* of kernels/: scratch is kept per chunk */
-#define OUT_ROWS_MAX 64            /* of node/: wanted rows of one step */
 
 /* ---- the grid ---- */
 
@@ -146,7 +144,7 @@ static uint64_t cell_kv_bytes(const struct program *p, const struct plan_cell *c
 }
 
 static uint64_t out_rows(const struct plan *plan) {
-    return plan->rows_max < OUT_ROWS_MAX ? plan->rows_max : OUT_ROWS_MAX;
+    return plan->rows_max < STEP_OUTS_MAX ? plan->rows_max : STEP_OUTS_MAX;
 }
 
 static uint64_t value_bytes(const struct program *p, const struct value *v, const struct plan *plan,
@@ -176,7 +174,7 @@ static uint64_t cell_work_bytes(const struct program *p, const struct plan *plan
         sum += out_rows(plan) * p->n_vocab * 4;
     struct range own = c->cut.values[AXIS_HEADS];
     uint64_t n_heads = (own.end - own.begin) / p->head_dim;
-    uint64_t n_chunks = (plan->context + ATTEND_CHUNK_POSITIONS - 1) / ATTEND_CHUNK_POSITIONS;
+    uint64_t n_chunks = (plan->context + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
     return sum + plan->rows_max * n_heads * n_chunks * (p->head_dim + 2) * 4;
 }
 

@@ -13,7 +13,7 @@
 
 #include "coordinator/sequence.h"
 #include "model/gguf.h"
-#include "model/kv.h"
+#include "model/limits.h"
 
 #define N_VOCAB 84
 #define END 81
