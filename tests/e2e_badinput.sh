@@ -285,7 +285,6 @@ refuses ranks_contradict '' plan $good --stages 2 --shards 2 --ranks 3 --json
 refuses shards_huge '' plan $good --shards 4000000000 --json
 refuses stages_huge '' generate $good --tokens 1 --stages 4000000000 --json
 refuses context_huge '' generate $good --tokens 1 --context 4000000000 --json
-refuses out_of_memory 'missing' plan $good --memory-mb 1 --prefill-chunk 4096 --json
 refuses threads_negative '-3' generate $good --tokens 1 --threads -3 --json
 refuses flag_unknown '--help|mean' generate $good --tokens 1 --nosuchflag --json
 refuses value_missing 'value' plan $good --stages
