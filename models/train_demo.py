@@ -234,12 +234,10 @@ def greedy(model, tok, question, n=60):
 
 @torch.no_grad()
 def perplexity(model, ids, window=512):
-    """Windows of 512 tokens that do not overlap; the first token of each is not scored."""
+    """Whole windows of 512 tokens that do not overlap; the first token of each is not scored."""
     total, n = 0.0, 0
-    for at in range(0, len(ids) - 1, window):
+    for at in range(0, len(ids) - window + 1, window):
         w = torch.tensor([ids[at:at + window]])
-        if w.shape[1] < 2:
-            break
         lp = F.log_softmax(model(w)[0].float(), -1)[:-1].gather(1, w[0, 1:, None])
         total -= lp.double().sum().item()
         n += lp.numel()
