@@ -1,6 +1,7 @@
 #include "base/mem.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,8 @@ void *mem_resized(void *p, size_t n, size_t size) {
         err_set(ERR_MEMORY, "cannot allocate %zu items of %zu bytes", n, size);
     return grown;
 }
+
+void mem_return_unused(void) { malloc_trim(0); }
 
 err bytes_reserve(struct bytes *b, size_t extra) {
     size_t need;

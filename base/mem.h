@@ -14,6 +14,9 @@ void *mem_zeroed(size_t n, size_t size);
 /* `p` resized to `n` items of `size`; NULL leaves `p` as it was. */
 void *mem_resized(void *p, size_t n, size_t size);
 
+/* Gives freed memory back to the system, after something large is over. */
+void mem_return_unused(void);
+
 /* NEW(p, n): OK with p pointing to n zeroed items of its type, or ERR_MEMORY. */
 #define NEW(p, n)                                                              \
     (((p) = mem_zeroed((n), sizeof *(p))) != NULL ? OK : ERR_MEMORY)

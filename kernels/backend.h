@@ -76,6 +76,9 @@ struct backend_ops {
     err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
     err (*finish)(struct backend *b); /* waits for all that was enqueued */
 
+    /* Builds and checks what ops on a format need, before weights fill the memory; is_table: embed
+     * too. matrix_load does so where it was not done. */
+    err (*matrix_prepare)(struct backend *b, enum format f, int is_table);
     /* Reads rows x columns of the source and packs them. col_begin is a multiple of
      * 32 where the format is quantised. */
     err (*matrix_load)(struct backend *b, const struct matrix_source *source, uint64_t row_begin,

@@ -220,6 +220,13 @@ static err matrix_kernels_get(struct opencl *o, enum format f) {
     return o->gemm_use[f] == GEMM_UNKNOWN ? gemm_decide(o, f) : OK;
 }
 
+static err opencl_matrix_prepare(struct backend *b, enum format f, int is_table) {
+    struct opencl *o = self(b);
+    TRY(matrix_kernels_get(o, f));
+    if (!is_table || !o->is_checked || o->matrix_kernels[f].embed) return OK;
+    return rows_check(o, OP_EMBED, f);
+}
+
 static err opencl_matrix_load(struct backend *b, const struct matrix_source *source,
                               uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
                               uint64_t col_end, struct matrix **out) {
@@ -411,7 +418,7 @@ static const struct backend_ops opencl_ops = {
     .destroy = opencl_destroy, .prepare = opencl_prepare,
     .buffer_create = buffer_create, .buffer_free = buffer_free,
     .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
-    .matrix_load = opencl_matrix_load, .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
+    .matrix_prepare = opencl_matrix_prepare, .matrix_load = opencl_matrix_load, .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
     .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,
     .bias = bias_add, .rope = rope, .kv_write = kv_write, .attend = attend, .glu = glu, .act = act,

@@ -107,6 +107,13 @@ static err scratch_grow(struct reference *r, uint32_t cols) {
     return OK;
 }
 
+static err matrix_prepare(struct backend *b, enum format f, int is_table) {
+    (void)b;
+    (void)f;
+    (void)is_table; /* nothing is compiled here */
+    return OK;
+}
+
 static err matrix_load(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
                        uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out) {
     uint64_t per = format_info(source->format)->block_values;
@@ -552,7 +559,7 @@ static const struct backend_ops reference_ops = {
     .destroy = reference_destroy, .prepare = reference_prepare,
     .buffer_create = buffer_create, .buffer_free = buffer_free,
     .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
-    .matrix_load = matrix_load, .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
+    .matrix_prepare = matrix_prepare, .matrix_load = matrix_load, .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
     .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,
     .bias = bias_add, .rope = rope, .kv_write = kv_write, .attend = attend, .glu = glu, .act = act,

@@ -86,13 +86,25 @@ static void weight_share(struct stage *s, uint32_t id, const struct holding *h,
     s->weights[id].row_end = (uint32_t)(h->slice.row_end - table->slice.row_begin);
 }
 
+/* Kernels are compiled before weights come: a compiler's memory and a model's
+ * are then never held at once. */
+static err formats_prepare(struct stage *s, const struct holding *h) {
+    for (uint32_t i = 0; i < s->program->n_weights; i++) {
+        const struct weight *w = &s->program->weights[i];
+        if (h[i].is_held && !w->is_vector)
+            TRY(STAGE_OPS(s)->matrix_prepare(s->backend, w->tensor->format, w->is_table));
+    }
+    mem_return_unused();
+    return OK;
+}
+
 static err weights_load(struct stage *s, const struct gguf *g,
                         void (*progress)(void *context, uint64_t bytes_read), void *context) {
     const struct program *p = s->program;
     struct holding *h;
     TRY(NEW(h, p->n_weights));
     slice_holdings(p, &s->cut, s->cell.layer_begin, s->cell.layer_end, h);
-    err e = OK;
+    err e = formats_prepare(s, h);
     for (uint32_t i = 0; i < p->n_weights && e == OK; i++) {
         if (!must_load(&h[i])) continue;
         e = weight_load(s, g, i, &h[i]);
@@ -155,6 +167,7 @@ static err values_create(struct stage *s) {
         if (v->kind == VALUE_Q8) items = (q8_bytes(rows, s->widths[i]) + 3) / 4;
         TRY(buffer_new(s, items, &s->values[i]));
     }
+    if (s->cell.n_shards == 1) return OK; /* nobody to meet */
     TRY(buffer_new(s, (size_t)all * s->limits.rows_max * p->dim, &s->gathered));
     size_t sums = (size_t)s->limits.rows_max * p->dim;
     size_t logits = (size_t)s->outs_max * p->n_vocab;
@@ -211,10 +224,10 @@ static err stage_fill(struct stage *s, const struct gguf *g,
     struct backend_limits limits = {s->limits.rows_max, s->limits.context_max,
                                     (heads.end - heads.begin) / p->head_dim, p->head_dim};
     TRY(STAGE_OPS(s)->prepare(s->backend, &limits));
+    TRY(caches_create(s));
     TRY(weights_load(s, g, progress, context));
     TRY(values_create(s));
-    TRY(places_create(s));
-    return caches_create(s);
+    return places_create(s);
 }
 
 err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
