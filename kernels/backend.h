@@ -150,6 +150,7 @@ struct kernel_forms {
     uint32_t lanes_per_item; /* 16: a group of packed lanes per work-item; 1: one lane */
     int has_vnni;            /* AVX512-VNNI dots by inline assembly */
     int has_half;            /* the device's own f16 conversion is exact */
+    int has_gemm;            /* dense products of many rows by CLBlast, unmeasured: for tests */
 };
 
 /* The same with given forms (NULL: the device's own choice), for tests. */

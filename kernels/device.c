@@ -170,7 +170,7 @@ err device_open(const char *substring, struct device *out) {
     /* A device that wants vectors gets a group of lanes per work-item; one that
      * makes its own out of work-items gets a lane. */
     uint64_t width = device_number(&f, CL_DEVICE_PREFERRED_VECTOR_WIDTH_FLOAT, sizeof(cl_uint));
-    out->forms = (struct kernel_forms){width > 1 ? PACKED_LANES : 1, can_use_vnni(out), 1};
+    out->forms = (struct kernel_forms){width > 1 ? PACKED_LANES : 1, can_use_vnni(out), 1, 0};
     cl_int code;
     out->context = clCreateContext(NULL, 1, &out->id, NULL, NULL, &code);
     TRY(device_check(out, code, "create a context"));

@@ -189,8 +189,13 @@ static err gemm_decide(struct opencl *o, enum format f) {
     const struct op_row speed = {OP_LINEAR, "speed", f, GEMM_ROWS_MIN, 256, 1024, 0, 16};
     double own, library;
     o->gemm_use[f] = GEMM_NO;
-    if (format_info(f)->is_quantised || !o->is_checked || o->rows_max < GEMM_ROWS_MIN) return OK;
+    int is_wanted = o->is_checked || o->device.forms.has_gemm;
+    if (format_info(f)->is_quantised || !is_wanted || o->rows_max < GEMM_ROWS_MIN) return OK;
     TRY(gemm_prepare(&o->device, f, o->rows_max, &o->gemm));
+    if (o->device.forms.has_gemm) {
+        o->gemm_use[f] = GEMM_YES;
+        return OK;
+    }
     o->gemm_use[f] = GEMM_TRIED;
     err e = rows_check(o, OP_LINEAR, f);
     o->gemm_use[f] = GEMM_NO;

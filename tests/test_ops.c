@@ -41,6 +41,23 @@ static void portable_forms_agree(void **state) {
     free(list);
 }
 
+/* On PoCL CLBlast adds in the contract's order; were it not so, no device
+ * would be found where it may be used. */
+static void clblast_keeps_the_bits(void **state) {
+    (void)state;
+    struct kernel_forms forms = {.lanes_per_item = 16, .has_half = 1, .has_gemm = 1};
+    struct backend *b;
+    if (backend_opencl_forms("Portable Computing Language", &forms, &b) != OK) skip();
+    struct backend_limits limits = {128, 64, 1, 16};
+    assert_int_equal(b->ops->prepare(b, &limits), OK);
+    uint32_t n;
+    const struct op_row *rows = op_table(&n);
+    for (uint32_t i = 0; i < n; i++)
+        if (rows[i].op == OP_LINEAR && rows[i].n_rows >= 64 && op_row_check(&rows[i], b) != OK)
+            fail_msg("%s", err_text());
+    b->ops->destroy(b);
+}
+
 /* The check must be able to fail: a wrong weight is seen. */
 static err flipped_read(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
                         uint64_t col_end, void *dst) {
@@ -84,6 +101,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_device_agrees),
         cmocka_unit_test(portable_forms_agree),
+        cmocka_unit_test(clblast_keeps_the_bits),
         cmocka_unit_test(one_bit_changes_the_result),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
