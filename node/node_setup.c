@@ -128,7 +128,8 @@ static err gather_wait(struct node *n, int is_loading, const char *what) {
     int64_t start = clock_us();
     while (n->back.gather.n_missing > 0) {
         TRY(back_poll(n));
-        if (is_loading) TRY(tell_progress(n));
+        /* Not after the last one answered: the coordinator has heard "ready". */
+        if (is_loading && n->back.gather.n_missing > 0) TRY(tell_progress(n));
         TRY(check_missing(n, what));
         wire_pause(clock_us() - start, PAUSE_MAX_US);
     }
