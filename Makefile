@@ -66,11 +66,16 @@ lint: ## include rules, function sizes, names
 clean: ## remove what was built
 	rm -rf build build-san build-fuzz caravan
 
+# V=1 shows whole command lines.
+ifneq ($(V),1)
+quiet = @printf '  %-4s %s\n' $(1) $@;
+endif
+
 $(BUILD)/caravan: $(OBJS) $(BUILD)/main.o
-	$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS)
+	$(call quiet,LD)$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(OBJS)
-	$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS) -lcmocka
+	$(call quiet,LD)$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS) -lcmocka
 
 # Only device.c holds the kernel texts, only main.c the commit.
 $(BUILD)/kernels/device.o: $(BUILD)/kernel_sources.inc
@@ -78,7 +83,7 @@ $(BUILD)/main.o: $(wildcard .git/logs/HEAD)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(dir $@)
-	$(CC) $(CPPFLAGS) $(EXT_CFLAGS) $(CFLAGS) $(WARN) $(NUMERICS) -MMD -MP -c -o $@ $<
+	$(call quiet,CC)$(CC) $(CPPFLAGS) $(EXT_CFLAGS) $(CFLAGS) $(WARN) $(NUMERICS) -MMD -MP -c -o $@ $<
 
 # The kernel sources, as C strings.
 $(BUILD)/kernel_sources.inc: $(CLS)
@@ -92,7 +97,7 @@ $(BUILD)/kernel_sources.inc: $(CLS)
 fuzz: $(FUZZERS:tests/%.c=build-fuzz/%) ## fuzzers of the parsers (clang)
 build-fuzz/%: tests/%.c $(SRCS) $(BUILD)/kernel_sources.inc
 	@mkdir -p build-fuzz
-	clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< $(SRCS) $(EXT_LIBS)
+	$(call quiet,FUZZ)clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< $(SRCS) $(EXT_LIBS)
 
 -include $(OBJS:.o=.d) $(BUILD)/main.d $(TEST_BINS:=.d)
 .SECONDARY:
