@@ -69,8 +69,10 @@ static err check_memory(const struct program *p, const struct plan *plan, const 
     return e;
 }
 
+/* A person sees the plan that does not fit; a program gets one answer. */
 static err show(const struct plan_command *k, const struct program *p, const struct plan *plan) {
     struct bytes ops = {0};
+    if (k->is_json) TRY(check_memory(p, plan, &k->config));
     err e = k->wants_program ? program_print(p, &ops) : OK;
     if (e == OK) e = k->is_json ? print_json(p, plan, &ops) : print_text(p, plan, &ops);
     bytes_free(&ops);

@@ -62,6 +62,7 @@ struct matrix_source {
 struct backend {
     const char *platform, *device; /* names */
     uint64_t memory_bytes;         /* of the device */
+    int is_host;                   /* the device is this host's CPU and memory */
     const struct backend_ops *ops;
 };
 
@@ -76,8 +77,8 @@ struct backend_ops {
     err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
     err (*finish)(struct backend *b); /* waits for all that was enqueued */
 
-    /* Builds and checks what ops on a format need, before weights fill the memory; is_table: embed
-     * too. matrix_load does so where it was not done. */
+    /* Builds and checks what ops on a format need; is_table: embed too. matrix_load does so where
+     * it was not done. */
     err (*matrix_prepare)(struct backend *b, enum format f, int is_table);
     /* Reads rows x columns of the source and packs them. col_begin is a multiple of
      * 32 where the format is quantised. */

@@ -452,6 +452,7 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     o->base.platform = o->device.platform;
     o->base.device = o->device.name;
     o->base.memory_bytes = o->device.memory_bytes;
+    o->base.is_host = o->device.is_cpu;
     for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->device.forms;
     o->attend_forms = o->device.forms;
     o->is_checked = forms == NULL;

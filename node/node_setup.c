@@ -270,12 +270,24 @@ static void on_loaded(void *context, uint64_t bytes_read) {
     atomic_store(&l->bytes_read, bytes_read);
 }
 
+/* The compiler of a CPU's driver stays in this process as long as its backend does, and would be
+ * held beside the weights. A first backend fills the driver's cache and takes the compiler with it. */
+static err kernels_compile(struct node *n) {
+    TRY(backend_opencl(n->plan.device, &n->backend));
+    TRY(stage_prepare(n->backend, n->program, &n->cell));
+    if (!n->backend->is_host) return OK;
+    n->backend->ops->destroy(n->backend);
+    n->backend = NULL;
+    mem_return_unused();
+    return backend_opencl(n->plan.device, &n->backend);
+}
+
 static err load(struct loading *l) {
     struct node *n = l->node;
     const struct plan_message *m = &n->plan;
     const struct exchange exchange = {n, share, collect};
     struct stage_limits limits = {m->rows_max, m->n_blocks, m->context_max};
-    TRY(m->is_reference ? backend_reference(&n->backend) : backend_opencl(m->device, &n->backend));
+    TRY(m->is_reference ? backend_reference(&n->backend) : kernels_compile(n));
     TRY(stage_create(n->backend, n->gguf, n->program, &n->cell, &limits, &exchange, on_loaded, l,
                      &n->stage));
     if (!is_last_stage(n) || n->cell.shard != 0) return OK;

@@ -35,6 +35,9 @@ struct stage_sizes {
     uint64_t weight_bytes, kv_bytes, bytes_read;
 };
 
+/* Builds and checks every kernel that the cell needs, and holds nothing after. */
+err stage_prepare(struct backend *b, const struct program *p, const struct cell *cell);
+
 /* Loads the cell's slices. `progress` (may be NULL) hears the bytes read so far. */
 err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
                  const struct cell *cell, const struct stage_limits *limits,

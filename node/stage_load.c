@@ -86,25 +86,13 @@ static void weight_share(struct stage *s, uint32_t id, const struct holding *h,
     s->weights[id].row_end = (uint32_t)(h->slice.row_end - table->slice.row_begin);
 }
 
-/* Kernels are compiled before weights come: a compiler's memory and a model's
- * are then never held at once. */
-static err formats_prepare(struct stage *s, const struct holding *h) {
-    for (uint32_t i = 0; i < s->program->n_weights; i++) {
-        const struct weight *w = &s->program->weights[i];
-        if (h[i].is_held && !w->is_vector)
-            TRY(STAGE_OPS(s)->matrix_prepare(s->backend, w->tensor->format, w->is_table));
-    }
-    mem_return_unused();
-    return OK;
-}
-
 static err weights_load(struct stage *s, const struct gguf *g,
                         void (*progress)(void *context, uint64_t bytes_read), void *context) {
     const struct program *p = s->program;
     struct holding *h;
     TRY(NEW(h, p->n_weights));
     slice_holdings(p, &s->cut, s->cell.layer_begin, s->cell.layer_end, h);
-    err e = formats_prepare(s, h);
+    err e = OK;
     for (uint32_t i = 0; i < p->n_weights && e == OK; i++) {
         if (!must_load(&h[i])) continue;
         e = weight_load(s, g, i, &h[i]);
@@ -199,6 +187,31 @@ static err caches_create(struct stage *s) {
         s->sizes.kv_bytes += bytes;
     }
     return OK;
+}
+
+static err formats_prepare(struct backend *b, const struct program *p, const struct holding *h) {
+    for (uint32_t i = 0; i < p->n_weights; i++) {
+        const struct weight *w = &p->weights[i];
+        if (h[i].is_held && !w->is_vector)
+            TRY(b->ops->matrix_prepare(b, w->tensor->format, w->is_table));
+    }
+    /* A cache of one block brings attention's kernels. */
+    struct cache_shape shape = {1, 1, p->head_dim, p->kv_format};
+    struct cache *cache;
+    TRY(b->ops->cache_create(b, &shape, &cache));
+    b->ops->cache_free(b, cache);
+    return OK;
+}
+
+err stage_prepare(struct backend *b, const struct program *p, const struct cell *cell) {
+    struct cut cut;
+    struct holding *h;
+    cut_make(p, cell->n_shards, cell->shard, cell->shares, &cut);
+    TRY(NEW(h, p->n_weights));
+    slice_holdings(p, &cut, cell->layer_begin, cell->layer_end, h);
+    err e = formats_prepare(b, p, h);
+    free(h);
+    return e;
 }
 
 static err stage_fill(struct stage *s, const struct gguf *g,

@@ -17,6 +17,7 @@ kernel void CONCAT(dense_, T)(global const uchar *w, uint n_cols, uint group_beg
         for (uint t = 0; t < T; t++) row[t] = (t0 + t < n_rows ? t0 + t : n_rows - 1) * (size_t)n_cols;
         for (uint leaf = 0; leaf < n_leaves; leaf++) {
             VF f[T];
+#pragma unroll
             for (int t = 0; t < T; t++) f[t] = 0.0f;
             uint end = (leaf + 1) * segment_cols < n_cols ? (leaf + 1) * segment_cols : n_cols;
             for (uint c = leaf * segment_cols; c < end; c++) {

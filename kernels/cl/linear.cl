@@ -46,6 +46,7 @@ kernel void CONCAT(linear_, T)(
         for (uint t = 0; t < T; t++) row[t] = (t0 + t < n_rows ? t0 + t : n_rows - 1) * (size_t)n_blocks;
         for (uint leaf = 0; leaf < n_leaves; leaf++) {
             VF f[T];
+#pragma unroll
             for (int t = 0; t < T; t++) f[t] = 0.0f;
             uint end = (leaf + 1) * segment_blocks < n_blocks ? (leaf + 1) * segment_blocks : n_blocks;
             for (uint b = leaf * segment_blocks; b < end; b++) {

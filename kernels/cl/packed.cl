@@ -36,25 +36,32 @@ struct planes {
 void block_quants(const struct planes *p, size_t at, uint lane, VI word[8]) {
     global const uchar *q = p->w + at * (16 * 4 * QUANT_BITS);
 #if QUANT_BITS == 8
+#pragma unroll
     for (int j = 0; j < 8; j++) word[j] = LOAD_I(q, j);
 #elif QUANT_BITS == 4
+#pragma unroll
     for (int j = 0; j < 4; j++) {
         VI v = LOAD_I(q, j);
         word[j] = v & 0x0F0F0F0F;
         word[j + 4] = v >> 4 & 0x0F0F0F0F;
     }
 #else
+#pragma unroll
     for (int j = 0; j < 2; j++) {
         VI v = LOAD_I(q, j);
+#pragma unroll
         for (int f = 0; f < 4; f++) word[4 * j + f] = v >> (2 * f) & 0x03030303;
     }
 #endif
 #if HIGH_BITS == 1
     VI h = LOAD_I(p->w + p->high_at + at * 64, 0);
+#pragma unroll
     for (int j = 0; j < 8; j++) word[j] |= (h >> j & 0x01010101) << QUANT_BITS;
 #elif HIGH_BITS == 2
+#pragma unroll
     for (int j = 0; j < 2; j++) {
         VI h = LOAD_I(p->w + p->high_at + at * 128, j);
+#pragma unroll
         for (int f = 0; f < 4; f++) word[4 * j + f] |= (h >> (2 * f) & 0x03030303) << 4;
     }
 #endif
