@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "model/format.h"
 #include "model/limits.h"
+#include "model/packed.h"
 #include "model/program.h"
 #include "model/segment.h"
 
@@ -98,8 +99,7 @@ struct backend_ops {
     err (*norm)(struct backend *b, enum norm_kind kind, float eps, struct buffer *in,
                 struct buffer *w,
                 struct buffer *bias, uint32_t n_vectors, uint32_t width, struct buffer *out);
-    /* out: int8 [rows][width], then f32 scale [rows][width/32], then int32 sums
-     * [rows][width/32][2] of each 16. */
+    /* out: struct q8_block [rows][width / 32]. */
     err (*quantize)(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
                     struct buffer *out);
     /* out [tree results][rows][n of row range]: sums over m's columns in segments of
@@ -132,9 +132,18 @@ struct backend_ops {
                   uint32_t width, struct buffer *out);
 };
 
+/* 32 activations in 8 bits: value[i] = scale * q[i]. */
+struct q8_block {
+    int8_t q[32];
+    float scale;
+    int32_t sum, sum_second; /* of all q, and of the second 16 */
+    int32_t unused;
+};
+_Static_assert(sizeof(struct q8_block) == Q8_BLOCK_BYTES, "kernels and planner must agree");
+
 /* Bytes of a q8 value of `n_rows` rows. */
 static inline size_t q8_bytes(uint32_t n_rows, uint32_t width) {
-    return (size_t)n_rows * width + (size_t)n_rows * (width / 32) * 12;
+    return (size_t)n_rows * (width / 32) * sizeof(struct q8_block);
 }
 
 /* Plain C on the host. */

@@ -6,7 +6,7 @@
 
 #include "kernels/pack.h"
 
-static const uint32_t tiles[N_TILES] = {1, 4, 8};
+static const uint32_t tiles[N_TILES] = {1, 2, 4, 8};
 
 cl_ulong tree_merges(const struct tree *t) {
     cl_ulong m = 0;
@@ -43,8 +43,8 @@ static err linear_program(struct device *d, const struct kernel_forms *forms, en
                           const char *numbers, cl_program *out) {
     const char *body = format_info(f)->is_quantised ? "linear.cl" : "dense.cl";
     const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "tree.cl",
-                           "#define T 1\n", body, "#undef T\n#define T 4\n", body,
-                           "#undef T\n#define T 8\n", body, NULL};
+                           "#define T 1\n", body, "#undef T\n#define T 2\n", body,
+                           "#undef T\n#define T 4\n", body, "#undef T\n#define T 8\n", body, NULL};
     return device_build(d, forms, files, out);
 }
 
@@ -199,9 +199,11 @@ err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix
                                            ARG(ids), ARG(out), ARG(n)), n);
 }
 
-/* The tile that wastes least: few rows want a narrow one. */
+/* The widest tile that n_rows fill: a kernel for T rows wants T at least. */
 static int tile_choose(uint32_t n_rows) {
-    return n_rows == 1 ? 0 : n_rows <= 4 ? 1 : 2;
+    int i = N_TILES - 1;
+    while (tiles[i] > n_rows) i--;
+    return i;
 }
 
 err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct matrix *m,

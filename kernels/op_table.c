@@ -8,7 +8,7 @@
 
 #define LINEAR_ROWS(f)                                                                         \
     {OP_LINEAR, "", f, 1, 48, 512, 0, 16}, {OP_LINEAR, "", f, 3, 20, 256, 0, 8},               \
-        {OP_LINEAR, "", f, 9, 33, 160, 96, 5}
+        {OP_LINEAR, "", f, 5, 20, 96, 32, 3}, {OP_LINEAR, "", f, 9, 33, 160, 96, 5}
 #define LINEAR_DENSE_ROWS(f)                                                                   \
     LINEAR_ROWS(f), {OP_LINEAR, "short segment", f, 2, 17, 72, 0, 3},                          \
         {OP_LINEAR, "many rows", f, 70, 40, 128, 0, 4}

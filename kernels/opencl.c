@@ -323,7 +323,6 @@ static err norm(struct backend *b, enum norm_kind kind, float eps, struct buffer
                   ARG(over_width), ARG(out->mem));
 }
 
-/* A q8 value's three parts lie in one buffer; kernels take them by offset. */
 static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width, struct buffer *out) {
     cl_uint n = n_rows * (width / 32);
     return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_QUANTIZE], n, ARG(in->mem), ARG(out->mem), ARG(n));

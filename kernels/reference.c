@@ -262,22 +262,19 @@ static err norm(struct backend *b, enum norm_kind kind, float eps, struct buffer
 static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
                     struct buffer *out) {
     (void)b;
-    size_t n_blocks = (size_t)n_rows * (width / 32);
-    int8_t *q = (int8_t *)out->data;
-    float *scale = (float *)(void *)(out->data + n_blocks * 32);
-    int32_t *sums = (int32_t *)(void *)(out->data + n_blocks * 36);
-    for (size_t i = 0; i < n_blocks; i++) {
+    struct q8_block *block = (struct q8_block *)(void *)out->data;
+    for (size_t i = 0; i < (size_t)n_rows * (width / 32); i++, block++) {
         const float *x = floats(in) + i * 32;
         float top = 0;
         for (int k = 0; k < 32; k++) top = fmaxf(top, fabsf(x[k]));
         int is_zero = !(top > 1e-20f); /* also keeps every product normal */
-        scale[i] = is_zero ? 0 : top * (1.0f / 127);
         float inverse = is_zero ? 0 : 127.0f * number_recip(top);
-        sums[2 * i] = sums[2 * i + 1] = 0;
+        *block = (struct q8_block){.scale = is_zero ? 0 : top * (1.0f / 127)};
         for (int k = 0; k < 32; k++) {
             float v = fminf(fmaxf(rintf(x[k] * inverse), -127), 127);
-            q[i * 32 + (size_t)k] = (int8_t)v;
-            sums[2 * i + (size_t)(k / 16)] += (int8_t)v;
+            block->q[k] = (int8_t)v;
+            block->sum += (int8_t)v;
+            if (k >= 16) block->sum_second += (int8_t)v;
         }
     }
     return OK;
@@ -303,51 +300,32 @@ static int adder_push(struct adder *a, float sum, float *result) {
     return 1;
 }
 
-/* One row's activations, as quantize() lays them out. */
-struct q8_row {
-    const int8_t *q;
-    const float *scale;
-    const int32_t *sums;
-};
-
-static struct q8_row q8_row_at(const struct buffer *x, uint32_t n_rows, uint32_t width, uint32_t t) {
-    size_t per = width / 32, n_blocks = (size_t)n_rows * per;
-    return (struct q8_row){
-        (const int8_t *)x->data + (size_t)t * width,
-        (const float *)(const void *)(x->data + n_blocks * 32) + t * per,
-        (const int32_t *)(const void *)(x->data + n_blocks * 36) + 2 * t * per};
-}
-
 /* acc plus the product of one block: integer dots, then fma in fixed order. */
-static float block_add(enum format f, const struct codes *c, const struct q8_row *x, uint32_t block,
-                       float acc) {
+static float block_add(enum format f, const struct codes *c, const struct q8_block *x, float acc) {
     const struct packed_info *info = packed_info(f);
     int32_t dot[2] = {0, 0};
-    for (int k = 0; k < 32; k++)
-        dot[k / 16] += (c->q[k] - (int)info->offset) * x->q[block * 32 + (uint32_t)k];
-    float xs = x->scale[block];
-    const int32_t *sums = x->sums + 2 * block;
+    for (int k = 0; k < 32; k++) dot[k / 16] += (c->q[k] - (int)info->offset) * x->q[k];
     if (info->n_scales == 2) {
-        acc = fmaf((float)dot[0], codes_scale(f, c, 0) * xs, acc);
-        acc = fmaf((float)dot[1], codes_scale(f, c, 1) * xs, acc);
+        acc = fmaf((float)dot[0], codes_scale(f, c, 0) * x->scale, acc);
+        acc = fmaf((float)dot[1], codes_scale(f, c, 1) * x->scale, acc);
         if (!info->has_min) return acc;
-        acc = fmaf((float)sums[0], codes_min(f, c, 0) * xs, acc);
-        return fmaf((float)sums[1], codes_min(f, c, 1) * xs, acc);
+        acc = fmaf((float)(x->sum - x->sum_second), codes_min(f, c, 0) * x->scale, acc);
+        return fmaf((float)x->sum_second, codes_min(f, c, 1) * x->scale, acc);
     }
-    acc = fmaf((float)(dot[0] + dot[1]), codes_scale(f, c, 0) * xs, acc);
+    acc = fmaf((float)(dot[0] + dot[1]), codes_scale(f, c, 0) * x->scale, acc);
     if (!info->has_min) return acc;
-    return fmaf((float)(sums[0] + sums[1]), codes_min(f, c, 0) * xs, acc);
+    return fmaf((float)x->sum, codes_min(f, c, 0) * x->scale, acc);
 }
 
 /* The sum over columns [begin, end) of the unpacked row. */
-static float segment_add(const struct reference *r, const struct matrix *m, const struct q8_row *xq,
+static float segment_add(const struct reference *r, const struct matrix *m, const struct q8_block *xq,
                          const float *xf, uint32_t begin, uint32_t end) {
     float acc = 0;
     if (xf)
         for (uint32_t c = begin; c < end; c++) acc = fmaf(r->dense[c], xf[c], acc);
     else
         for (uint32_t i = begin / 32; i < end / 32; i++)
-            acc = block_add(m->format, &r->codes[i], xq, i, acc);
+            acc = block_add(m->format, &r->codes[i], &xq[i], acc);
     return acc;
 }
 
@@ -360,14 +338,12 @@ static err linear(struct backend *b, const struct matrix *m, uint32_t row_begin,
     for (uint32_t row = 0; row < n; row++) {
         row_unpack(r, m, row_begin + row);
         for (uint32_t t = 0; t < n_rows; t++) {
-            struct q8_row xq = {0};
-            const float *xf = NULL;
-            if (is_quantised) xq = q8_row_at(in, n_rows, m->cols, t);
-            else xf = floats(in) + (size_t)t * m->cols;
+            const struct q8_block *xq = (const struct q8_block *)(const void *)in->data + (size_t)t * (m->cols / 32);
+            const float *xf = is_quantised ? NULL : floats(in) + (size_t)t * m->cols;
             struct adder a = {.tree = tree};
             for (uint32_t s = 0; s < tree->n_leaves; s++) {
                 uint32_t begin = s * segment_cols, end = begin + segment_cols;
-                float sum = segment_add(r, m, &xq, xf, begin, end < m->cols ? end : m->cols);
+                float sum = segment_add(r, m, xq, xf, begin, end < m->cols ? end : m->cols);
                 size_t at = ((size_t)a.n_results * n_rows + t) * n + row;
                 adder_push(&a, sum, &floats(out)[at]);
             }

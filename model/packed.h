@@ -26,6 +26,7 @@
 
 #define PACKED_LANES 16
 #define PACKED_BLOCK 32 /* columns */
+#define Q8_BLOCK_BYTES 48 /* of 32 activations, see struct q8_block in kernels/ */
 
 /* How a format is packed. All "bytes" are per lane. */
 struct packed_info {

@@ -155,7 +155,7 @@ static uint64_t value_bytes(const struct program *p, const struct value *v, cons
         width = own.end - own.begin;
     }
     if (v == &p->values[p->value_logits]) width = c->shard == 0 ? p->n_vocab : 0;
-    if (v->kind == VALUE_Q8) return rows * width + rows * (width / 32) * 12;
+    if (v->kind == VALUE_Q8) return rows * (width / PACKED_BLOCK) * Q8_BLOCK_BYTES;
     /* Of a partial sum: its own subtrees, and those of all shards that come together. */
     uint64_t copies = 1;
     if (v->is_partial && plan->n_shards > 1) copies = SUBTREES_MAX / 2 * (1 + plan->n_shards);

@@ -10,20 +10,19 @@ kernel void CONCAT(dense_, T)(global const uchar *w, uint n_cols, uint group_beg
     size_t group = group_begin + out_row / 16;
     if (out_row >= n_out) return;
     global const uchar *wg = w + group * n_cols * (16 * DENSE_BYTES);
-    for (uint t0 = 0; t0 < n_rows; t0 += T) {
+    for (uint tile = 0; tile * T < n_rows; tile++) {
+        uint t0 = TILE_BEGIN(tile), depth = 0, result = 0;
         VF stack[TREE_DEPTH][T];
-        uint depth = 0, result = 0;
-        size_t row[T]; /* a tail repeats the last row */
-        for (uint t = 0; t < T; t++) row[t] = (t0 + t < n_rows ? t0 + t : n_rows - 1) * (size_t)n_cols;
         for (uint leaf = 0; leaf < n_leaves; leaf++) {
             VF f[T];
 #pragma unroll
             for (int t = 0; t < T; t++) f[t] = 0.0f;
-            uint end = (leaf + 1) * segment_cols < n_cols ? (leaf + 1) * segment_cols : n_cols;
+            uint end = min((leaf + 1) * segment_cols, n_cols);
             for (uint c = leaf * segment_cols; c < end; c++) {
                 VF v = DENSE(wg, c);
+                global const float *xc = x + (size_t)t0 * n_cols + c;
 #pragma unroll
-                for (int t = 0; t < T; t++) f[t] = fma(v, (VF)(x[row[t] + c]), f[t]);
+                for (int t = 0; t < T; t++) f[t] = fma(v, (VF)(xc[t * (size_t)n_cols]), f[t]);
             }
             TREE_PUSH(stack, depth, result, f, leaf)
         }

@@ -32,45 +32,42 @@ kernel void CONCAT(linear_, T)(
     uint super_first, uint n_supers, uint group_begin, uint n_out, global const int *xq,
     uint n_rows, uint segment_blocks, ulong merges,
     uint emits, uint n_leaves, global float *out) {
-    global const float *xs = (global const float *)(xq + (size_t)n_rows * n_blocks * 8);
-    global const int *xsum = xq + (size_t)n_rows * n_blocks * 9;
     struct planes p = {w, high_at, scales_at, supers_at, n_blocks, super_first, n_supers};
     uint lane = get_global_id(0) * LPI % 16;
     uint out_row = get_global_id(0) * LPI;
     size_t group = group_begin + out_row / 16;
     if (out_row >= n_out) return;
-    for (uint t0 = 0; t0 < n_rows; t0 += T) {
+    for (uint tile = 0; tile * T < n_rows; tile++) {
+        uint t0 = TILE_BEGIN(tile), depth = 0, result = 0;
         VF stack[TREE_DEPTH][T];
-        uint depth = 0, result = 0;
-        size_t row[T]; /* a tail repeats the last row */
-        for (uint t = 0; t < T; t++) row[t] = (t0 + t < n_rows ? t0 + t : n_rows - 1) * (size_t)n_blocks;
         for (uint leaf = 0; leaf < n_leaves; leaf++) {
             VF f[T];
 #pragma unroll
             for (int t = 0; t < T; t++) f[t] = 0.0f;
-            uint end = (leaf + 1) * segment_blocks < n_blocks ? (leaf + 1) * segment_blocks : n_blocks;
+            uint end = min((leaf + 1) * segment_blocks, n_blocks);
             for (uint b = leaf * segment_blocks; b < end; b++) {
                 VI word[8];
                 VF scale[2], least[2];
                 block_quants(&p, group * n_blocks + b, lane, word);
                 block_scales(&p, group, b, lane, scale, least);
+                global const int *x0 = xq + ((size_t)t0 * n_blocks + b) * 12;
 #pragma unroll
                 for (int t = 0; t < T; t++) {
-                    global const int *x = xq + (row[t] + b) * 8;
-                    global const int *sums = xsum + (row[t] + b) * 2;
-                    float s = xs[row[t] + b];
+                    global const int *x = x0 + (size_t)n_blocks * (12 * t);
+                    float s = as_float(x[8]);
 #if N_SCALES == 2
-                    VI a = -OFFSET * sums[0], c = -OFFSET * sums[1];
+                    int second = x[10], first = x[9] - second;
+                    VI a = -OFFSET * first, c = -OFFSET * second;
                     DOT(a, word[0], x); DOT(a, word[1], x + 1); DOT(a, word[2], x + 2); DOT(a, word[3], x + 3);
                     DOT(c, word[4], x + 4); DOT(c, word[5], x + 5); DOT(c, word[6], x + 6); DOT(c, word[7], x + 7);
                     f[t] = fma(TO_F(a), scale[0] * s, f[t]);
                     f[t] = fma(TO_F(c), scale[1] * s, f[t]);
 #if HAS_MIN
-                    f[t] = fma((VF)((float)sums[0]), least[0] * s, f[t]);
-                    f[t] = fma((VF)((float)sums[1]), least[1] * s, f[t]);
+                    f[t] = fma((VF)((float)first), least[0] * s, f[t]);
+                    f[t] = fma((VF)((float)second), least[1] * s, f[t]);
 #endif
 #else
-                    int sum = sums[0] + sums[1];
+                    int sum = x[9];
                     VI a = -OFFSET * sum;
                     DOT(a, word[0], x); DOT(a, word[1], x + 1); DOT(a, word[2], x + 2); DOT(a, word[3], x + 3);
                     DOT(a, word[4], x + 4); DOT(a, word[5], x + 5); DOT(a, word[6], x + 6); DOT(a, word[7], x + 7);

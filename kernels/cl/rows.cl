@@ -38,14 +38,14 @@ kernel void norm(int is_layer, float eps, global const float *in, global const f
     }
 }
 
-/* One work-item per block of 32, n blocks in all. out: int8 [n][32], then f32
- * scales [n], then the sums of both halves int [n][2]. */
-kernel void quantize(global const float *in, global char *q, uint n) {
-    global float *scale = (global float *)(q + (size_t)n * 32);
-    global int *sums = (global int *)(q + (size_t)n * 36);
+/* One work-item per block of 32, n blocks in all. A block of q8 is 12 words:
+ * 32 int8, the f32 scale, the sum of all, the sum of the second 16, one unused. */
+kernel void quantize(global const float *in, global int *out, uint n) {
     size_t i = get_global_id(0);
     if (i >= n) return;
     global const float *x = in + i * 32;
+    global int *block = out + i * 12;
+    global char *q = (global char *)block;
     float top = 0.0f;
     for (int k = 0; k < 32; k++) top = fmax(top, fabs(x[k]));
     int is_zero = !(top > 1e-20f); /* also keeps every product normal */
@@ -53,10 +53,11 @@ kernel void quantize(global const float *in, global char *q, uint n) {
     int sum[2] = {0, 0};
     for (int k = 0; k < 32; k++) {
         float v = fmin(fmax(rint(x[k] * inverse), -127.0f), 127.0f);
-        q[i * 32 + k] = (char)v;
+        q[k] = (char)v;
         sum[k / 16] += (int)v;
     }
-    scale[i] = is_zero ? 0.0f : top * (1.0f / 127);
-    sums[2 * i] = sum[0];
-    sums[2 * i + 1] = sum[1];
+    block[8] = as_int(is_zero ? 0.0f : top * (1.0f / 127));
+    block[9] = sum[0] + sum[1];
+    block[10] = sum[1];
+    block[11] = 0;
 }

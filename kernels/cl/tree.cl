@@ -19,18 +19,22 @@ void store_lanes(float16 v, global float *out, uint n) {
 #define STORE(v, p, n) *(p) = (v)
 #endif
 
+/* The youngest sum is in f; older ones wait in the stack. */
 #define TREE_PUSH(stack, depth, result, f, leaf)                                       \
-    for (int t = 0; t < T; t++) stack[depth][t] = f[t];                                \
-    depth++;                                                                           \
     for (uint m = (uint)(merges >> (4 * leaf)) & 15; m > 0; m--) {                     \
         depth--;                                                                       \
-        for (int t = 0; t < T; t++) stack[depth - 1][t] += stack[depth][t];            \
+        _Pragma("unroll") for (int t = 0; t < T; t++) f[t] = stack[depth][t] + f[t];   \
     }                                                                                  \
     if (emits >> leaf & 1) {                                                           \
-        depth--;                                                                       \
-        for (uint t = 0; t < T && t0 + t < n_rows; t++)                                \
-            STORE(stack[depth][t],                                                     \
-                  out + ((size_t)result * n_rows + t0 + t) * n_out + out_row,          \
+        for (uint t = 0; t < T; t++)                                                   \
+            STORE(f[t], out + ((size_t)result * n_rows + t0 + t) * n_out + out_row,    \
                   n_out - out_row);                                                    \
         result++;                                                                      \
+    } else {                                                                           \
+        _Pragma("unroll") for (int t = 0; t < T; t++) stack[depth][t] = f[t];          \
+        depth++;                                                                       \
     }
+
+/* The first row of a tile: the last tile is moved back over rows that are done
+ * already and writes the same again. So n_rows is at least T. */
+#define TILE_BEGIN(tile) min((tile) * T, n_rows - T)
