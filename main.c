@@ -32,6 +32,7 @@ struct command {
     const char *help;
 };
 
+static err cmd_bench(int argc, char **argv);
 static err cmd_help(int argc, char **argv);
 static err cmd_version(int argc, char **argv);
 
@@ -44,6 +45,7 @@ static const struct command commands[] = {
     {"plan", KIND_LOCAL, cmd_plan, NULL, "who would hold what, before anything runs"},
     {"inspect", KIND_LOCAL, cmd_inspect, NULL, "metadata and tensors of a model file"},
     {"devices", KIND_NODE, NULL, cmd_devices, "the OpenCL devices of this host"},
+    {"bench", KIND_LOCAL, cmd_bench, NULL, "how fast a device or a grid is: bench ops, bench generate"},
     {"config", KIND_HIDDEN, cmd_config, NULL, "the example configuration"},
     {"node", KIND_NODE, NULL, cmd_node, "one rank of a job (started by the others)"},
     {"help", KIND_LOCAL, cmd_help, NULL, "this text"},
@@ -72,6 +74,18 @@ static err cmd_version(int argc, char **argv) {
     (void)argc;
     (void)argv;
     printf("caravan %s (%s)\n", VERSION, CARAVAN_COMMIT);
+    return OK;
+}
+
+static err cmd_bench(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "";
+    if (strcmp(what, "ops") == 0) return cmd_bench_ops(argc - 1, argv + 1, CARAVAN_COMMIT);
+    if (!*what) return err_set(ERR_USAGE, "bench: of what? caravan bench --help lists it");
+    if (strcmp(what, "--help") != 0 && strcmp(what, "-h") != 0)
+        return err_set(ERR_USAGE, "no bench \"%s\"; caravan bench --help lists them", what);
+    printf("Usage: caravan bench WHAT [flags]\n\n"
+           "  ops       products with weights on a device, against a plain read of memory\n\n"
+           "`caravan bench WHAT --help` explains the flags.\n");
     return OK;
 }
 

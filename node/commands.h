@@ -4,6 +4,8 @@
 #ifndef NODE_COMMANDS_H
 #define NODE_COMMANDS_H
 
+#include "base/err.h"
+
 /* `caravan node --socket PATH`: one rank of a job. Started by mpirun, which the
  * coordinator starts; rank 0 connects to the coordinator's Unix socket PATH
  * ("@name": abstract). Not meant to be typed. */
@@ -11,5 +13,9 @@ int cmd_node(int argc, char **argv);
 
 /* `caravan devices [--json]`: the OpenCL devices of this host. */
 int cmd_devices(int argc, char **argv);
+
+/* `caravan bench ops`: how fast a device of this host multiplies. `commit` is printed. Unlike the
+ * others it leaves its error to main.c, as the coordinator's commands do. */
+err cmd_bench_ops(int argc, char **argv, const char *commit);
 
 #endif

@@ -48,7 +48,7 @@ same() { if cmp -s "$2" "$3"; then ok "$1"; else bad "$1" "$2 and $3 differ"; fi
 # ---- usage ----
 runs help '^Usage: caravan COMMAND' --help
 runs version '^caravan [0-9]' --version
-for c in generate logits perplexity plan tokenize detokenize inspect devices config node; do
+for c in generate logits perplexity plan tokenize detokenize inspect devices bench config node; do
   runs "help_$c" '^[Uu]sage: caravan' $c --help
 done
 refuses no_command 2 'caravan --help'
@@ -73,6 +73,14 @@ refuses bad_bias_token 2 'logit-bias' generate $model --tokens 1 --logit-bias 84
 refuses too_many_stages 2 '2 layers' generate $model --tokens 1 --stages 3
 refuses bad_grid 2 'not 5' plan $model --stages 2 --shards 2 --ranks 5
 refuses no_out 2 'out is missing' logits $model --tokens 1
+refuses bench_what 2 'bench --help' bench
+refuses bench_unknown 2 'no bench "op"' bench op
+refuses bench_flag 2 'unknown argument --form' bench ops --form Q8_0
+refuses bench_value 2 '--rows needs a value' bench ops --rows
+refuses bench_format 2 "formats.*'Q9'" bench ops --formats Q8_0,Q9
+refuses bench_rows 2 '--rows.*from 1 to 4096' bench ops --rows 1,0
+refuses bench_shape 2 'OUTxIN' bench ops --shape 64
+refuses bench_unit 2 'multiples of 256' bench ops --formats Q4_K --shape 64x96
 refuses no_file 2 'file is missing' perplexity $model
 
 # ---- files ----
@@ -111,6 +119,9 @@ printf 'stages = 2;\nmax_tokens = 5;\nmodel = "%s";\n' $model >"$dir/good.cfg"
 runs config_is_read '"stages": 2' generate --tokens 1,2,3 --json --config "$dir/good.cfg"
 runs flag_wins '"stages": 1' generate --tokens 1,2,3 --json --config "$dir/good.cfg" --stages 1
 runs bias_forbids '"tokens": \[7, 7, 7\]' generate $model --tokens 1,2 --max-tokens 3 --logit-bias 7=10000 --json --reference
+json bench_ops_json '"format": "Q4_0", "out": 64, "in": 96, "rows": 3, "us": [0-9.e-]+, ' \
+  bench ops --formats Q4_0,F16 --shape 64x96 --rows 1,3 --json
+runs help_bench_ops '^Usage: caravan bench ops' bench ops --help
 json plan_json '"stages": 2' plan $model --stages 2 --shards 2 --json
 runs plan_program 'attend' plan $model --program
 "$CARAVAN" config --example >"$dir/example.cfg" && cmp -s "$dir/example.cfg" configs/example.cfg &&
