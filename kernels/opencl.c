@@ -398,13 +398,14 @@ static err attend(struct backend *b, struct cache *c, struct buffer *q, const st
 static err glu(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up, uint32_t n,
                struct buffer *out) {
     int k = (int)kind;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_GLU], n, ARG(k), ARG(gate->mem), ARG(up->mem),
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_GLU], (n + 15) / 16, ARG(k), ARG(gate->mem), ARG(up->mem),
                         ARG(out->mem), ARG(n));
 }
 
 static err act(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n, struct buffer *out) {
     int k = (int)kind;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ACT], n, ARG(k), ARG(in->mem), ARG(out->mem), ARG(n));
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ACT], (n + 15) / 16, ARG(k), ARG(in->mem),
+                        ARG(out->mem), ARG(n));
 }
 
 static err add(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n, struct buffer *out) {

@@ -1,10 +1,5 @@
-/* Ops on single values: one work-item each; the global size is n, padded. */
-
-float activate(int kind, float x) {
-    if (kind == ACT_SILU) return number_silu(x);
-    if (kind == ACT_GELU_TANH) return number_gelu_tanh(x);
-    return fmax(x, 0.0f);
-}
+/* Ops on single values: a work-item each, or for 16 of them; the global size
+ * is their number, padded. */
 
 kernel void bias(global float *x, global const float *vector, uint width, uint n) {
     size_t i = get_global_id(0);
@@ -12,16 +7,40 @@ kernel void bias(global float *x, global const float *vector, uint width, uint n
     x[i] += vector[i % width];
 }
 
+/* Sixteen values from 16 * i on; the rest of a short row is zero. */
+float16 load16(global const float *x, size_t i, uint n) {
+    if (i * 16 + 16 <= n) return vload16(i, x);
+    float f[16];
+    for (size_t k = 0; k < 16; k++) f[k] = i * 16 + k < n ? x[i * 16 + k] : 0.0f;
+    return vload16(0, f);
+}
+
+void store16(float16 v, global float *x, size_t i, uint n) {
+    if (i * 16 + 16 <= n) {
+        vstore16(v, i, x);
+        return;
+    }
+    float f[16];
+    vstore16(v, 0, f);
+    for (size_t k = 0; i * 16 + k < n; k++) x[i * 16 + k] = f[k];
+}
+
+float16 activate(int kind, float16 x) {
+    if (kind == ACT_SILU) return number16_silu(x);
+    if (kind == ACT_GELU_TANH) return number16_gelu_tanh(x);
+    return fmax(x, 0.0f);
+}
+
 kernel void glu(int kind, global const float *gate, global const float *up, global float *out, uint n) {
     size_t i = get_global_id(0);
-    if (i >= n) return;
-    out[i] = activate(kind, gate[i]) * up[i];
+    if (i * 16 >= n) return;
+    store16(activate(kind, load16(gate, i, n)) * load16(up, i, n), out, i, n);
 }
 
 kernel void act(int kind, global const float *in, global float *out, uint n) {
     size_t i = get_global_id(0);
-    if (i >= n) return;
-    out[i] = activate(kind, in[i]);
+    if (i * 16 >= n) return;
+    store16(activate(kind, load16(in, i, n)), out, i, n);
 }
 
 kernel void add(global const float *x, global const float *y, global float *out, uint n) {

@@ -38,26 +38,37 @@ kernel void norm(int is_layer, float eps, global const float *in, global const f
     }
 }
 
+float highest16(float16 v) {
+    float8 a = fmax(v.lo, v.hi);
+    float4 b = fmax(a.lo, a.hi);
+    float2 c = fmax(b.lo, b.hi);
+    return fmax(c.x, c.y);
+}
+
+int sum16(int16 v) {
+    int8 a = v.lo + v.hi;
+    int4 b = a.lo + a.hi;
+    int2 c = b.lo + b.hi;
+    return c.x + c.y;
+}
+
 /* One work-item per block of 32, n blocks in all. A block of q8 is 12 words:
  * 32 int8, the f32 scale, the sum of all, the sum of the second 16, one unused. */
 kernel void quantize(global const float *in, global int *out, uint n) {
     size_t i = get_global_id(0);
     if (i >= n) return;
-    global const float *x = in + i * 32;
+    float16 x0 = vload16(2 * i, in), x1 = vload16(2 * i + 1, in);
     global int *block = out + i * 12;
-    global char *q = (global char *)block;
-    float top = 0.0f;
-    for (int k = 0; k < 32; k++) top = fmax(top, fabs(x[k]));
+    float top = highest16(fmax(fabs(x0), fabs(x1)));
     int is_zero = !(top > 1e-20f); /* also keeps every product normal */
     float inverse = is_zero ? 0.0f : 127.0f * number_recip(top);
-    int sum[2] = {0, 0};
-    for (int k = 0; k < 32; k++) {
-        float v = fmin(fmax(rint(x[k] * inverse), -127.0f), 127.0f);
-        q[k] = (char)v;
-        sum[k / 16] += (int)v;
-    }
+    int16 q0 = convert_int16(fmin(fmax(rint(x0 * inverse), -127.0f), 127.0f));
+    int16 q1 = convert_int16(fmin(fmax(rint(x1 * inverse), -127.0f), 127.0f));
+    vstore16(convert_char16(q0), 0, (global char *)block);
+    vstore16(convert_char16(q1), 1, (global char *)block);
+    int second = sum16(q1);
     block[8] = as_int(is_zero ? 0.0f : top * (1.0f / 127));
-    block[9] = sum[0] + sum[1];
-    block[10] = sum[1];
+    block[9] = sum16(q0) + second;
+    block[10] = second;
     block[11] = 0;
 }
