@@ -8,7 +8,7 @@ SAN    ?= 0
 PACKAGES = build-essential pkg-config libopenmpi-dev openmpi-bin \
   ocl-icd-opencl-dev opencl-headers pocl-opencl-icd libclblast-dev \
   libconfig-dev libjansson-dev libpcre2-dev libutf8proc-dev libhwloc-dev \
-  libcmocka-dev oclgrind mesa-opencl-icd
+  libcmocka-dev oclgrind mesa-opencl-icd procps
 
 PKGS = libconfig jansson libpcre2-8 libutf8proc hwloc
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DCL_TARGET_OPENCL_VERSION=120 \
