@@ -80,11 +80,17 @@ static err cmd_version(int argc, char **argv) {
 static err cmd_bench(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     if (strcmp(what, "ops") == 0) return cmd_bench_ops(argc - 1, argv + 1, CARAVAN_COMMIT);
+    if (strcmp(what, "generate") == 0) {
+        if (inside_is_mpi_launch())
+            return err_set(ERR_USAGE, "bench generate launches its own ranks; call it without mpirun");
+        return cmd_bench_generate(argc - 1, argv + 1, CARAVAN_COMMIT);
+    }
     if (!*what) return err_set(ERR_USAGE, "bench: of what? caravan bench --help lists it");
     if (strcmp(what, "--help") != 0 && strcmp(what, "-h") != 0)
         return err_set(ERR_USAGE, "no bench \"%s\"; caravan bench --help lists them", what);
     printf("Usage: caravan bench WHAT [flags]\n\n"
-           "  ops       products with weights on a device, against a plain read of memory\n\n"
+           "  ops       products with weights on a device, against a plain read of memory\n"
+           "  generate  tokens per second of a model on grids of stages and shards\n\n"
            "`caravan bench WHAT --help` explains the flags.\n");
     return OK;
 }

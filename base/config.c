@@ -42,6 +42,33 @@ err config_parse_real(const char *text, double least, double most,
     return OK;
 }
 
+err config_parse_pair(const char *text, uint32_t first_most, uint32_t second_most, uint32_t out[2]) {
+    const char *x = strchr(text, 'x');
+    char first[16];
+    uint64_t n[2];
+    if (!x || (size_t)(x - text) >= sizeof first)
+        return err_set(ERR_USAGE, "expected two numbers such as 2x1, found \"%s\"", text);
+    snprintf(first, sizeof first, "%.*s", (int)(x - text), text);
+    TRY(config_parse_whole(first, 1, first_most, &n[0]));
+    TRY(config_parse_whole(x + 1, 1, second_most, &n[1]));
+    out[0] = (uint32_t)n[0];
+    out[1] = (uint32_t)n[1];
+    return OK;
+}
+
+err config_parse_list(const char *flag, const char *text, size_t n_most,
+                      err (*add)(void *context, const char *item), void *context) {
+    char item[64];
+    for (size_t n = 0; n < n_most; n++) {
+        size_t len = strcspn(text, ",");
+        snprintf(item, sizeof item, "%.*s", (int)(len < sizeof item ? len : sizeof item - 1), text);
+        if (add(context, item) != OK) return err_context(ERR_USAGE, "--%s", flag);
+        if (!text[len]) return OK;
+        text += len + 1;
+    }
+    return err_set(ERR_USAGE, "--%s: more than %zu items", flag, n_most);
+}
+
 err config_expected(const struct config_key *key, struct bytes *out) {
     if (key->kind == CONFIG_KIND_TEXT)
         return bytes_printf(out, "a text of %g to %g bytes", key->least,

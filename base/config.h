@@ -120,6 +120,12 @@ err config_parse_whole(const char *text, double least, double most,
 err config_parse_real(const char *text, double least, double most,
                       double *out);
 
+/* "2x1": two whole numbers from 1. */
+err config_parse_pair(const char *text, uint32_t first_most, uint32_t second_most, uint32_t out[2]);
+/* "a,b,c" of a flag: at most n_most items, each given to `add`, whose error is named after the flag. */
+err config_parse_list(const char *flag, const char *text, size_t n_most,
+                      err (*add)(void *context, const char *item), void *context);
+
 /* "a whole number from 1 to 16" of a key, for messages and help. */
 err config_expected(const struct config_key *key, struct bytes *out);
 

@@ -15,5 +15,7 @@ err cmd_config(int argc, char **argv);
 err cmd_inspect(int argc, char **argv);
 err cmd_tokenize(int argc, char **argv);
 err cmd_detokenize(int argc, char **argv);
+/* `caravan bench generate`; `commit` is printed. */
+err cmd_bench_generate(int argc, char **argv, const char *commit);
 
 #endif

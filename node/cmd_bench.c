@@ -12,7 +12,10 @@
 #include "kernels/op_time.h"
 #include "node/commands.h"
 
-#define LIST_MAX 16
+#define LIST_MAX 16 /* items of a flag */
+#define ROWS_MAX 4096
+#define OUT_MAX (1 << 20)
+#define IN_MAX (1 << 17)
 #define READ_S 0.3
 
 static const char usage[] =
@@ -45,47 +48,25 @@ struct bench {
 
 /* ---- the command line ---- */
 
-static err parse_count(const char *flag, const char *text, uint32_t most, uint32_t *out) {
+static err add_format(void *context, const char *item) {
+    struct bench *t = context;
+    return format_from_name(item, &t->formats[t->n_formats++]);
+}
+
+static err add_rows(void *context, const char *item) {
+    struct bench *t = context;
     uint64_t n;
-    if (config_parse_whole(text, 1, most, &n) != OK) return err_context(ERR_USAGE, "--%s", flag);
-    *out = (uint32_t)n;
+    TRY(config_parse_whole(item, 1, ROWS_MAX, &n));
+    t->rows[t->n_rows++] = (uint32_t)n;
     return OK;
 }
 
-static err add_format(struct bench *t, const char *item) {
-    if (format_from_name(item, &t->formats[t->n_formats]) != OK)
-        return err_context(ERR_USAGE, "--formats");
-    t->n_formats++;
+static err add_shape(void *context, const char *item) {
+    struct bench *t = context;
+    uint32_t pair[2];
+    TRY(config_parse_pair(item, OUT_MAX, IN_MAX, pair));
+    t->shapes[t->n_shapes++] = (struct shape){pair[0], pair[1]};
     return OK;
-}
-
-static err add_rows(struct bench *t, const char *item) {
-    return parse_count("rows", item, 4096, &t->rows[t->n_rows++]);
-}
-
-static err add_shape(struct bench *t, const char *item) {
-    char out[16];
-    const char *x = strchr(item, 'x');
-    if (!x || (size_t)(x - item) >= sizeof out)
-        return err_set(ERR_USAGE, "--shape: expected OUTxIN such as 2048x5632, found \"%s\"", item);
-    snprintf(out, sizeof out, "%.*s", (int)(x - item), item);
-    struct shape *s = &t->shapes[t->n_shapes++];
-    TRY(parse_count("shape", out, 1 << 20, &s->out));
-    return parse_count("shape", x + 1, 1 << 17, &s->in);
-}
-
-/* "a,b,c", each given to `add`. */
-static err parse_list(struct bench *t, const char *flag, const char *text, err (*add)(struct bench *, const char *)) {
-    char item[64];
-    for (uint32_t n = 0;; n++) {
-        size_t len = strcspn(text, ",");
-        if (len >= sizeof item) return err_set(ERR_USAGE, "--%s: \"%.40s...\" is too long", flag, text);
-        if (n == LIST_MAX) return err_set(ERR_USAGE, "--%s: at most %d", flag, LIST_MAX);
-        snprintf(item, sizeof item, "%.*s", (int)len, text);
-        TRY(add(t, item));
-        if (!text[len]) return OK;
-        text += len + 1;
-    }
 }
 
 /* Whole blocks of every format. */
@@ -118,9 +99,9 @@ static err parse(struct bench *t, int argc, char **argv) {
         if (++i == argc) return err_set(ERR_USAGE, "bench ops: %s needs a value", flags[k].name);
         *flags[k].target = argv[i];
     }
-    TRY(parse_list(t, "formats", t->formats_text, add_format));
-    TRY(parse_list(t, "rows", t->rows_text, add_rows));
-    TRY(parse_list(t, "shape", t->shapes_text, add_shape));
+    TRY(config_parse_list("formats", t->formats_text, LIST_MAX, add_format, t));
+    TRY(config_parse_list("rows", t->rows_text, LIST_MAX, add_rows, t));
+    TRY(config_parse_list("shape", t->shapes_text, LIST_MAX, add_shape, t));
     return check_shapes(t);
 }
 

@@ -79,8 +79,11 @@ refuses bench_flag 2 'unknown argument --form' bench ops --form Q8_0
 refuses bench_value 2 '--rows needs a value' bench ops --rows
 refuses bench_format 2 "formats.*'Q9'" bench ops --formats Q8_0,Q9
 refuses bench_rows 2 '--rows.*from 1 to 4096' bench ops --rows 1,0
-refuses bench_shape 2 'OUTxIN' bench ops --shape 64
+refuses bench_shape 2 '--shape: .*such as' bench ops --shape 64
 refuses bench_unit 2 'multiples of 256' bench ops --formats Q4_K --shape 64x96
+refuses bench_grids 2 '--grids: .*found "2-1"' bench generate $model --grids 1x1,2-1
+refuses bench_prompt 2 '--prompt-tokens: .*found "0"' bench generate $model --prompt-tokens 0
+refuses bench_generate_flag 2 'bench generate: unknown flag --grid; did you mean --grids' bench generate $model --grid 1x1
 refuses no_file 2 'file is missing' perplexity $model
 
 # ---- files ----
@@ -94,6 +97,7 @@ refuses missing_prompt_file 1 'none.txt' generate $model --prompt-file "$dir/non
 refuses missing_config 1 'none.cfg' generate $model --prompt a --config "$dir/none.cfg"
 printf 'stages = 1;\nstagse = 2;\n' >"$dir/bad.cfg"
 refuses bad_config 1 'bad.cfg:2: unknown key stagse' generate $model --prompt a --config "$dir/bad.cfg"
+refuses bench_too_long 1 'the model was made for 80' bench generate $model --prompt-tokens 70 --tokens 11
 refuses out_not_writable 1 'none' logits $model --tokens 1 --out "$dir/none/x"
 refuses missing_text 1 'none.txt' perplexity $model --file "$dir/none.txt"
 
@@ -121,6 +125,9 @@ runs flag_wins '"stages": 1' generate --tokens 1,2,3 --json --config "$dir/good.
 runs bias_forbids '"tokens": \[7, 7, 7\]' generate $model --tokens 1,2 --max-tokens 3 --logit-bias 7=10000 --json --reference
 json bench_ops_json '"format": "Q4_0", "out": 64, "in": 96, "rows": 3, "us": [0-9.e-]+, ' \
   bench ops --formats Q4_0,F16 --shape 64x96 --rows 1,3 --json
+json bench_generate_json '"stages": 2, "shards": 1, "prompt_tokens": 9, "load_s": [0-9.e-]+, "prefill_tokens_per_s": ' \
+  bench generate $model --grids 1x1,2x1 --prompt-tokens 3,9 --tokens 4 --repeat 1 --reference --json
+runs help_bench_generate '^Usage: caravan bench generate' bench generate --help
 runs help_bench_ops '^Usage: caravan bench ops' bench ops --help
 json plan_json '"stages": 2' plan $model --stages 2 --shards 2 --json
 runs plan_program 'attend' plan $model --program

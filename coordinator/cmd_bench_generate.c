@@ -1,0 +1,276 @@
+/* caravan bench generate: tokens per second of a model on grids, against what memory gives. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/read_bandwidth.h"
+#include "coordinator/commands.h"
+#include "coordinator/engine.h"
+#include "coordinator/link.h"
+#include "coordinator/model.h"
+#include "coordinator/options.h"
+#include "coordinator/report.h"
+#include "coordinator/sequence.h"
+
+#define LIST_MAX 16 /* items of a flag */
+#define STAGES_MAX 4096
+#define SHARDS_MAX 16
+#define TOKENS_MAX (1 << 24)
+#define REPEAT_MAX 99
+#define READ_S 0.5
+
+/* A grid and a prompt; tokens per second are medians. */
+struct row {
+    uint32_t n_stages, n_shards, n_prompt;
+    double load_s, prefill, decode;
+    double read; /* bytes per second, the better of before and after: the machine may be shared */
+};
+
+struct bench {
+    struct config config;
+    const char *grids_text, *prompts_text;
+    uint64_t n_tokens, n_repeats;
+    int is_json, is_verbose, is_reference;
+    uint32_t grids[LIST_MAX][2], prompts[LIST_MAX], n_grids, n_prompts; /* grid: stages, shards */
+    uint32_t prompt_max;
+    struct model model;
+    uint64_t weight_bytes; /* of the file, that a decoded token multiplies */
+    int32_t *tokens;       /* [prompt_max] */
+    struct engine *engine;
+    struct link_progress progress;
+    struct row rows[LIST_MAX * LIST_MAX];
+    uint32_t n_rows;
+    char device[256]; /* of rank 0 */
+};
+
+static const char about[] =
+    "Reads a prompt and writes --tokens tokens, --repeat times on each grid of stages and\n"
+    "shards, and prints medians. GB/s are the file's bytes of the weights that a decoded token\n"
+    "multiplies (no KV cache) per second; \"of read\" is their share of a plain read of this\n"
+    "host's memory by all its cores, taken before and after.";
+
+/* ---- the command line ---- */
+
+static err add_grid(void *context, const char *item) {
+    struct bench *t = context;
+    return config_parse_pair(item, STAGES_MAX, SHARDS_MAX, t->grids[t->n_grids++]);
+}
+
+static err add_prompt(void *context, const char *item) {
+    struct bench *t = context;
+    uint64_t n;
+    TRY(config_parse_whole(item, 1, TOKENS_MAX, &n));
+    t->prompts[t->n_prompts++] = (uint32_t)n;
+    if (n > t->prompt_max) t->prompt_max = (uint32_t)n;
+    return OK;
+}
+
+static err parse(struct bench *t, int argc, char **argv, struct option_result *words) {
+    const struct option own[] = {
+        {"grids", OPTION_TEXT, &t->grids_text, "1x1,2x1", "stages x shards, each; else --stages, --shards", 0, 0},
+        {"prompt-tokens", OPTION_TEXT, &t->prompts_text, "N,...", "lengths of the prompt; default 256", 0, 0},
+        {"tokens", OPTION_WHOLE, &t->n_tokens, "N", "tokens to write; default 64", 2, TOKENS_MAX},
+        {"repeat", OPTION_WHOLE, &t->n_repeats, "N", "runs of each; default 3", 1, REPEAT_MAX},
+        {"json", OPTION_SWITCH, &t->is_json, NULL, "one JSON object on standard output", 0, 0},
+        {"reference", OPTION_SWITCH, &t->is_reference, NULL, "compute in plain C, without a device", 0, 0},
+        {"verbose", OPTION_SWITCH, &t->is_verbose, NULL, "what the launcher says", 0, 0},
+    };
+    const struct option_set set = {"bench generate MODEL [flags]", about, CONFIG_GRID | CONFIG_JOB, own,
+                                   sizeof own / sizeof *own, 1};
+    TRY(options_parse(&set, argc, argv, &t->config, words));
+    if (words->is_help) return OK;
+    TRY(config_parse_list("prompt-tokens", t->prompts_text, LIST_MAX, add_prompt, t));
+    if (t->grids_text) return config_parse_list("grids", t->grids_text, LIST_MAX, add_grid, t);
+    t->n_grids = 1; /* as the configuration says */
+    return OK;
+}
+
+/* ---- one grid ---- */
+
+/* All but what is only looked up; a tied head is a weight of its own. */
+static uint64_t weight_bytes(const struct program *p) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < p->n_weights; i++) {
+        const struct weight *w = &p->weights[i];
+        if (!w->is_table) n += format_bytes(w->tensor->format, (size_t)w->rows * w->cols);
+    }
+    return n;
+}
+
+static err prepare(struct bench *t, const char *path) {
+    TRY(model_open("bench generate", path, &t->config, &t->model));
+    const struct program *p = t->model.program;
+    if (t->prompt_max + t->n_tokens > p->n_context)
+        return err_set(ERR_REQUEST, "%u tokens of prompt and %llu written, but the model was made for %u",
+                       t->prompt_max, (unsigned long long)t->n_tokens, p->n_context);
+    t->weight_bytes = weight_bytes(p);
+    TRY(NEW(t->tokens, t->prompt_max));
+    for (uint32_t i = 0; i < t->prompt_max; i++) t->tokens[i] = (int32_t)((i * UINT64_C(7919) + 11) % p->n_vocab);
+    return OK;
+}
+
+static uint32_t rows_max(const struct bench *t) {
+    return t->prompt_max < t->config.prefill_chunk ? t->prompt_max : (uint32_t)t->config.prefill_chunk;
+}
+
+static err sequence_run(struct bench *t, struct sequence *s, int64_t *first_us, int64_t *last_us) {
+    struct result r;
+    *first_us = 0;
+    while (sequence_finish(s) == SEQUENCE_RUNS) {
+        int has_step = 1;
+        while (has_step && engine_n_pending(t->engine) < engine_depth(t->engine)) {
+            struct step step;
+            TRY(sequence_next(s, &step, &has_step));
+            if (has_step) TRY(engine_submit(t->engine, &step));
+        }
+        TRY(engine_next(t->engine, &r));
+        TRY(sequence_commit(s, &r));
+        if (!r.n_outs) continue;
+        *last_us = clock_us();
+        if (!*first_us) *first_us = *last_us;
+    }
+    while (engine_n_pending(t->engine)) TRY(engine_next(t->engine, &r));
+    return OK;
+}
+
+/* One text, from the first row of the prompt to the last token. */
+static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, double *prefill, double *decode) {
+    struct sequence_options o = {
+        .prompt = t->tokens, .n_prompt = n_prompt, .n_vocab = t->model.program->n_vocab,
+        .context = n_prompt + n_tokens, .max_tokens = n_tokens, .rows_max = rows_max(t),
+        .top_p = 1, .repeat_penalty = 1, .ignores_end = 1};
+    struct sequence *s;
+    TRY(sequence_create(&o, &s));
+    int64_t begin_us = clock_us(), first_us, last_us = 0;
+    err e = sequence_run(t, s, &first_us, &last_us);
+    sequence_free(s);
+    *prefill = n_prompt * 1e6 / (double)(first_us - begin_us);
+    *decode = (n_tokens - 1) * 1e6 / (double)(last_us - first_us);
+    return e;
+}
+
+static int compare_rates(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static err prompts_run(struct bench *t, struct row *rows) {
+    double prefill[REPEAT_MAX], decode[REPEAT_MAX];
+    TRY(text_run(t, t->prompts[0], 2, prefill, decode)); /* drivers finish building kernels */
+    for (uint32_t p = 0; p < t->n_prompts; p++) {
+        for (uint32_t i = 0; i < t->n_repeats; i++) {
+            link_progress_show(&t->progress, "measuring", p * t->n_repeats + i, t->n_prompts * t->n_repeats, 0);
+            TRY(text_run(t, t->prompts[p], (uint32_t)t->n_tokens, &prefill[i], &decode[i]));
+        }
+        qsort(prefill, t->n_repeats, sizeof *prefill, compare_rates);
+        qsort(decode, t->n_repeats, sizeof *decode, compare_rates);
+        rows[p].prefill = prefill[t->n_repeats / 2];
+        rows[p].decode = decode[t->n_repeats / 2];
+    }
+    return OK;
+}
+
+static err job_run(struct bench *t, struct row *rows) {
+    struct engine_options o = {
+        .config = &t->config, .program = t->model.program, .model = t->model.path,
+        .is_reference = t->is_reference, .is_verbose = t->is_verbose,
+        .context = t->prompt_max + (uint32_t)t->n_tokens, .n_slots = 1, .rows_max = rows_max(t)};
+    const struct engine_rank *ranks;
+    TRY(engine_open(&o, &t->engine));
+    const struct plan *plan = engine_plan(t->engine);
+    for (uint32_t p = 0; p < t->n_prompts; p++)
+        rows[p] = (struct row){.n_stages = plan->n_stages, .n_shards = plan->n_shards, .n_prompt = t->prompts[p],
+                               .load_s = engine_load_s(t->engine)};
+    err e = prompts_run(t, rows);
+    link_progress_clear(&t->progress);
+    TRY(e);
+    TRY(engine_stats(t->engine, &ranks));
+    snprintf(t->device, sizeof t->device, "%s", ranks[0].device);
+    return OK;
+}
+
+static err grid_run(struct bench *t, const uint32_t *grid) {
+    struct row *rows = t->rows + t->n_rows;
+    double before, after;
+    if (grid[0]) {
+        t->config.stages = grid[0];
+        t->config.shards = grid[1];
+        t->config.ranks = 0;
+    }
+    TRY(read_bandwidth_measure(0, READ_S, &before));
+    err e = job_run(t, rows);
+    engine_close(t->engine);
+    t->engine = NULL;
+    TRY(e);
+    TRY(read_bandwidth_measure(0, READ_S, &after));
+    for (uint32_t p = 0; p < t->n_prompts; p++) rows[p].read = before > after ? before : after;
+    t->n_rows += t->n_prompts;
+    return OK;
+}
+
+/* ---- the report ---- */
+
+static double decode_bytes_per_s(const struct bench *t, const struct row *r) {
+    return (double)t->weight_bytes * r->decode;
+}
+
+static void print_text(const struct bench *t, const char *commit) {
+    char bytes[16];
+    plan_bytes_text(t->weight_bytes, bytes);
+    printf("%s: %s of weights per token; %llu tokens written, medians of %llu; %s, commit %s\n\n", t->model.path,
+           bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_repeats, t->device, commit);
+    printf("%-7s %7s %8s %14s %13s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
+           "decode tok/s", "GB/s", "read GB/s", "of read", "of 1st");
+    for (uint32_t i = 0; i < t->n_rows; i++) {
+        const struct row *r = &t->rows[i];
+        char grid[32];
+        double rate = decode_bytes_per_s(t, r), first = t->rows[i % t->n_prompts].decode;
+        snprintf(grid, sizeof grid, "%ux%u", r->n_stages, r->n_shards);
+        printf("%-7s %7u %8.2f %14.1f %13.1f %9.2f %10.2f %8.1f%% %9.1f%%\n", grid, r->n_prompt, r->load_s,
+               r->prefill, r->decode, rate * 1e-9, r->read * 1e-9, 100 * rate / r->read, 100 * r->decode / first);
+    }
+}
+
+static err print_json(const struct bench *t, const char *commit) {
+    json_t *rows = json_array();
+    for (uint32_t i = 0; i < t->n_rows; i++) {
+        const struct row *r = &t->rows[i];
+        double rate = decode_bytes_per_s(t, r);
+        json_array_append_new(rows, json_pack(
+            "{s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "stages", (json_int_t)r->n_stages, "shards",
+            (json_int_t)r->n_shards, "prompt_tokens", (json_int_t)r->n_prompt, "load_s", r->load_s,
+            "prefill_tokens_per_s", r->prefill, "decode_tokens_per_s", r->decode, "decode_gb_per_s", rate * 1e-9,
+            "read_gb_per_s", r->read * 1e-9, "of_read", rate / r->read, "of_first_grid",
+            r->decode / t->rows[i % t->n_prompts].decode));
+    }
+    return report_print_json(json_pack(
+        "{s:s, s:I, s:s, s:s, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes", (json_int_t)t->weight_bytes,
+        "device", t->device, "commit", commit, "tokens", (json_int_t)t->n_tokens, "repeat",
+        (json_int_t)t->n_repeats, "rows", rows));
+}
+
+static err bench(struct bench *t, const char *path, const char *commit) {
+    TRY(prepare(t, path));
+    for (uint32_t g = 0; g < t->n_grids; g++) TRY(grid_run(t, t->grids[g]));
+    if (t->is_json) return print_json(t, commit);
+    print_text(t, commit);
+    return OK;
+}
+
+err cmd_bench_generate(int argc, char **argv, const char *commit) {
+    struct bench *t;
+    struct option_result words;
+    TRY(NEW(t, 1));
+    static char name[] = "bench generate";
+    argv[0] = name; /* for messages */
+    t->prompts_text = "256";
+    t->n_tokens = 64;
+    t->n_repeats = 3;
+    err e = parse(t, argc, argv, &words);
+    if (e == OK && !words.is_help) e = bench(t, words.n_words ? words.words[0] : NULL, commit);
+    model_close(&t->model);
+    free(t->tokens);
+    free(t);
+    return e;
+}
