@@ -1,8 +1,10 @@
 #include "kernels/matrix.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "kernels/pack.h"
 
@@ -96,63 +98,151 @@ void matrix_kernels_release(struct matrix_kernels *k) {
     *k = (struct matrix_kernels){.forms = k->forms};
 }
 
-/* Rows are read and packed in batches of about this many file bytes. */
-#define BATCH_BYTES ((size_t)4 << 20)
+/* Loading: threads take batches of rows in turn. One reads, the others pack what they have read. So a
+ * source is called from other threads, but by one at a time. */
+#define BATCH_BYTES ((size_t)512 << 10) /* of the file, about; stays in a core's cache */
+#define PACKERS_MAX 8
+#define HUGE_PAGE_BYTES ((uintptr_t)2 << 20)
+
+enum { QUANTS, HIGH, SCALES, SUPERS, N_PLANES };
 
 struct packer {
     struct device *d;
     const struct packed_layout *layout;
+    const struct matrix_source *source;
+    uint64_t row_begin, col_begin, col_end; /* to read */
     cl_mem mem;
-    size_t quants, high, scales, supers; /* bytes of a group in each plane */
-    uint8_t *rows, *planes;
+    uint8_t *mapped;              /* `mem`, where the device shares this memory; else NULL */
+    size_t plane_at[N_PLANES], group_bytes[N_PLANES];
     size_t row_bytes;
     uint32_t batch_groups, block_first;
+    pthread_mutex_t lock; /* of the source and of what follows */
+    uint32_t group;       /* the next one to read */
+    err result;
+    char text[1024]; /* error texts belong to a thread */
 };
 
-static err plane_write(const struct packer *p, size_t plane_at, size_t group_bytes, uint32_t group,
-                       uint32_t n_groups, const uint8_t *src) {
-    if (group_bytes == 0) return OK;
-    return device_check(p->d, clEnqueueWriteBuffer(p->d->queue, p->mem, CL_TRUE,
-                                                   plane_at + group * group_bytes,
-                                                   n_groups * group_bytes, src, 0, NULL, NULL),
-                        "write weights");
+/* Groups that were read together: n_groups == 0 where none is left. */
+struct batch {
+    uint32_t group, n_groups, n_rows;
+    uint8_t *rows, *staging;
+};
+
+static err batch_read(struct packer *p, struct batch *b) {
+    const struct packed_layout *l = p->layout;
+    pthread_mutex_lock(&p->lock);
+    uint32_t left = p->result == OK ? l->n_groups - p->group : 0;
+    b->group = p->group;
+    b->n_groups = left < p->batch_groups ? left : p->batch_groups;
+    p->group += b->n_groups;
+    uint32_t first = b->group * PACKED_LANES, rows_left = l->rows - first;
+    b->n_rows = rows_left < b->n_groups * PACKED_LANES ? rows_left : b->n_groups * PACKED_LANES;
+    err e = OK;
+    if (b->n_groups)
+        e = p->source->read(p->source->context, p->row_begin + first, p->row_begin + first + b->n_rows,
+                            p->col_begin, p->col_end, b->rows);
+    pthread_mutex_unlock(&p->lock);
+    return e;
 }
 
-static err batch_pack(const struct packer *p, uint32_t group, uint32_t n_groups, uint32_t n_rows) {
-    const struct packed_layout *l = p->layout;
-    uint8_t *quants = p->planes, *high = quants + p->batch_groups * p->quants;
-    uint8_t *scales = high + p->batch_groups * p->high;
-    uint8_t *supers = scales + p->batch_groups * p->scales;
-    for (uint32_t i = 0; i < n_groups; i++) {
-        uint32_t first = i * PACKED_LANES;
-        struct packed_group out = {quants + i * p->quants, high + i * p->high, scales + i * p->scales,
-                                   supers + i * p->supers};
-        pack_group(l, p->rows + first * p->row_bytes, p->row_bytes,
-                   n_rows - first < PACKED_LANES ? n_rows - first : PACKED_LANES, p->block_first, &out);
+static err batch_pack(const struct packer *p, const struct batch *b) {
+    uint8_t *planes[N_PLANES], *staging = b->staging;
+    for (int i = 0; i < N_PLANES; i++) {
+        planes[i] = p->mapped ? p->mapped + p->plane_at[i] + b->group * p->group_bytes[i] : staging;
+        if (!p->mapped) staging += p->batch_groups * p->group_bytes[i];
     }
-    TRY(plane_write(p, l->quants_at, p->quants, group, n_groups, quants));
-    TRY(plane_write(p, l->high_at, p->high, group, n_groups, high));
-    TRY(plane_write(p, l->scales_at, p->scales, group, n_groups, scales));
-    return plane_write(p, l->supers_at, p->supers, group, n_groups, supers);
-}
-
-static err all_pack(struct packer *p, const struct matrix_source *source, uint64_t row_begin,
-                    uint64_t col_begin, uint64_t col_end) {
-    const struct packed_layout *l = p->layout;
-    pack_group_bytes(l, &p->quants, &p->high, &p->scales, &p->supers);
-    size_t groups = BATCH_BYTES / (p->row_bytes * PACKED_LANES + 1) + 1;
-    p->batch_groups = groups < l->n_groups ? (uint32_t)groups : l->n_groups;
-    TRY(NEW(p->rows, p->batch_groups * PACKED_LANES * p->row_bytes));
-    TRY(NEW(p->planes, p->batch_groups * (p->quants + p->high + p->scales + p->supers)));
-    for (uint32_t g = 0; g < l->n_groups; g += p->batch_groups) {
-        uint32_t n_groups = l->n_groups - g < p->batch_groups ? l->n_groups - g : p->batch_groups;
-        uint32_t first = g * PACKED_LANES, left = l->rows - first;
-        uint32_t n_rows = left < n_groups * PACKED_LANES ? left : n_groups * PACKED_LANES;
-        TRY(source->read(source->context, row_begin + first, row_begin + first + n_rows, col_begin,
-                         col_end, p->rows));
-        TRY(batch_pack(p, g, n_groups, n_rows));
+    for (uint32_t g = 0; g < b->n_groups; g++) {
+        uint32_t first = g * PACKED_LANES, left = b->n_rows - first;
+        struct packed_group out = {planes[QUANTS] + g * p->group_bytes[QUANTS],
+                                   planes[HIGH] + g * p->group_bytes[HIGH],
+                                   planes[SCALES] + g * p->group_bytes[SCALES],
+                                   planes[SUPERS] + g * p->group_bytes[SUPERS]};
+        pack_group(p->layout, b->rows + first * p->row_bytes, p->row_bytes,
+                   left < PACKED_LANES ? left : PACKED_LANES, p->block_first, &out);
+    }
+    for (int i = 0; i < N_PLANES && !p->mapped; i++) {
+        size_t n = b->n_groups * p->group_bytes[i], at = p->plane_at[i] + b->group * p->group_bytes[i];
+        if (n) TRY(device_check(p->d, clEnqueueWriteBuffer(p->d->queue, p->mem, CL_TRUE, at, n, planes[i],
+                                                           0, NULL, NULL), "write weights"));
     }
     return OK;
+}
+
+static err batches_pack(struct packer *p, struct batch *b) {
+    size_t group = 0;
+    for (int i = 0; i < N_PLANES; i++) group += p->group_bytes[i];
+    TRY(NEW(b->rows, p->batch_groups * PACKED_LANES * p->row_bytes));
+    if (!p->mapped) TRY(NEW(b->staging, p->batch_groups * group));
+    for (;;) {
+        TRY(batch_read(p, b));
+        if (b->n_groups == 0) return OK;
+        TRY(batch_pack(p, b));
+    }
+}
+
+/* The first failure ends all of them. */
+static void *packer_thread(void *packer) {
+    struct packer *p = packer;
+    struct batch b = {0};
+    err e = batches_pack(p, &b);
+    free(b.rows);
+    free(b.staging);
+    if (e == OK) return NULL;
+    pthread_mutex_lock(&p->lock);
+    if (p->result == OK) {
+        p->result = e;
+        snprintf(p->text, sizeof p->text, "%s", err_text());
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+/* As many threads as a CPU device itself uses; two elsewhere, so that one reads. */
+static uint32_t packers_count(const struct packer *p) {
+    cl_uint n = 2;
+    uint32_t n_batches = (p->layout->n_groups + p->batch_groups - 1) / p->batch_groups;
+    if (p->d->is_cpu && clGetDeviceInfo(p->d->id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof n, &n, NULL) != CL_SUCCESS)
+        n = 2;
+    n = n < 2 ? 2 : n > PACKERS_MAX ? PACKERS_MAX : n;
+    return n < n_batches ? n : n_batches;
+}
+
+/* This thread is one of them, so that all is packed even where no other can be started. */
+static err packers_run(struct packer *p) {
+    pthread_t threads[PACKERS_MAX];
+    uint32_t n = packers_count(p), n_started = 0;
+    pthread_mutex_init(&p->lock, NULL);
+    while (n_started + 1 < n && pthread_create(&threads[n_started], NULL, packer_thread, p) == 0) n_started++;
+    packer_thread(p);
+    for (uint32_t i = 0; i < n_started; i++) pthread_join(threads[i], NULL);
+    pthread_mutex_destroy(&p->lock);
+    return p->result == OK ? OK : err_set(p->result, "%s", p->text);
+}
+
+/* With small pages a fifth of the time of loading goes into touching them first. */
+static void pages_make_huge(uint8_t *memory, size_t n_bytes) {
+    uintptr_t begin = ((uintptr_t)memory + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    uintptr_t end = ((uintptr_t)memory + n_bytes) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_HUGEPAGE); /* a wish */
+}
+
+static err all_pack(struct packer *p) {
+    const struct packed_layout *l = p->layout;
+    pack_group_bytes(l, &p->group_bytes[QUANTS], &p->group_bytes[HIGH], &p->group_bytes[SCALES],
+                     &p->group_bytes[SUPERS]);
+    const size_t at[N_PLANES] = {l->quants_at, l->high_at, l->scales_at, l->supers_at};
+    memcpy(p->plane_at, at, sizeof at);
+    size_t groups = BATCH_BYTES / (p->row_bytes * PACKED_LANES + 1) + 1;
+    p->batch_groups = groups < l->n_groups ? (uint32_t)groups : l->n_groups;
+    if (!p->d->is_cpu) return packers_run(p);
+    cl_int code;
+    p->mapped = clEnqueueMapBuffer(p->d->queue, p->mem, CL_TRUE, CL_MAP_WRITE_INVALIDATE_REGION, 0, l->n_bytes,
+                                   0, NULL, NULL, &code);
+    TRY(device_check(p->d, code, "map weights"));
+    pages_make_huge(p->mapped, l->n_bytes);
+    err e = packers_run(p);
+    code = clEnqueueUnmapMemObject(p->d->queue, p->mem, p->mapped, 0, NULL, NULL);
+    return e != OK ? e : device_check(p->d, code, "unmap weights");
 }
 
 err matrix_create(struct device *d, const struct matrix_source *source, uint64_t row_begin,
@@ -162,15 +252,13 @@ err matrix_create(struct device *d, const struct matrix_source *source, uint64_t
     packed_layout_make(source->format, row_end - row_begin, col_begin, col_end, &m->layout);
     uint64_t per = format_info(source->format)->block_values;
     uint64_t read_begin = col_begin / per * per, read_end = (col_end + per - 1) / per * per;
-    struct packer p = {.d = d, .layout = &m->layout,
+    struct packer p = {.d = d, .layout = &m->layout, .source = source, .row_begin = row_begin,
+                       .col_begin = read_begin, .col_end = read_end,
                        .row_bytes = format_bytes(source->format, read_end - read_begin),
                        .block_first = (uint32_t)((col_begin - read_begin) / 32)};
     err e = device_memory(d, m->layout.n_bytes, &m->mem);
     p.mem = m->mem;
-    if (e == OK && m->layout.n_groups && m->layout.cols)
-        e = all_pack(&p, source, row_begin, read_begin, read_end);
-    free(p.rows);
-    free(p.planes);
+    if (e == OK && m->layout.n_groups && m->layout.cols) e = all_pack(&p);
     if (e != OK) {
         if (m->mem) clReleaseMemObject(m->mem);
         free(m);
