@@ -64,6 +64,7 @@ struct backend {
     const char *platform, *device; /* names */
     uint64_t memory_bytes;         /* of the device */
     int is_host;                   /* the device is this host's CPU and memory */
+    int keeps_compiler;            /* the driver compiles in this process, and caches on disk */
     const struct backend_ops *ops;
 };
 

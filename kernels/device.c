@@ -149,7 +149,7 @@ static err device_choose(const char *substring, struct found *out) {
 /* Inline assembly of the host needs the host's own CPU and a compiler that passes it on. */
 static int can_use_vnni(const struct device *d) {
 #if defined(__x86_64__)
-    return d->is_cpu && strstr(d->platform, "Portable Computing Language") &&
+    return d->is_cpu && d->is_pocl &&
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512f");
 #else
     (void)d;
@@ -167,6 +167,7 @@ err device_open(const char *substring, struct device *out) {
     out->memory_bytes = device_number(&f, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
     out->allocation_bytes = device_number(&f, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     out->is_cpu = (device_type(&f) & CL_DEVICE_TYPE_CPU) != 0;
+    out->is_pocl = strstr(out->platform, "Portable Computing Language") != NULL;
     /* A device that wants vectors gets a group of lanes per work-item; one that
      * makes its own out of work-items gets a lane. */
     uint64_t width = device_number(&f, CL_DEVICE_PREFERRED_VECTOR_WIDTH_FLOAT, sizeof(cl_uint));

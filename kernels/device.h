@@ -18,7 +18,7 @@ struct device {
     cl_command_queue queue;
     char platform[128], name[128];
     uint64_t memory_bytes, allocation_bytes;
-    int is_cpu;
+    int is_cpu, is_pocl;
     struct kernel_forms forms; /* the fastest that this device should be able to run */
 };
 

@@ -8,7 +8,7 @@
 
 #include "kernels/pack.h"
 
-static const uint32_t tiles[N_TILES] = {1, 2, 4, 8};
+static const uint32_t tiles[N_TILES] = {1, 4, 8};
 
 cl_ulong tree_merges(const struct tree *t) {
     cl_ulong m = 0;
@@ -45,8 +45,8 @@ static err linear_program(struct device *d, const struct kernel_forms *forms, en
                           const char *numbers, cl_program *out) {
     const char *body = format_info(f)->is_quantised ? "linear.cl" : "dense.cl";
     const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "tree.cl",
-                           "#define T 1\n", body, "#undef T\n#define T 2\n", body,
-                           "#undef T\n#define T 4\n", body, "#undef T\n#define T 8\n", body, NULL};
+                           "#define T 1\n", body, "#undef T\n#define T 4\n", body,
+                           "#undef T\n#define T 8\n", body, NULL};
     return device_build(d, forms, files, out);
 }
 

@@ -454,6 +454,7 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     o->base.device = o->device.name;
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
+    o->base.keeps_compiler = o->device.is_pocl;
     for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->device.forms;
     o->attend_forms = o->device.forms;
     o->is_checked = forms == NULL;

@@ -270,12 +270,12 @@ static void on_loaded(void *context, uint64_t bytes_read) {
     atomic_store(&l->bytes_read, bytes_read);
 }
 
-/* The compiler of a CPU's driver stays in this process as long as its backend does, and would be
- * held beside the weights. A first backend fills the driver's cache and takes the compiler with it. */
+/* A compiler that stays in this process as long as its backend does would be held beside the
+ * weights. A first backend fills the driver's cache and takes the compiler with it. */
 static err kernels_compile(struct node *n) {
     TRY(backend_opencl(n->plan.device, &n->backend));
     TRY(stage_prepare(n->backend, n->program, &n->cell));
-    if (!n->backend->is_host) return OK;
+    if (!n->backend->keeps_compiler) return OK;
     n->backend->ops->destroy(n->backend);
     n->backend = NULL;
     mem_return_unused();
