@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/env.h"
@@ -143,6 +144,20 @@ static int is_first_rank(void) {
     return 1;
 }
 
+/* `srun -n 4` without an MPI plugin starts copies that know nothing of each other; each would
+ * launch a job of its own, and wait for ever in the step that holds them all. */
+static int is_srun_copy(void) {
+    const char *n = env_get("SLURM_STEP_NUM_TASKS");
+    return n && strtol(n, NULL, 10) > 1 && !env_get("SLURM_PTY_PORT"); /* a shell of `srun --pty` is one */
+}
+
+static int refuse_copies(void) {
+    if (is_first_rank())
+        print_error(err_set(ERR_USAGE, "srun started copies of this command, not one MPI job; srun --mpi=pmix "
+                                       "joins them (srun --mpi=list shows what there is)"));
+    return EXIT_USAGE;
+}
+
 static int has_help(int argc, char **argv) {
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return 1;
@@ -188,5 +203,6 @@ int main(int argc, char **argv) {
     if (!c) return unknown_command(argv[1]);
     if (c->run_node) return c->run_node(argc - 1, argv + 1);
     if (is_inside && needs_mpi) return run_inside(c, argc, argv);
+    if (needs_mpi && is_srun_copy()) return refuse_copies();
     return exit_code(run_checked(c, argc - 1, argv + 1));
 }

@@ -133,6 +133,15 @@ static err explain_host(const struct engine *e, const char *host) {
     return err_set(ERR_JOB, "host %s does not answer any more", host);
 }
 
+/* Rank 0 of an allocation that this host, say a login node, is no part of. */
+static const char *elsewhere_text(const struct engine *e, const struct verdict *v) {
+    char here[256] = "";
+    gethostname(here, sizeof here - 1);
+    if (e->link || v->rank != 0 || strcmp(v->host, here) == 0) return "";
+    return "; rank 0 must run on the host of this command: start it inside the allocation, "
+           "by sbatch or srun --mpi=pmix";
+}
+
 static err explain_end(struct engine *e) {
     char who[400];
     struct verdict v;
@@ -146,8 +155,8 @@ static err explain_end(struct engine *e) {
     const char *mpirun = e->o.config->mpirun;
     switch (v.kind) {
     case VERDICT_NODE:
-        return v.rank < 0 ? err_set(ERR_JOB, "%s", v.text)
-                          : err_set(ERR_JOB, "rank %d (host %s): %s", v.rank, v.host, v.text);
+        if (v.rank < 0) return err_set(ERR_JOB, "%s", v.text);
+        return err_set(ERR_JOB, "rank %d (host %s): %s%s", v.rank, v.host, v.text, elsewhere_text(e, &v));
     case VERDICT_EXIT:
         return err_set(ERR_JOB, "%s ended with exit code %d: %s",
                        rank_text(e, v.rank, NULL, who, sizeof who), v.number,

@@ -152,6 +152,12 @@ timeout 60 "$CARAVAN" generate $model --prompt 'the man' --max-tokens 40 --refer
 [ "${PIPESTATUS[0]}" -le 1 ] && ok early_reader || bad early_reader "exit code ${PIPESTATUS[0]}"
 
 # ---- inside an MPI launch ----
+# srun without an MPI plugin: every copy refuses, the first one says why.
+export SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=0
+refuses srun_copies 2 'srun --mpi=pmix' generate $model --tokens 1
+SLURM_PROCID=1 "$CARAVAN" generate $model --tokens 1 >"$dir/out" 2>&1; rc=$?
+[ $rc -eq 2 ] && [ ! -s "$dir/out" ] && ok srun_other_copies || bad srun_other_copies "$rc $(cat "$dir/out")"
+unset SLURM_STEP_NUM_TASKS SLURM_PROCID
 if command -v mpirun >/dev/null; then
   inside() { timeout 120 mpirun --oversubscribe --bind-to none -n 2 "$CARAVAN" "$@" >"$dir/out" 2>"$dir/err" </dev/null; }
   inside generate $model --tokens 1,2,3 --max-tokens 5 --json --reference; rc=$?
