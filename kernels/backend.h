@@ -52,7 +52,8 @@ struct attend_shape {
 };
 
 /* Where a matrix comes from: `read` fills dst with rows x columns as file
- * blocks, row after row; columns are whole blocks of the format. */
+ * blocks, row after row; columns are whole blocks of the format. Threads of the
+ * loader call it one at a time. */
 struct matrix_source {
     enum format format;
     void *context;
