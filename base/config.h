@@ -47,7 +47,7 @@ enum config_group {
     X(deadline_s, REAL, CONFIG_JOB, 1, 86400, "60", "s",                       \
       "a wait between ranks that takes longer ends the job")                   \
     X(hosts, TEXT, CONFIG_JOB, 0, 1023, "", "path",                            \
-      "host file for mpirun; empty: this host, or the Slurm or PBS allocation") \
+      "host file for mpirun; empty: this host, or the Slurm allocation") \
     X(mpirun, TEXT, CONFIG_JOB, 1, 1023, "mpirun", "path",                     \
       "the launcher")                                                          \
     X(mpirun_args, TEXT, CONFIG_JOB, 0, 1023, "", "arguments",                 \

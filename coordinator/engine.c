@@ -301,6 +301,7 @@ static err send_plan(struct engine *e) {
         .layer_begin = plan->layer_begin, .shares = plan->shares,
         .rows_max = plan->rows_max, .n_blocks = plan->n_blocks, .context_max = plan->context,
         .deadline_ms = (uint32_t)(e->o.config->deadline_s * 1000),
+        .threads = (uint32_t)e->o.config->threads,
         .is_reference = e->o.is_reference};
     char *whole = realpath(e->o.model, NULL); /* ranks may have another current folder */
     snprintf(m.model, sizeof m.model, "%s", whole ? whole : e->o.model);

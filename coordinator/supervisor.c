@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -186,12 +185,6 @@ static err on_tick(void *context) {
 
 /* ---- launching ---- */
 
-uint32_t supervisor_cores(void) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-    return (uint32_t)CPU_COUNT(&set);
-}
-
 /* Lines of a host file that name a host. */
 static uint32_t count_hosts(const char *path) {
     struct bytes text = {0};
@@ -218,7 +211,7 @@ static uint32_t hosts_of_job(const struct config *c) {
 
 /* How the grid lies on the hosts. */
 struct layout {
-    uint32_t n_ranks, n_hosts, ranks_per_host, threads;
+    uint32_t n_ranks, n_hosts, ranks_per_host;
 };
 
 static struct layout layout_of(const struct config *c, uint32_t n_stages, uint32_t n_shards) {
@@ -226,9 +219,6 @@ static struct layout layout_of(const struct config *c, uint32_t n_stages, uint32
     l.ranks_per_host = (l.n_ranks + l.n_hosts - 1) / l.n_hosts;
     /* Shards talk most: a stage is parted only where there are more hosts than stages. */
     if (n_stages >= l.n_hosts) l.ranks_per_host = (n_stages + l.n_hosts - 1) / l.n_hosts * n_shards;
-    uint32_t cores = supervisor_cores();
-    l.threads = cores > l.ranks_per_host ? cores / l.ranks_per_host : 1;
-    if (c->threads) l.threads = (uint32_t)c->threads;
     return l;
 }
 
@@ -303,8 +293,6 @@ static err args_make(struct args *a, const struct supervisor *s, const struct co
     TRY(args_add_mca(a, c, "oob_tcp_keepalive_time", "2"));
     TRY(args_add_mca(a, c, "oob_tcp_keepalive_intvl", "1"));
     TRY(args_add_mca(a, c, "oob_tcp_keepalive_probes", "3"));
-    TRY(args_add(a, "-x"));
-    TRY(args_add(a, "POCL_MAX_PTHREAD_COUNT=%u", l->threads));
     TRY(args_add_words(a, c->mpirun_args));
     TRY(args_add(a, "%s", exe));
     TRY(args_add(a, "node"));

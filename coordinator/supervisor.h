@@ -49,7 +49,4 @@ void supervisor_verdict(const struct supervisor *s, struct verdict *out);
 void supervisor_catch_signals(void);
 int supervisor_signal(void);
 
-/* Cores this process may use. */
-uint32_t supervisor_cores(void);
-
 #endif

@@ -17,6 +17,7 @@ _Static_assert(sizeof(struct result_out) == 16, "result_out has gaps");
 #define PLAN_STAGES_MAX 4096
 #define PLAN_SHARDS_MAX 1024
 #define PLAN_ROWS_MAX 65536
+#define PLAN_THREADS_MAX 65536u
 #define PLAN_DEADLINE_MAX_MS 86400000 /* a day */
 
 /* Counts before the arrays of a step; after the int32 arrays `outs` begins at a multiple of 8. */
@@ -256,11 +257,11 @@ static json_t *json_shares(const struct plan_message *m) {
 
 err plan_message_put(const struct plan_message *m, struct bytes *json) {
     json_t *root = json_pack(
-        "{s:s%, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:s}", "model", m->model, strlen(m->model),
+        "{s:s%, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:s}", "model", m->model, strlen(m->model),
         "layer_begin", json_layers(m), "shares", json_shares(m), "rows_max",
         (json_int_t)m->rows_max, "n_blocks", (json_int_t)m->n_blocks, "context_max",
-        (json_int_t)m->context_max, "deadline_ms", (json_int_t)m->deadline_ms, "is_reference",
-        m->is_reference, "device", m->device);
+        (json_int_t)m->context_max, "deadline_ms", (json_int_t)m->deadline_ms, "threads",
+        (json_int_t)m->threads, "is_reference", m->is_reference, "device", m->device);
     if (!root)
         return err_set(ERR_CONFIG, "the model's path or the device's name is not valid UTF-8");
     return json_take(root, json);
@@ -335,6 +336,8 @@ static err plan_read(const json_t *root, struct plan_message *m) {
     TRY(get_count(root, "n_blocks", INT32_MAX, &m->n_blocks));
     TRY(get_count(root, "context_max", INT32_MAX, &m->context_max));
     TRY(get_count(root, "deadline_ms", PLAN_DEADLINE_MAX_MS, &m->deadline_ms));
+    if (json_integer_value(json_object_get(root, "threads")) != 0)
+        TRY(get_count(root, "threads", PLAN_THREADS_MAX, &m->threads));
     m->is_reference = json_is_true(json_object_get(root, "is_reference"));
     return OK;
 }

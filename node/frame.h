@@ -125,6 +125,7 @@ struct plan_message {
     float *shares;                    /* [n_shards] */
     uint32_t rows_max, n_blocks, context_max;
     uint32_t deadline_ms;             /* of every wait between ranks */
+    uint32_t threads;                 /* of a rank on a CPU device; 0: its share of its host's cores */
     int is_reference;                 /* plain C in place of a device */
     char device[256];                 /* substring, "" any */
 };

@@ -14,6 +14,7 @@
 #include <jansson.h>
 
 #include "base/clock.h"
+#include "base/env.h"
 #include "kernels/backend.h"
 #include "node/node_parts.h"
 
@@ -270,6 +271,24 @@ static void on_loaded(void *context, uint64_t bytes_read) {
     atomic_store(&l->bytes_read, bytes_read);
 }
 
+/* PoCL takes every core that it may use, whoever else is on the host. Set before its first call;
+ * what a person or a launcher set already stays. */
+static err threads_limit(const struct node *n) {
+    if (env_get("POCL_MAX_PTHREAD_COUNT") && !n->plan.threads) return OK;
+    cpu_set_t mask;
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    int cores = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : (int)online;
+    int ranks_here = 0;
+    for (int r = 0; r < wire_size(n->w); r++)
+        ranks_here += strcmp(wire_host(n->w, r), wire_host(n->w, n->rank)) == 0;
+    /* A rank that was bound to some cores has these to itself. */
+    int share = cores < online ? cores : cores / ranks_here;
+    uint32_t threads = n->plan.threads ? n->plan.threads : share > 1 ? (uint32_t)share : 1;
+    char text[16];
+    snprintf(text, sizeof text, "%u", threads);
+    return env_set("POCL_MAX_PTHREAD_COUNT", text);
+}
+
 /* A compiler that stays in this process as long as its backend does would be held beside the
  * weights. A first backend fills the driver's cache and takes the compiler with it. */
 static err kernels_compile(struct node *n) {
@@ -333,6 +352,7 @@ static err load_watch(struct node *n, uint64_t bytes_read) {
 static err load_all(struct node *n) {
     int64_t start = clock_us();
     struct loading *l;
+    TRY(threads_limit(n));
     TRY(NEW(l, 1));
     l->node = n;
     if (pthread_create(&l->thread, NULL, load_thread, l) != 0) {

@@ -268,7 +268,7 @@ static void test_plan_round_trip(void **state) {
     float shares[] = {1, 0.3f, 2};
     struct plan_message m = {.model = "/models/\"quoted\" \\ ü.gguf", .n_stages = 2, .n_shards = 3,
                              .layer_begin = begin, .shares = shares, .rows_max = 512,
-                             .n_blocks = 100000, .context_max = 131072, .deadline_ms = 60000,
+                             .n_blocks = 100000, .context_max = 131072, .deadline_ms = 60000, .threads = 3,
                              .is_reference = 1, .device = "NVIDIA"};
     struct plan_message got;
     struct bytes b = {0};
@@ -284,6 +284,7 @@ static void test_plan_round_trip(void **state) {
     assert_int_equal(got.n_blocks, 100000);
     assert_int_equal(got.context_max, 131072);
     assert_int_equal(got.deadline_ms, 60000);
+    assert_int_equal(got.threads, 3);
     assert_int_equal(got.is_reference, 1);
     plan_message_free(&got);
     for (size_t n = 0; n < b.len; n++) {
