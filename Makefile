@@ -27,6 +27,9 @@ EXT_CFLAGS := $(shell pkg-config --cflags $(PKGS) ompi-c 2>/dev/null | sed 's/-I
 EXT_LIBS   := $(shell pkg-config --libs $(PKGS) ompi-c 2>/dev/null) -lOpenCL -lclblast -lm -lpthread
 endif
 
+# As many compilers as cores, unless -j was given.
+PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 2))
+
 FOLDERS = base model partition kernels node coordinator
 SRCS := $(foreach d,$(FOLDERS),$(sort $(wildcard $(d)/*.c)))
 OBJS := $(SRCS:%.c=$(BUILD)/%.o)
@@ -42,7 +45,7 @@ help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 all: deps ## install what is missing, build
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory $(PARALLEL) build
 
 build: $(if $(wildcard main.c),$(BUILD)/caravan) ## build only
 	@if [ "$(BUILD)" = build ] && [ -f build/caravan ]; then ln -sf build/caravan caravan; fi
@@ -54,7 +57,7 @@ demo: all ## the demo model on 4 ranks
 	@tests/demo
 
 test: all ## every test; last line "N passed, N failed"
-	@$(MAKE) --no-print-directory $(TEST_BINS)
+	@$(MAKE) --no-print-directory $(PARALLEL) $(TEST_BINS)
 	@tests/run $(BUILD)
 
 bench: all ## benchmarks, as ratios

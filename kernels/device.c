@@ -1,9 +1,13 @@
 #include "kernels/device.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "base/env.h"
 #include "base/log.h"
 #include "model/packed.h"
 
@@ -57,11 +61,32 @@ struct found {
     cl_device_id device;
 };
 
+/* Compiled kernels are code: a folder that somebody else made will not do. */
+static int folder_make(const char *path) {
+    struct stat s;
+    if (mkdir(path, 0700) == 0) return 1;
+    return errno == EEXIST && stat(path, &s) == 0 && s.st_uid == geteuid() && access(path, W_OK) == 0;
+}
+
+/* PoCL hides its device where it cannot keep compiled kernels: a user without a home that can be
+ * written gets a folder for them among the temporary files. Before the first OpenCL call. */
+static void cache_folder_choose(void) {
+    const char *home = env_get("HOME"), *tmp = env_get("TMPDIR");
+    if (!home || env_get("POCL_CACHE_DIR") || env_get("XDG_CACHE_HOME")) return;
+    char path[600];
+    snprintf(path, sizeof path, "%.500s/.cache", home);
+    if (folder_make(path)) return;
+    snprintf(path, sizeof path, "%.500s/caravan-kernels-%u", tmp && *tmp ? tmp : "/tmp", (unsigned)geteuid());
+    if (!folder_make(path) || env_set("POCL_CACHE_DIR", path) != OK)
+        log_warn("device.cache", "text=\"neither %s/.cache nor %s can be written; set POCL_CACHE_DIR\"", home, path);
+}
+
 /* Every device of every platform. A platform that fails is passed over. */
 static uint32_t find_all(struct found out[DEVICES_MAX]) {
     cl_platform_id platforms[PLATFORMS_MAX];
     cl_uint n_platforms = 0;
     uint32_t n = 0;
+    cache_folder_choose();
     if (clGetPlatformIDs(PLATFORMS_MAX, platforms, &n_platforms) != CL_SUCCESS) return 0;
     if (n_platforms > PLATFORMS_MAX) n_platforms = PLATFORMS_MAX;
     for (cl_uint p = 0; p < n_platforms; p++) {

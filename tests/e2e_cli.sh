@@ -118,6 +118,8 @@ runs plan_fits '1 stages x 1 shards' plan $model --memory-mb 4
 json generate_json '"finish_reason": "length"' generate $model --tokens 1,2,3 --max-tokens 5 --json
 grep -q '"prompt_tokens": \[1, 2, 3\]' "$dir/out" && ok generate_prompt_tokens || bad generate_prompt_tokens "$(cat "$dir/out")"
 runs generate_text '.' generate $model --prompt 'the man' --max-tokens 5
+# PoCL hides its device where it cannot keep kernels; TMPDIR then holds them.
+HOME=/proc TMPDIR=$dir runs home_not_writable '.' generate $model --prompt 'the man' --max-tokens 2
 runs generate_sampled_seed '"seed": [0-9]+' generate $model --tokens 1,2 --max-tokens 3 --temperature 1 --json --reference
 printf 'stages = 2;\nmax_tokens = 5;\nmodel = "%s";\n' $model >"$dir/good.cfg"
 runs config_is_read '"stages": 2' generate --tokens 1,2,3 --json --config "$dir/good.cfg"
