@@ -188,9 +188,10 @@ static err forms_give_way(struct kernel_forms *forms, err e) {
 static err gemm_decide(struct opencl *o, enum format f) {
     const struct op_row speed = {OP_LINEAR, "speed", f, GEMM_ROWS_MIN, 256, 1024, 0, 16};
     double own, library;
-    o->gemm_use[f] = GEMM_NO;
     int is_wanted = o->is_checked || o->device.forms.has_gemm;
-    if (format_info(f)->is_quantised || !is_wanted || o->rows_max < GEMM_ROWS_MIN) return OK;
+    if (o->rows_max < GEMM_ROWS_MIN) return OK; /* asked again once larger steps are prepared for */
+    o->gemm_use[f] = GEMM_NO;
+    if (format_info(f)->is_quantised || !is_wanted) return OK;
     TRY(gemm_prepare(&o->device, f, o->rows_max, &o->gemm));
     if (o->device.forms.has_gemm) {
         o->gemm_use[f] = GEMM_YES;
@@ -222,7 +223,7 @@ static err matrix_kernels_get(struct opencl *o, enum format f) {
         matrix_kernels_release(k);
         TRY(forms_give_way(&k->forms, e));
     }
-    return o->gemm_use[f] == GEMM_UNKNOWN ? gemm_decide(o, f) : OK;
+    return o->gemm_use[f] == GEMM_UNKNOWN && !o->is_checking ? gemm_decide(o, f) : OK;
 }
 
 static err opencl_matrix_prepare(struct backend *b, enum format f, int is_table) {
