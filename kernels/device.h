@@ -41,6 +41,10 @@ struct device_arg {
     const void *value;
 };
 #define DEVICE_ARG(x) {sizeof(x), &(x)}
+/* A list of DEVICE_ARGs as the two parameters `args, n_args`. */
+#define DEVICE_ARGS(...)                                                                       \
+    (const struct device_arg[]){__VA_ARGS__},                                                  \
+        sizeof((const struct device_arg[]){__VA_ARGS__}) / sizeof(struct device_arg)
 
 /* Sets all arguments and enqueues; local may be NULL. Global sizes of 0 do nothing. */
 err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,

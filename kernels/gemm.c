@@ -62,9 +62,6 @@ int gemm_can(const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint
            tile_width(g, l->cols) > 0 && (size_t)tree->n_leaves * n_rows * TILE_OUTPUTS <= g->leaf_floats;
 }
 
-#define LAUNCH_ARGS(...)                                                                       \
-    (const struct device_arg[]){__VA_ARGS__},                                                  \
-        sizeof((const struct device_arg[]){__VA_ARGS__}) / sizeof(struct device_arg)
 #define ARG DEVICE_ARG
 
 static err tile_run(struct device *d, const struct gemm *g, const struct matrix *m, cl_uint matrix_row,
@@ -74,7 +71,7 @@ static err tile_run(struct device *d, const struct gemm *g, const struct matrix 
     cl_uint n_weights = l->cols * width, n_sums = n_rows * width, emits = tree_emits(tree);
     cl_ulong merges = tree_merges(tree);
     TRY(device_launch_items(d, g->unpack[l->format],
-                            LAUNCH_ARGS(ARG(m->mem), ARG(l->cols), ARG(matrix_row), ARG(width),
+                            DEVICE_ARGS(ARG(m->mem), ARG(l->cols), ARG(matrix_row), ARG(width),
                                         ARG(g->weights), ARG(n_weights)), n_weights));
     CLBlastStatusCode code = CLBlastSgemmStridedBatched(
         CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, n_rows, width, segment_cols,
@@ -83,7 +80,7 @@ static err tile_run(struct device *d, const struct gemm *g, const struct matrix 
     if (code != CLBlastSuccess)
         return err_set(ERR_DEVICE, "device '%s': CLBlast product failed (code %d)", d->name, (int)code);
     return device_launch_items(d, g->tree[l->format],
-                               LAUNCH_ARGS(ARG(g->leaves), ARG(merges), ARG(emits), ARG(tree->n_leaves),
+                               DEVICE_ARGS(ARG(g->leaves), ARG(merges), ARG(emits), ARG(tree->n_leaves),
                                            ARG(first), ARG(width), ARG(n_out), ARG(out), ARG(n_sums)),
                                n_sums);
 }

@@ -268,9 +268,6 @@ err matrix_create(struct device *d, const struct matrix_source *source, uint64_t
     return OK;
 }
 
-#define LAUNCH_ARGS(...)                                                                       \
-    (const struct device_arg[]){__VA_ARGS__},                                                  \
-        sizeof((const struct device_arg[]){__VA_ARGS__}) / sizeof(struct device_arg)
 #define ARG DEVICE_ARG
 
 err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix *m, cl_mem ids,
@@ -279,10 +276,10 @@ err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix
     TRY(embed_build(d, l->format, k));
     cl_uint n = n_rows * l->n_blocks;
     if (!format_info(l->format)->is_quantised)
-        return device_launch_items(d, k->embed, LAUNCH_ARGS(ARG(m->mem), ARG(l->cols), ARG(ids), ARG(out), ARG(n)), n);
+        return device_launch_items(d, k->embed, DEVICE_ARGS(ARG(m->mem), ARG(l->cols), ARG(ids), ARG(out), ARG(n)), n);
     cl_ulong high_at = l->high_at, scales_at = l->scales_at, supers_at = l->supers_at;
     return device_launch_items(d, k->embed,
-                               LAUNCH_ARGS(ARG(m->mem), ARG(high_at), ARG(scales_at), ARG(supers_at),
+                               DEVICE_ARGS(ARG(m->mem), ARG(high_at), ARG(scales_at), ARG(supers_at),
                                            ARG(l->n_blocks), ARG(l->super_first), ARG(l->n_supers),
                                            ARG(ids), ARG(out), ARG(n)), n);
 }
@@ -308,14 +305,14 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     size_t global = k->forms.lanes_per_item == PACKED_LANES ? groups : (groups * PACKED_LANES + 63) / 64 * 64;
     cl_kernel kernel = k->linear[tile_choose(n_rows)];
     if (!format_info(l->format)->is_quantised)
-        return device_launch(d, kernel, LAUNCH_ARGS(ARG(m->mem), ARG(l->cols), ARG(group), ARG(n_out),
+        return device_launch(d, kernel, DEVICE_ARGS(ARG(m->mem), ARG(l->cols), ARG(group), ARG(n_out),
                                                     ARG(in), ARG(n_rows), ARG(segment_cols), ARG(merges),
                                                     ARG(emits), ARG(tree->n_leaves), ARG(out)),
                              1, &global, &local);
     cl_ulong high_at = l->high_at, scales_at = l->scales_at, supers_at = l->supers_at;
     cl_uint segment_blocks = segment_cols / PACKED_BLOCK;
     return device_launch(d, kernel,
-                         LAUNCH_ARGS(ARG(m->mem), ARG(high_at), ARG(scales_at), ARG(supers_at),
+                         DEVICE_ARGS(ARG(m->mem), ARG(high_at), ARG(scales_at), ARG(supers_at),
                                      ARG(l->n_blocks), ARG(l->super_first), ARG(l->n_supers), ARG(group),
                                      ARG(n_out), ARG(in), ARG(n_rows), ARG(segment_blocks), ARG(merges),
                                      ARG(emits), ARG(tree->n_leaves), ARG(out)),

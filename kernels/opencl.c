@@ -53,12 +53,9 @@ struct opencl {
 #define PARTIALS_BYTES ((size_t)16 << 20)
 
 #define LAUNCH_ITEMS(o, kernel, n, ...)                                                        \
-    device_launch_items(&(o)->device, kernel, (const struct device_arg[]){__VA_ARGS__},        \
-                        sizeof((const struct device_arg[]){__VA_ARGS__}) / sizeof(struct device_arg), n)
+    device_launch_items(&(o)->device, kernel, DEVICE_ARGS(__VA_ARGS__), n)
 #define LAUNCH(o, kernel, n_dims, global, local, ...)                                          \
-    device_launch(&(o)->device, kernel, (const struct device_arg[]){__VA_ARGS__},              \
-                  sizeof((const struct device_arg[]){__VA_ARGS__}) / sizeof(struct device_arg), \
-                  n_dims, global, local)
+    device_launch(&(o)->device, kernel, DEVICE_ARGS(__VA_ARGS__), n_dims, global, local)
 #define ARG DEVICE_ARG
 
 static struct opencl *self(struct backend *b) { return (struct opencl *)b; }
