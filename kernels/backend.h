@@ -61,6 +61,14 @@ struct matrix_source {
                 uint64_t col_end, void *dst);
 };
 
+/* One of the matrices that a linear op multiplies: its rows [row_begin, row_end) into `out`. */
+struct product {
+    const struct matrix *matrix;
+    uint32_t row_begin, row_end; /* begin: a multiple of PACKED_LANES; one row at least */
+    struct buffer *out;          /* [tree results][rows][row_end - row_begin] */
+};
+#define PRODUCTS_MAX 3
+
 struct backend {
     const char *platform, *device; /* names */
     uint64_t memory_bytes;         /* of the device */
@@ -104,12 +112,11 @@ struct backend_ops {
     /* out: struct q8_block [rows][width / 32]. */
     err (*quantize)(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
                     struct buffer *out);
-    /* out [tree results][rows][n of row range]: sums over m's columns in segments of
-     * segment_cols (the last may be
-     * short), added by `tree`. Rows [row_begin, row_end) of m. `in` is q8 for quantised m, else f32. */
-    err (*linear)(struct backend *b, const struct matrix *m, uint32_t row_begin,
-                  uint32_t row_end, struct buffer *in,
-                  uint32_t n_rows, uint32_t segment_cols, const struct tree *tree, struct buffer *out);
+    /* Products of the same rows, 1 to PRODUCTS_MAX of them: sums over the matrices' columns in
+     * segments of segment_cols (the last may be short), added by `tree`. `in` is q8 for quantised
+     * matrices, else f32. One launch where the formats are the same. */
+    err (*linear)(struct backend *b, const struct product *products, uint32_t n_products,
+                  struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree);
     /* out [n] from leaves in [n_leaves][n]. */
     err (*reduce)(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n,
                   struct buffer *out);

@@ -36,6 +36,12 @@ err device_check(const struct device *d, cl_int code, const char *what);
 
 err device_memory(struct device *d, size_t n_bytes, cl_mem *out);
 
+/* What a backend's buffers are here. */
+struct buffer {
+    cl_mem mem;
+    size_t n_bytes;
+};
+
 struct device_arg {
     size_t size;
     const void *value;

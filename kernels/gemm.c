@@ -85,13 +85,13 @@ static err tile_run(struct device *d, const struct gemm *g, const struct matrix 
                                n_sums);
 }
 
-err gemm_linear(struct device *d, const struct gemm *g, const struct matrix *m, uint32_t row_begin,
-                uint32_t row_end, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
-                const struct tree *tree, cl_mem out) {
-    uint32_t n_out = row_end - row_begin, tile = tile_width(g, m->layout.cols);
+err gemm_linear(struct device *d, const struct gemm *g, const struct product *p, cl_mem in, uint32_t n_rows,
+                uint32_t segment_cols, const struct tree *tree) {
+    uint32_t n_out = p->row_end - p->row_begin, tile = tile_width(g, p->matrix->layout.cols);
     for (uint32_t first = 0; first < n_out; first += tile) {
         uint32_t width = n_out - first < tile ? n_out - first : tile;
-        TRY(tile_run(d, g, m, row_begin + first, first, width, n_out, in, n_rows, segment_cols, tree, out));
+        TRY(tile_run(d, g, p->matrix, p->row_begin + first, first, width, n_out, in, n_rows, segment_cols, tree,
+                     p->out->mem));
     }
     return OK;
 }

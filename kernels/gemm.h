@@ -24,9 +24,8 @@ void gemm_release(struct gemm *g);
 int gemm_can(const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint32_t segment_cols,
              const struct tree *tree);
 
-/* As matrix_linear(). */
-err gemm_linear(struct device *d, const struct gemm *g, const struct matrix *m, uint32_t row_begin,
-                uint32_t row_end, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
-                const struct tree *tree, cl_mem out);
+/* As matrix_linear(), of one product. */
+err gemm_linear(struct device *d, const struct gemm *g, const struct product *p, cl_mem in, uint32_t n_rows,
+                uint32_t segment_cols, const struct tree *tree);
 
 #endif

@@ -44,7 +44,7 @@ const char *matrix_format_defines(enum format f) { return format_defines[f]; }
 static err linear_program(struct device *d, const struct kernel_forms *forms, enum format f,
                           const char *numbers, cl_program *out) {
     const char *body = format_info(f)->is_quantised ? "linear.cl" : "dense.cl";
-    const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "tree.cl",
+    const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "tree.cl", "products.cl",
                            "#define T 1\n", body, "#undef T\n#define T 4\n", body,
                            "#undef T\n#define T 8\n", body, NULL};
     return device_build(d, forms, files, out);
@@ -291,30 +291,53 @@ static int tile_choose(uint32_t n_rows) {
     return i;
 }
 
-err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct matrix *m,
-                  uint32_t row_begin, uint32_t row_end, cl_mem in, uint32_t n_rows,
-                  uint32_t segment_cols, const struct tree *tree, cl_mem out) {
-    const struct packed_layout *l = &m->layout;
-    if (row_begin % PACKED_LANES != 0)
-        return err_set(ERR_INTERNAL, "a matrix part begins at row %u, no multiple of %d", row_begin, PACKED_LANES);
-    cl_uint group = row_begin / PACKED_LANES, n_out = row_end - row_begin;
+/* The products as kernels take them, see products.cl; what there is none of is like the first. */
+struct product_args {
+    cl_mem w[PRODUCTS_MAX], out[PRODUCTS_MAX];
+    cl_ulong4 at[PRODUCTS_MAX];
+    cl_uint4 n_outs;
+    size_t n_groups; /* of all */
+};
+
+static err product_args_fill(const struct product *p, uint32_t n, struct product_args *out) {
+    *out = (struct product_args){.n_groups = 0};
+    for (uint32_t i = 0; i < PRODUCTS_MAX; i++) {
+        const struct product *from = &p[i < n ? i : 0];
+        const struct packed_layout *l = &from->matrix->layout;
+        if (from->row_begin % PACKED_LANES != 0)
+            return err_set(ERR_INTERNAL, "a matrix part begins at row %u, no multiple of %d", from->row_begin,
+                           PACKED_LANES);
+        out->w[i] = from->matrix->mem;
+        out->out[i] = from->out->mem;
+        out->at[i] = (cl_ulong4){{l->high_at, l->scales_at, l->supers_at, from->row_begin / PACKED_LANES}};
+        if (i >= n) continue;
+        out->n_outs.s[i] = from->row_end - from->row_begin;
+        out->n_groups += (out->n_outs.s[i] + PACKED_LANES - 1) / PACKED_LANES;
+    }
+    return OK;
+}
+
+#define PRODUCT_ARGS(a)                                                                                \
+    ARG((a).w[0]), ARG((a).w[1]), ARG((a).w[2]), ARG((a).at[0]), ARG((a).at[1]), ARG((a).at[2]),       \
+        ARG((a).n_outs), ARG((a).out[0]), ARG((a).out[1]), ARG((a).out[2])
+
+err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct product *products,
+                  uint32_t n_products, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
+                  const struct tree *tree) {
+    const struct packed_layout *l = &products->matrix->layout;
+    struct product_args a;
+    TRY(product_args_fill(products, n_products, &a));
     cl_ulong merges = tree_merges(tree);
-    cl_uint emits = tree_emits(tree);
-    size_t groups = (n_out + PACKED_LANES - 1) / PACKED_LANES;
-    size_t local = k->forms.lanes_per_item == PACKED_LANES ? 1 : 64;
-    size_t global = k->forms.lanes_per_item == PACKED_LANES ? groups : (groups * PACKED_LANES + 63) / 64 * 64;
+    cl_uint emits = tree_emits(tree), segment_blocks = segment_cols / PACKED_BLOCK;
+    int is_group = k->forms.lanes_per_item == PACKED_LANES;
+    size_t local = is_group ? 1 : 64, global = is_group ? a.n_groups : (a.n_groups * PACKED_LANES + 63) / 64 * 64;
     cl_kernel kernel = k->linear[tile_choose(n_rows)];
     if (!format_info(l->format)->is_quantised)
-        return device_launch(d, kernel, DEVICE_ARGS(ARG(m->mem), ARG(l->cols), ARG(group), ARG(n_out),
-                                                    ARG(in), ARG(n_rows), ARG(segment_cols), ARG(merges),
-                                                    ARG(emits), ARG(tree->n_leaves), ARG(out)),
-                             1, &global, &local);
-    cl_ulong high_at = l->high_at, scales_at = l->scales_at, supers_at = l->supers_at;
-    cl_uint segment_blocks = segment_cols / PACKED_BLOCK;
-    return device_launch(d, kernel,
-                         DEVICE_ARGS(ARG(m->mem), ARG(high_at), ARG(scales_at), ARG(supers_at),
-                                     ARG(l->n_blocks), ARG(l->super_first), ARG(l->n_supers), ARG(group),
-                                     ARG(n_out), ARG(in), ARG(n_rows), ARG(segment_blocks), ARG(merges),
-                                     ARG(emits), ARG(tree->n_leaves), ARG(out)),
+        return device_launch(d, kernel, DEVICE_ARGS(PRODUCT_ARGS(a), ARG(l->cols), ARG(in), ARG(n_rows),
+                                                    ARG(segment_cols), ARG(merges), ARG(emits),
+                                                    ARG(tree->n_leaves)), 1, &global, &local);
+    return device_launch(d, kernel, DEVICE_ARGS(PRODUCT_ARGS(a), ARG(l->n_blocks), ARG(l->super_first),
+                                                ARG(l->n_supers), ARG(in), ARG(n_rows), ARG(segment_blocks),
+                                                ARG(merges), ARG(emits), ARG(tree->n_leaves)),
                          1, &global, &local);
 }

@@ -33,9 +33,10 @@ err matrix_create(struct device *d, const struct matrix_source *source, uint64_t
 /* The lookup's own kernel is built at its first use: most cells have none. */
 err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix *m, cl_mem ids,
                  uint32_t n_rows, cl_mem out);
-err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct matrix *m,
-                  uint32_t row_begin, uint32_t row_end, cl_mem in, uint32_t n_rows,
-                  uint32_t segment_cols, const struct tree *tree, cl_mem out);
+/* One launch; the matrices are of the kernels' format. */
+err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct product *products,
+                  uint32_t n_products, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
+                  const struct tree *tree);
 
 /* A tree as kernels take it: 4 bits per leaf, 1 bit per leaf. */
 cl_ulong tree_merges(const struct tree *t);

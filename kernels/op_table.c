@@ -8,7 +8,8 @@
 
 #define LINEAR_ROWS(f)                                                                         \
     {OP_LINEAR, "", f, 1, 48, 512, 0, 16}, {OP_LINEAR, "", f, 3, 20, 256, 0, 8},               \
-        {OP_LINEAR, "", f, 5, 20, 96, 32, 3}, {OP_LINEAR, "", f, 9, 33, 160, 96, 5}
+        {OP_LINEAR, "", f, 5, 20, 96, 32, 3}, {OP_LINEAR, "", f, 9, 33, 160, 96, 5},           \
+        {OP_LINEAR, "two", f, 1, 33, 64, 32, 2}, {OP_LINEAR, "three", f, 5, 50, 96, 0, 3}
 #define LINEAR_DENSE_ROWS(f)                                                                   \
     LINEAR_ROWS(f), {OP_LINEAR, "short segment", f, 2, 17, 72, 0, 3},                          \
         {OP_LINEAR, "many rows", f, 70, 40, 128, 0, 4}
@@ -80,7 +81,7 @@ struct row_bench {
     struct backend *b;
     struct buffer *buffers[8];
     uint32_t n_buffers;
-    struct matrix *matrix;
+    struct matrix *matrices[PRODUCTS_MAX];
     struct cache *cache;
     uint32_t n_repeats; /* timed, after a first run */
     double seconds;     /* of one of them */
@@ -163,22 +164,40 @@ static err noise_read(void *context, uint64_t row_begin, uint64_t row_end, uint6
     return OK;
 }
 
-static err matrix_noise(struct row_bench *o, const struct op_row *r) {
+/* Rows [row_begin, row_begin + n) of the noise. */
+static err matrix_noise(struct row_bench *o, const struct op_row *r, uint32_t row_begin, uint32_t n,
+                        struct matrix **out) {
     struct op_row copy = *r;
     struct matrix_source source = {r->format, &copy, noise_read};
-    return o->b->ops->matrix_load(o->b, &source, 0, r->out, r->at, r->at + r->in, &o->matrix);
+    return o->b->ops->matrix_load(o->b, &source, row_begin, row_begin + n, r->at, r->at + r->in, out);
+}
+
+/* One matrix, or as many as the row says, each with fewer rows; the second begins inside its matrix
+ * as a tied head does. */
+static err products_noise(struct row_bench *o, const struct op_row *r, size_t n_items_per_row,
+                          struct product *out, uint32_t *n) {
+    *n = strcmp(r->variant, "three") == 0 ? 3 : strcmp(r->variant, "two") == 0 ? 2 : 1;
+    for (uint32_t i = 0; i < *n; i++) {
+        out[i].row_begin = i == 1 ? 16 : 0;
+        out[i].row_end = r->out - 7 * i;
+        TRY(matrix_noise(o, r, 100 * i, r->out, &o->matrices[i]));
+        out[i].matrix = o->matrices[i];
+        TRY(buffer_empty(o, n_items_per_row * (out[i].row_end - out[i].row_begin), &out[i].out));
+    }
+    return OK;
 }
 
 static err run_linear(struct row_bench *o, const struct op_row *r, struct bytes *out) {
-    struct buffer *x, *q, *y;
+    struct buffer *x, *q;
+    struct product products[PRODUCTS_MAX];
+    uint32_t n_products;
     /* Half of the tree, as a shard would own it, where the count allows. */
     struct tree tree;
     tree_own(r->option, (struct range){0, r->option}, &tree);
     uint32_t segment_cols = (r->in / 8 + r->option - 1) / r->option * 8;
     if (r->in % 32 == 0) segment_cols = r->in / 32 / r->option * 32;
-    TRY(matrix_noise(o, r));
+    TRY(products_noise(o, r, (size_t)tree.n_results * r->n_rows, products, &n_products));
     TRY(buffer_noise(o, (size_t)r->n_rows * r->in, 1, &x));
-    TRY(buffer_empty(o, (size_t)tree.n_results * r->n_rows * r->out, &y));
     if (format_info(r->format)->is_quantised) {
         TRY(buffer_empty(o, q8_bytes(r->n_rows, r->in) / 4 + 1, &q));
         TRY(o->b->ops->quantize(o->b, x, r->n_rows, r->in, q));
@@ -186,24 +205,28 @@ static err run_linear(struct row_bench *o, const struct op_row *r, struct bytes 
     }
     double begin = 0;
     for (uint32_t i = 0; i <= o->n_repeats; i++) {
-        TRY(o->b->ops->linear(o->b, o->matrix, 0, r->out, x, r->n_rows, segment_cols, &tree, y));
+        TRY(o->b->ops->linear(o->b, products, n_products, x, r->n_rows, segment_cols, &tree));
         if (i > 0) continue;
         TRY(o->b->ops->finish(o->b));
         begin = clock_s();
     }
     TRY(o->b->ops->finish(o->b));
     if (o->n_repeats) o->seconds = (clock_s() - begin) / o->n_repeats;
-    return result_read(o, y, (size_t)tree.n_results * r->n_rows * r->out * 4, out);
+    for (uint32_t i = 0; i < n_products; i++) {
+        size_t width = products[i].row_end - products[i].row_begin;
+        TRY(result_read(o, products[i].out, tree.n_results * r->n_rows * width * 4, out));
+    }
+    return OK;
 }
 
 static err run_embed(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     struct buffer *ids, *y;
     int32_t id[8];
     for (uint32_t i = 0; i < r->n_rows; i++) id[i] = (int32_t)(noise(i, 3) % r->out);
-    TRY(matrix_noise(o, r));
+    TRY(matrix_noise(o, r, 0, r->out, &o->matrices[0]));
     TRY(buffer_of(o, id, r->n_rows, &ids));
     TRY(buffer_empty(o, (size_t)r->n_rows * r->in, &y));
-    TRY(o->b->ops->embed(o->b, o->matrix, ids, r->n_rows, y));
+    TRY(o->b->ops->embed(o->b, o->matrices[0], ids, r->n_rows, y));
     return result_read(o, y, (size_t)r->n_rows * r->in * 4, out);
 }
 
@@ -326,7 +349,7 @@ static err row_run(struct row_bench *o, const struct op_row *r, struct bytes *ou
     default: e = run_plain(o, r, out); break;
     }
     buffers_free(o);
-    o->b->ops->matrix_free(o->b, o->matrix);
+    for (int i = 0; i < PRODUCTS_MAX; i++) o->b->ops->matrix_free(o->b, o->matrices[i]);
     o->b->ops->cache_free(o->b, o->cache);
     return e;
 }

@@ -67,8 +67,8 @@ static err values_create(struct bench *t, uint32_t rows_max) {
 static err products_run(struct bench *t, struct buffer *in, uint32_t n_rows, uint32_t n_products, double *seconds) {
     double begin = clock_s();
     for (uint32_t i = 0; i < n_products; i++) {
-        const struct matrix *m = t->matrices[t->next++ % t->n_matrices];
-        TRY(t->b->ops->linear(t->b, m, 0, t->out, in, n_rows, t->segment_cols, &t->tree, t->y));
+        struct product product = {t->matrices[t->next++ % t->n_matrices], 0, t->out, t->y};
+        TRY(t->b->ops->linear(t->b, &product, 1, in, n_rows, t->segment_cols, &t->tree));
     }
     TRY(t->b->ops->finish(t->b));
     *seconds = clock_s() - begin;

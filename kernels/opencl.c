@@ -10,11 +10,6 @@
 #include "kernels/matrix.h"
 #include "kernels/op_table.h"
 
-struct buffer {
-    cl_mem mem;
-    size_t n_bytes;
-};
-
 struct cache {
     struct cache_shape shape;
     cl_mem k, v;
@@ -326,16 +321,29 @@ static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint3
     return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_QUANTIZE], n, ARG(in->mem), ARG(out->mem), ARG(n));
 }
 
-static err linear(struct backend *b, const struct matrix *m, uint32_t row_begin, uint32_t row_end,
-                  struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree,
-                  struct buffer *out) {
-    struct opencl *o = self(b);
-    enum gemm_use use = o->gemm_use[m->layout.format];
-    if ((use == GEMM_YES || use == GEMM_TRIED) && gemm_can(&o->gemm, m, n_rows, segment_cols, tree))
-        return gemm_linear(&o->device, &o->gemm, m, row_begin, row_end, in->mem, n_rows, segment_cols,
-                           tree, out->mem);
-    return matrix_linear(&o->device, &o->matrix_kernels[m->layout.format], m, row_begin, row_end,
-                         in->mem, n_rows, segment_cols, tree, out->mem);
+/* Products of one format. */
+static err products_run(struct opencl *o, enum format f, const struct product *p, uint32_t n, struct buffer *in,
+                        uint32_t n_rows, uint32_t segment_cols, const struct tree *tree) {
+    int use_gemm = (o->gemm_use[f] == GEMM_YES || o->gemm_use[f] == GEMM_TRIED) &&
+                   gemm_can(&o->gemm, p->matrix, n_rows, segment_cols, tree);
+    if (!use_gemm)
+        return matrix_linear(&o->device, &o->matrix_kernels[f], p, n, in->mem, n_rows, segment_cols, tree);
+    for (uint32_t i = 0; i < n; i++)
+        TRY(gemm_linear(&o->device, &o->gemm, &p[i], in->mem, n_rows, segment_cols, tree));
+    return OK;
+}
+
+static err linear(struct backend *b, const struct product *products, uint32_t n_products, struct buffer *in,
+                  uint32_t n_rows, uint32_t segment_cols, const struct tree *tree) {
+    const struct product *end = products + n_products;
+    while (products < end) {
+        enum format f = products->matrix->layout.format;
+        uint32_t n = 1;
+        while (products + n < end && products[n].matrix->layout.format == f) n++;
+        TRY(products_run(self(b), f, products, n, in, n_rows, segment_cols, tree));
+        products += n;
+    }
+    return OK;
 }
 
 static err reduce(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n, struct buffer *out) {

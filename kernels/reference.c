@@ -329,14 +329,13 @@ static float segment_add(const struct reference *r, const struct matrix *m, cons
     return acc;
 }
 
-static err linear(struct backend *b, const struct matrix *m, uint32_t row_begin, uint32_t row_end,
-                  struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree,
-                  struct buffer *out) {
-    struct reference *r = (struct reference *)b;
+static void product_run(struct reference *r, const struct product *p, struct buffer *in,
+                        uint32_t n_rows, uint32_t segment_cols, const struct tree *tree) {
+    const struct matrix *m = p->matrix;
     int is_quantised = format_info(m->format)->is_quantised;
-    uint32_t n = row_end - row_begin;
+    uint32_t n = p->row_end - p->row_begin;
     for (uint32_t row = 0; row < n; row++) {
-        row_unpack(r, m, row_begin + row);
+        row_unpack(r, m, p->row_begin + row);
         for (uint32_t t = 0; t < n_rows; t++) {
             const struct q8_block *xq = (const struct q8_block *)(const void *)in->data + (size_t)t * (m->cols / 32);
             const float *xf = is_quantised ? NULL : floats(in) + (size_t)t * m->cols;
@@ -345,10 +344,16 @@ static err linear(struct backend *b, const struct matrix *m, uint32_t row_begin,
                 uint32_t begin = s * segment_cols, end = begin + segment_cols;
                 float sum = segment_add(r, m, xq, xf, begin, end < m->cols ? end : m->cols);
                 size_t at = ((size_t)a.n_results * n_rows + t) * n + row;
-                adder_push(&a, sum, &floats(out)[at]);
+                adder_push(&a, sum, &floats(p->out)[at]);
             }
         }
     }
+}
+
+static err linear(struct backend *b, const struct product *products, uint32_t n_products,
+                  struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree) {
+    for (uint32_t i = 0; i < n_products; i++)
+        product_run((struct reference *)b, &products[i], in, n_rows, segment_cols, tree);
     return OK;
 }
 

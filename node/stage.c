@@ -16,9 +16,9 @@ static err run_linear(struct stage *s, const struct op *op, uint32_t n_rows) {
     const struct stage_weight *m = &s->weights[op->weight[0]];
     const struct stage_sum *sum = &s->sums[w->in_axis];
     if (sum->own.n_leaves == 0 || m->row_begin == m->row_end) return OK; /* nothing is ours */
-    return STAGE_OPS(s)->linear(s->backend, m->matrix, m->row_begin, m->row_end,
-                                value(s, op->in[0]), n_rows, sum->segment_cols, &sum->own,
-                                value(s, op->out));
+    struct product product = {m->matrix, m->row_begin, m->row_end, value(s, op->out)};
+    return STAGE_OPS(s)->linear(s->backend, &product, 1, value(s, op->in[0]), n_rows, sum->segment_cols,
+                                &sum->own);
 }
 
 /* Every shard's subtree sums are shared, and each finishes the tree. */

@@ -86,7 +86,7 @@ static void one_bit_changes_the_result(void **state) {
         assert_int_equal(b->ops->buffer_create(b, 4, &out), OK);
         b->ops->buffer_write(b, in, 0, sizeof x, x);
         b->ops->quantize(b, in, 1, 32, q);
-        b->ops->linear(b, m, 0, 1, q, 1, 32, &tree, out);
+        b->ops->linear(b, &(struct product){m, 0, 1, out}, 1, q, 1, 32, &tree);
         b->ops->buffer_read(b, out, 0, 4, result[k]);
         b->ops->matrix_free(b, m);
         b->ops->buffer_free(b, in);

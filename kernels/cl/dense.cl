@@ -2,13 +2,12 @@
  * columns in increasing order inside a segment, the tree over segments.
  * Packed [group][column][16], see DENSE in packed.cl. */
 
-kernel void CONCAT(dense_, T)(global const uchar *w, uint n_cols, uint group_begin, uint n_out,
-                              global const float *x, uint n_rows, uint segment_cols, ulong merges,
-                              uint emits, uint n_leaves, global float *out) {
-    uint lane = get_global_id(0) * LPI % 16;
-    uint out_row = get_global_id(0) * LPI;
-    size_t group = group_begin + out_row / 16;
+kernel void CONCAT(dense_, T)(PRODUCTS, uint n_cols, global const float *x, uint n_rows, uint segment_cols,
+                              ulong merges, uint emits, uint n_leaves) {
+    PRODUCT_FIND
     if (out_row >= n_out) return;
+    uint lane = out_row % 16;
+    size_t group = at.w + out_row / 16;
     global const uchar *wg = w + group * n_cols * (16 * DENSE_BYTES);
     for (uint tile = 0; tile * T < n_rows; tile++) {
         uint t0 = TILE_BEGIN(tile), depth = 0, result = 0;

@@ -28,15 +28,13 @@
 #endif
 
 kernel void CONCAT(linear_, T)(
-    global const uchar *w, ulong high_at, ulong scales_at, ulong supers_at, uint n_blocks,
-    uint super_first, uint n_supers, uint group_begin, uint n_out, global const int *xq,
-    uint n_rows, uint segment_blocks, ulong merges,
-    uint emits, uint n_leaves, global float *out) {
-    struct planes p = {w, high_at, scales_at, supers_at, n_blocks, super_first, n_supers};
-    uint lane = get_global_id(0) * LPI % 16;
-    uint out_row = get_global_id(0) * LPI;
-    size_t group = group_begin + out_row / 16;
+    PRODUCTS, uint n_blocks, uint super_first, uint n_supers, global const int *xq, uint n_rows,
+    uint segment_blocks, ulong merges, uint emits, uint n_leaves) {
+    PRODUCT_FIND
     if (out_row >= n_out) return;
+    struct planes p = {w, at.x, at.y, at.z, n_blocks, super_first, n_supers};
+    uint lane = out_row % 16;
+    size_t group = at.w + out_row / 16;
     for (uint tile = 0; tile * T < n_rows; tile++) {
         uint t0 = TILE_BEGIN(tile), depth = 0, result = 0;
         VF stack[TREE_DEPTH][T];

@@ -1,0 +1,26 @@
+/* One launch multiplies up to three matrices with the same rows: their groups of
+ * output rows stand one after the other in the global range. Of each: the
+ * packed planes, where in them (high bits, scales, supers in bytes; the first
+ * group), the rows wanted (0: there is none), the result. */
+#define PRODUCTS                                                                       \
+    global const uchar *w0, global const uchar *w1, global const uchar *w2,            \
+        ulong4 at0, ulong4 at1, ulong4 at2, uint4 n_outs,                              \
+        global float *out0, global float *out1, global float *out2
+
+#define PRODUCT_NEXT(i, n)                                                             \
+    if (out_row >= (n_out + 15) / 16 * 16) {                                           \
+        out_row -= (n_out + 15) / 16 * 16;                                             \
+        w = w##i;                                                                      \
+        at = at##i;                                                                    \
+        n_out = n;                                                                     \
+        out = out##i;                                                                  \
+    }
+
+/* The product of this work-item: w, at, n_out, out, and in it out_row. */
+#define PRODUCT_FIND                                                                   \
+    global const uchar *w = w0;                                                        \
+    ulong4 at = at0;                                                                   \
+    uint n_out = n_outs.x, out_row = get_global_id(0) * LPI;                           \
+    global float *out = out0;                                                          \
+    PRODUCT_NEXT(1, n_outs.y)                                                          \
+    PRODUCT_NEXT(2, n_outs.z)
