@@ -164,10 +164,14 @@ err backend_reference(struct backend **out);
  * that names the op; a device that fails in the portable form is refused. */
 err backend_opencl(const char *substring, struct backend **out);
 
-/* How a device's kernels are written. Zero is what every device can run. */
+/* How four products of bytes are added, see kernels/cl/dot.cl. */
+enum dot_form { DOT_PLAIN, DOT_AVX2, DOT_AVX_VNNI, DOT_AVX512_VNNI, DOT_DP4A, DOT_KHR, N_DOT_FORMS };
+
+/* How a device's kernels are written. */
 struct kernel_forms {
     uint32_t lanes_per_item; /* 16: a group of packed lanes per work-item; 1: one lane */
-    int has_vnni;            /* AVX512-VNNI dots by inline assembly */
+    enum dot_form dot;       /* an x86 form needs 16 lanes, the others one */
+    int has_amx;             /* products of many rows by Intel AMX */
     int has_half;            /* the device's own f16 conversion is exact */
     int has_gemm;            /* dense products of many rows by CLBlast, unmeasured: for tests */
 };

@@ -6,6 +6,10 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#endif
 
 #include "base/env.h"
 #include "base/log.h"
@@ -171,15 +175,52 @@ static err device_choose(const char *substring, struct found *out) {
     return e;
 }
 
+#if defined(__x86_64__) && defined(__linux__)
+static int has_cpu_bits(unsigned subleaf, char reg, unsigned bits) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, subleaf, &a, &b, &c, &d) && ((reg == 'a' ? a : d) & bits) == bits;
+}
+
 /* Inline assembly of the host needs the host's own CPU and a compiler that passes it on. */
-static int can_use_vnni(const struct device *d) {
-#if defined(__x86_64__)
-    return d->is_cpu && d->is_pocl &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512f");
+static enum dot_form host_dot_form(void) {
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512f")) return DOT_AVX512_VNNI;
+    if (!__builtin_cpu_supports("avx2")) return DOT_PLAIN;
+    return has_cpu_bits(1, 'a', 1u << 4) ? DOT_AVX_VNNI : DOT_AVX2;
+}
+
+/* Tile registers are large: Linux grants them to a process that asks. */
+static int host_has_amx(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* asm/prctl.h */
+    return host_dot_form() == DOT_AVX512_VNNI && has_cpu_bits(0, 'd', 1u << 24 | 1u << 25) && /* TILE, INT8 */
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
 #else
-    (void)d;
-    return 0;
+static enum dot_form host_dot_form(void) { return DOT_PLAIN; }
+static int host_has_amx(void) { return 0; }
 #endif
+
+#define COMPUTE_CAPABILITY_MAJOR_NV 0x4000 /* cl_nv_device_attribute_query */
+#define COMPUTE_CAPABILITY_MINOR_NV 0x4001
+
+/* Of a device that makes its own vectors out of work-items. */
+static enum dot_form device_dot_form(const struct found *f) {
+    char extensions[8192];
+    device_text(f, CL_DEVICE_EXTENSIONS, extensions, sizeof extensions);
+    if (strstr(extensions, "cl_khr_integer_dot_product")) return DOT_KHR;
+    if (!strstr(extensions, "cl_nv_device_attribute_query")) return DOT_PLAIN;
+    uint64_t major = device_number(f, COMPUTE_CAPABILITY_MAJOR_NV, sizeof(cl_uint));
+    uint64_t minor = device_number(f, COMPUTE_CAPABILITY_MINOR_NV, sizeof(cl_uint));
+    return major * 10 + minor >= 61 ? DOT_DP4A : DOT_PLAIN;
+}
+
+/* A device that wants vectors gets a group of lanes per work-item; one that makes its
+ * own out of work-items gets a lane. */
+static struct kernel_forms forms_choose(const struct device *d, const struct found *f) {
+    int is_own = d->is_cpu && d->is_pocl;
+    if (device_number(f, CL_DEVICE_PREFERRED_VECTOR_WIDTH_FLOAT, sizeof(cl_uint)) > 1)
+        return (struct kernel_forms){PACKED_LANES, is_own ? host_dot_form() : DOT_PLAIN,
+                                     is_own && host_has_amx(), 1, 0};
+    return (struct kernel_forms){1, device_dot_form(f), 0, 1, 0};
 }
 
 err device_open(const char *substring, struct device *out) {
@@ -193,10 +234,7 @@ err device_open(const char *substring, struct device *out) {
     out->allocation_bytes = device_number(&f, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     out->is_cpu = (device_type(&f) & CL_DEVICE_TYPE_CPU) != 0;
     out->is_pocl = strstr(out->platform, "Portable Computing Language") != NULL;
-    /* A device that wants vectors gets a group of lanes per work-item; one that
-     * makes its own out of work-items gets a lane. */
-    uint64_t width = device_number(&f, CL_DEVICE_PREFERRED_VECTOR_WIDTH_FLOAT, sizeof(cl_uint));
-    out->forms = (struct kernel_forms){width > 1 ? PACKED_LANES : 1, can_use_vnni(out), 1, 0};
+    out->forms = forms_choose(out, &f);
     cl_int code;
     out->context = clCreateContext(NULL, 1, &out->id, NULL, NULL, &code);
     TRY(device_check(out, code, "create a context"));
@@ -230,6 +268,10 @@ static err build_error(const struct device *d, cl_program program) {
     return err_set(ERR_DEVICE, "device '%s': kernels do not build: %s", d->name, log);
 }
 
+static const char *const dot_names[N_DOT_FORMS] = {
+    [DOT_AVX2] = "DOT_AVX2", [DOT_AVX_VNNI] = "DOT_AVX_VNNI", [DOT_AVX512_VNNI] = "DOT_AVX512_VNNI",
+    [DOT_DP4A] = "DOT_DP4A", [DOT_KHR] = "DOT_KHR"};
+
 /* What every program starts with. */
 static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     TRY(bytes_append_str(text, "#pragma OPENCL FP_CONTRACT OFF\n"));
@@ -237,7 +279,8 @@ static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     TRY(bytes_printf(text, "#define CHUNK %d\n", ATTEND_CHUNK));
     TRY(bytes_printf(text, "#define ACT_SILU %d\n#define ACT_GELU_TANH %d\n", ACT_SILU, ACT_GELU_TANH));
     TRY(bytes_append_str(text, "#define S_F16 0\n#define S_K45 1\n#define S_Q6 2\n#define S_Q3 3\n#define S_Q2 4\n"));
-    if (f->has_vnni) TRY(bytes_append_str(text, "#define DOT_VNNI\n"));
+    if (f->dot != DOT_PLAIN) TRY(bytes_printf(text, "#define %s\n", dot_names[f->dot]));
+    if (f->has_amx) TRY(bytes_append_str(text, "#define DOT_AMX\n"));
     if (!f->has_half) TRY(bytes_append_str(text, "#define INTEGER_HALF\n"));
     TRY(bytes_append_str(text, "#define NUMBER_FUNCTION\n#define REAL float\n#define AS_REAL as_float\n"
                                "#define AS_INT as_int\n#define TO_INT convert_int\n#define NUMBER(n) number_##n\n"));

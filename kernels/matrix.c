@@ -41,12 +41,17 @@ static const char *const format_defines[N_FORMATS] = {
 
 const char *matrix_format_defines(enum format f) { return format_defines[f]; }
 
+/* A group of lanes per work-item pays where rows share unpacked weights. */
+static int has_many(const struct kernel_forms *forms, enum format f) {
+    return format_info(f)->is_quantised && forms->lanes_per_item == PACKED_LANES;
+}
+
 static err linear_program(struct device *d, const struct kernel_forms *forms, enum format f,
                           const char *numbers, cl_program *out) {
     const char *body = format_info(f)->is_quantised ? "linear.cl" : "dense.cl";
-    const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "tree.cl", "products.cl",
+    const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "dot.cl", "tree.cl", "products.cl",
                            "#define T 1\n", body, "#undef T\n#define T 4\n", body,
-                           "#undef T\n#define T 8\n", body, NULL};
+                           "#undef T\n#define T 8\n", body, has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
     return device_build(d, forms, files, out);
 }
 
@@ -76,7 +81,11 @@ err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels 
         k->linear[i] = clCreateKernel(k->program, name, &code);
         TRY(device_check(d, code, name));
     }
-    return OK;
+    if (!has_many(&k->forms, f)) return OK;
+    k->arrange = clCreateKernel(k->program, "tiles_arrange", &code);
+    TRY(device_check(d, code, "tiles_arrange"));
+    k->linear_many = clCreateKernel(k->program, "linear_many", &code);
+    return device_check(d, code, "linear_many");
 }
 
 static err embed_build(struct device *d, enum format f, struct matrix_kernels *k) {
@@ -92,6 +101,8 @@ static err embed_build(struct device *d, enum format f, struct matrix_kernels *k
 void matrix_kernels_release(struct matrix_kernels *k) {
     for (int i = 0; i < N_TILES; i++)
         if (k->linear[i]) clReleaseKernel(k->linear[i]);
+    if (k->linear_many) clReleaseKernel(k->linear_many);
+    if (k->arrange) clReleaseKernel(k->arrange);
     if (k->embed) clReleaseKernel(k->embed);
     if (k->program) clReleaseProgram(k->program);
     if (k->embed_program) clReleaseProgram(k->embed_program);
@@ -323,7 +334,7 @@ static err product_args_fill(const struct product *p, uint32_t n, struct product
 
 err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct product *products,
                   uint32_t n_products, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
-                  const struct tree *tree) {
+                  const struct tree *tree, const struct linear_many *many) {
     const struct packed_layout *l = &products->matrix->layout;
     struct product_args a;
     TRY(product_args_fill(products, n_products, &a));
@@ -336,6 +347,11 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
         return device_launch(d, kernel, DEVICE_ARGS(PRODUCT_ARGS(a), ARG(l->cols), ARG(in), ARG(n_rows),
                                                     ARG(segment_cols), ARG(merges), ARG(emits),
                                                     ARG(tree->n_leaves)), 1, &global, &local);
+    if (k->linear_many && n_rows >= LINEAR_MANY_ROWS_MIN) {
+        TRY(linear_many_arrange(d, k->arrange, in, n_rows, l->n_blocks, many));
+        kernel = k->linear_many;
+        in = many->tiles;
+    }
     return device_launch(d, kernel, DEVICE_ARGS(PRODUCT_ARGS(a), ARG(l->n_blocks), ARG(l->super_first),
                                                 ARG(l->n_supers), ARG(in), ARG(n_rows), ARG(segment_blocks),
                                                 ARG(merges), ARG(emits), ARG(tree->n_leaves)),

@@ -5,6 +5,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/device.h"
+#include "kernels/linear_many.h"
 #include "model/packed.h"
 
 struct matrix {
@@ -18,6 +19,7 @@ struct matrix_kernels {
     struct kernel_forms forms;
     cl_program program, embed_program; /* NULL: not built */
     cl_kernel linear[N_TILES], embed;
+    cl_kernel arrange, linear_many; /* of many rows; NULL: there is none */
 };
 
 /* The defines that kernel texts want for a format. */
@@ -36,7 +38,7 @@ err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix
 /* One launch; the matrices are of the kernels' format. */
 err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct product *products,
                   uint32_t n_products, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
-                  const struct tree *tree);
+                  const struct tree *tree, const struct linear_many *many);
 
 /* A tree as kernels take it: 4 bits per leaf, 1 bit per leaf. */
 cl_ulong tree_merges(const struct tree *t);

@@ -10,6 +10,11 @@
     {OP_LINEAR, "", f, 1, 48, 512, 0, 16}, {OP_LINEAR, "", f, 3, 20, 256, 0, 8},               \
         {OP_LINEAR, "", f, 5, 20, 96, 32, 3}, {OP_LINEAR, "", f, 9, 33, 160, 96, 5},           \
         {OP_LINEAR, "two", f, 1, 33, 64, 32, 2}, {OP_LINEAR, "three", f, 5, 50, 96, 0, 3}
+/* More rows than a tile of 16 and than a pass of 128, segments longer than a run of blocks. */
+#define LINEAR_MANY_ROWS(f)                                                                    \
+    {OP_LINEAR, "", f, 16, 20, 64, 0, 2}, {OP_LINEAR, "", f, 19, 17, 1152, 32, 2},             \
+        {OP_LINEAR, "three", f, 135, 40, 128, 0, 4}
+#define LINEAR_QUANTISED_ROWS(f) LINEAR_ROWS(f), LINEAR_MANY_ROWS(f)
 #define LINEAR_DENSE_ROWS(f)                                                                   \
     LINEAR_ROWS(f), {OP_LINEAR, "short segment", f, 2, 17, 72, 0, 3},                          \
         {OP_LINEAR, "many rows", f, 70, 40, 128, 0, 4}
@@ -17,10 +22,11 @@
 
 static const struct op_row rows[] = {
     LINEAR_DENSE_ROWS(FORMAT_F32), LINEAR_DENSE_ROWS(FORMAT_F16), LINEAR_DENSE_ROWS(FORMAT_BF16),
-    LINEAR_ROWS(FORMAT_Q8_0), LINEAR_ROWS(FORMAT_Q4_0), LINEAR_ROWS(FORMAT_Q4_1),
-    LINEAR_ROWS(FORMAT_Q5_0), LINEAR_ROWS(FORMAT_Q5_1), LINEAR_ROWS(FORMAT_Q2_K),
-    LINEAR_ROWS(FORMAT_Q3_K), LINEAR_ROWS(FORMAT_Q4_K), LINEAR_ROWS(FORMAT_Q5_K),
-    LINEAR_ROWS(FORMAT_Q6_K),
+    LINEAR_QUANTISED_ROWS(FORMAT_Q8_0), LINEAR_QUANTISED_ROWS(FORMAT_Q4_0),
+    LINEAR_QUANTISED_ROWS(FORMAT_Q4_1), LINEAR_QUANTISED_ROWS(FORMAT_Q5_0),
+    LINEAR_QUANTISED_ROWS(FORMAT_Q5_1), LINEAR_QUANTISED_ROWS(FORMAT_Q2_K),
+    LINEAR_QUANTISED_ROWS(FORMAT_Q3_K), LINEAR_QUANTISED_ROWS(FORMAT_Q4_K),
+    LINEAR_QUANTISED_ROWS(FORMAT_Q5_K), LINEAR_QUANTISED_ROWS(FORMAT_Q6_K),
     EMBED_ROW(FORMAT_F32), EMBED_ROW(FORMAT_F16), EMBED_ROW(FORMAT_BF16), EMBED_ROW(FORMAT_Q8_0),
     EMBED_ROW(FORMAT_Q4_0), EMBED_ROW(FORMAT_Q4_1), EMBED_ROW(FORMAT_Q5_0), EMBED_ROW(FORMAT_Q5_1),
     EMBED_ROW(FORMAT_Q2_K), EMBED_ROW(FORMAT_Q3_K), EMBED_ROW(FORMAT_Q4_K), EMBED_ROW(FORMAT_Q5_K),
@@ -196,6 +202,8 @@ static err run_linear(struct row_bench *o, const struct op_row *r, struct bytes 
     tree_own(r->option, (struct range){0, r->option}, &tree);
     uint32_t segment_cols = (r->in / 8 + r->option - 1) / r->option * 8;
     if (r->in % 32 == 0) segment_cols = r->in / 32 / r->option * 32;
+    struct backend_limits limits = {.rows_max = r->n_rows, .context_max = 1};
+    TRY(o->b->ops->prepare(o->b, &limits));
     TRY(products_noise(o, r, (size_t)tree.n_results * r->n_rows, products, &n_products));
     TRY(buffer_noise(o, (size_t)r->n_rows * r->in, 1, &x));
     if (format_info(r->format)->is_quantised) {

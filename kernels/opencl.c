@@ -34,6 +34,8 @@ struct opencl {
     cl_kernel kv_write, attend_chunk, attend_combine;
     struct matrix_kernels matrix_kernels[N_FORMATS];
     struct gemm gemm;
+    struct linear_many many;
+    uint32_t blocks_max; /* of a row of a quantised matrix */
     enum gemm_use gemm_use[N_FORMATS]; /* of the dense formats */
     struct kernel_forms attend_forms;
     enum format attend_format;
@@ -82,6 +84,7 @@ static void opencl_destroy(struct backend *b) {
     for (int i = 0; i < N_FORMATS; i++) matrix_kernels_release(&o->matrix_kernels[i]);
     attend_release(o);
     gemm_release(&o->gemm);
+    linear_many_release(&o->many);
     program_release(o->program);
     memory_release(o->partials);
     device_close(&o->device);
@@ -98,6 +101,7 @@ static err kernel_create(struct opencl *o, cl_program program, const char *name,
 static err opencl_prepare(struct backend *b, const struct backend_limits *l) {
     struct opencl *o = self(b);
     if (l->rows_max > o->rows_max) o->rows_max = l->rows_max;
+    TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
     size_t chunks = (l->context_max + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
     size_t row = l->n_heads_max * chunks * (l->head_dim_max + 2) * sizeof(float);
     size_t all = row * l->rows_max;
@@ -165,13 +169,17 @@ static err rows_check(struct opencl *o, enum op_kind op, enum format format) {
     return e;
 }
 
-/* After a failed check: once more in the portable forms, with a warning; a
- * device that fails in these is refused. */
+/* After a failed check: once more in a plainer form, with a warning; a device that
+ * fails in the portable one is refused. */
 static err forms_give_way(struct kernel_forms *forms, err e) {
-    if (forms->lanes_per_item == portable.lanes_per_item && !forms->has_vnni && !forms->has_half)
+    if (forms->lanes_per_item == portable.lanes_per_item && forms->dot == portable.dot && !forms->has_half)
         return e;
-    log_warn("device.check", "text=\"%s; its portable form is used\"", err_text());
-    *forms = portable;
+    const char *next = forms->has_amx ? "form without AMX" : forms->dot != DOT_PLAIN ? "form with plain dots"
+                                                                                    : "portable form";
+    log_warn("device.check", "text=\"%s; its %s is used\"", err_text(), next);
+    if (forms->has_amx) forms->has_amx = 0;
+    else if (forms->dot != DOT_PLAIN) forms->dot = DOT_PLAIN;
+    else *forms = portable;
     return OK;
 }
 
@@ -230,6 +238,10 @@ static err opencl_matrix_load(struct backend *b, const struct matrix_source *sou
                               uint64_t col_end, struct matrix **out) {
     struct opencl *o = self(b);
     TRY(matrix_kernels_get(o, source->format));
+    uint32_t n_blocks = (uint32_t)(col_end - col_begin) / PACKED_BLOCK;
+    if (format_info(source->format)->is_quantised && n_blocks > o->blocks_max) o->blocks_max = n_blocks;
+    if (o->matrix_kernels[source->format].linear_many)
+        TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
     return matrix_create(&o->device, source, row_begin, row_end, col_begin, col_end, out);
 }
 
@@ -327,7 +339,7 @@ static err products_run(struct opencl *o, enum format f, const struct product *p
     int use_gemm = (o->gemm_use[f] == GEMM_YES || o->gemm_use[f] == GEMM_TRIED) &&
                    gemm_can(&o->gemm, p->matrix, n_rows, segment_cols, tree);
     if (!use_gemm)
-        return matrix_linear(&o->device, &o->matrix_kernels[f], p, n, in->mem, n_rows, segment_cols, tree);
+        return matrix_linear(&o->device, &o->matrix_kernels[f], p, n, in->mem, n_rows, segment_cols, tree, &o->many);
     for (uint32_t i = 0; i < n; i++)
         TRY(gemm_linear(&o->device, &o->gemm, &p[i], in->mem, n_rows, segment_cols, tree));
     return OK;

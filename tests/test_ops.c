@@ -5,6 +5,9 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <cmocka.h>
 
 #include "kernels/op_table.h"
@@ -39,6 +42,41 @@ static void portable_forms_agree(void **state) {
     assert_int_equal(backend_list(&list, &n), OK);
     rows_check(list[0].platform, &(struct kernel_forms){.lanes_per_item = 1});
     free(list);
+}
+
+/* Products of the formats that differ most: eight bits, minima, three and six bits with two scales. */
+static void products_check(const char *platform, const struct kernel_forms *forms) {
+    uint32_t n;
+    const struct op_row *rows = op_table(&n);
+    struct backend *b;
+    if (backend_opencl_forms(platform, forms, &b) != OK) fail_msg("%s: %s", platform, err_text());
+    for (uint32_t i = 0; i < n; i++) {
+        enum format f = rows[i].format;
+        if (rows[i].op != OP_LINEAR || (f != FORMAT_Q8_0 && f != FORMAT_Q4_1 && f != FORMAT_Q3_K && f != FORMAT_Q6_K))
+            continue;
+        if (op_row_check(&rows[i], b) != OK) fail_msg("%s: %s", platform, err_text());
+    }
+    b->ops->destroy(b);
+}
+
+/* The x86 dots that this host's processor has, each without the ones above it. */
+static void x86_forms_agree(void **state) {
+    (void)state;
+#if defined(__x86_64__)
+    const char *pocl = "Portable Computing Language";
+    struct backend *b;
+    if (backend_opencl_forms(pocl, NULL, &b) != OK) skip();
+    b->ops->destroy(b);
+    struct kernel_forms forms = {.lanes_per_item = 16, .has_half = 1};
+    products_check(pocl, &forms);
+    forms.dot = DOT_AVX2;
+    if (__builtin_cpu_supports("avx2")) products_check(pocl, &forms);
+    unsigned a, c, d, e;
+    forms.dot = DOT_AVX_VNNI;
+    if (__get_cpuid_count(7, 1, &a, &c, &d, &e) && a & 1u << 4) products_check(pocl, &forms);
+    forms.dot = DOT_AVX512_VNNI;
+    if (__builtin_cpu_supports("avx512vnni")) products_check(pocl, &forms);
+#endif
 }
 
 /* On PoCL CLBlast adds in the contract's order; were it not so, no device
@@ -101,6 +139,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_device_agrees),
         cmocka_unit_test(portable_forms_agree),
+        cmocka_unit_test(x86_forms_agree),
         cmocka_unit_test(clblast_keeps_the_bits),
         cmocka_unit_test(one_bit_changes_the_result),
     };

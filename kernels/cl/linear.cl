@@ -6,27 +6,6 @@
  * segments. merges: 4 bits per leaf, emits: 1 bit; see model/segment.h.
  * Global: groups (LPI 16) or groups * 16 (LPI 1). */
 
-#if defined(DOT_VNNI) && LPI == 16
-/* u8 x s8 dots of AVX512-VNNI; the compiler may not know the instruction, the
- * assembler does. */
-#define DOT(acc, w, xp)                                                                \
-    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(xp)))
-#elif LPI == 16
-#define DOT(acc, w, xp)                                                                \
-    {                                                                                  \
-        int x_ = *(xp);                                                                \
-        acc += (w & 255) * (x_ << 24 >> 24) + (w >> 8 & 255) * (x_ << 16 >> 24) +      \
-               (w >> 16 & 255) * (x_ << 8 >> 24) + (w >> 24 & 255) * (x_ >> 24);       \
-    }
-#else
-#define DOT(acc, w, xp)                                                                \
-    {                                                                                  \
-        int x_ = *(xp);                                                                \
-        acc += (w & 255) * (x_ << 24 >> 24) + (w >> 8 & 255) * (x_ << 16 >> 24) +      \
-               (w >> 16 & 255) * (x_ << 8 >> 24) + (w >> 24 & 255) * (x_ >> 24);       \
-    }
-#endif
-
 kernel void CONCAT(linear_, T)(
     PRODUCTS, uint n_blocks, uint super_first, uint n_supers, global const int *xq, uint n_rows,
     uint segment_blocks, ulong merges, uint emits, uint n_leaves) {
@@ -80,4 +59,3 @@ kernel void CONCAT(linear_, T)(
         }
     }
 }
-#undef DOT

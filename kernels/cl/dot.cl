@@ -1,0 +1,55 @@
+/* DOT(acc, w, x): acc += the dots of the four unsigned bytes of w, lane by lane,
+ * and the four signed bytes of *x. acc, w: VI. Exact, so every form gives the same.
+ * One row per device kind (enum dot_form): */
+#if defined(DOT_AVX512_VNNI) && LPI == 16
+/* The compiler may not know the instruction, the assembler does. */
+#define DOT(acc, w, x)                                                                 \
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(x)))
+
+#elif (defined(DOT_AVX_VNNI) || defined(DOT_AVX2)) && LPI == 16
+#ifdef DOT_AVX_VNNI
+int8 dot8(int8 acc, int8 w, int8 x) {
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(w), "x"(x));
+    return acc;
+}
+#else
+/* Pairs of products in 16 bits: they hold 127 * 127 * 2, so of eight bits the highest goes
+ * its own way. */
+int8 dot8_pairs(int8 acc, int8 w, int8 x, short16 unit) {
+    int8 pairs, sums;
+    __asm__("vpmaddubsw %2, %1, %0" : "=x"(pairs) : "x"(w), "x"(x));
+    __asm__("vpmaddwd %2, %1, %0" : "=x"(sums) : "x"(pairs), "x"(unit));
+    return acc + sums;
+}
+
+int8 dot8(int8 acc, int8 w, int8 x) {
+#if OFFSET == 128
+    acc = dot8_pairs(acc, w >> 7 & 0x01010101, x, (short16)(128));
+    w &= 0x7F7F7F7F;
+#endif
+    return dot8_pairs(acc, w, x, (short16)(1));
+}
+#endif
+#define DOT(acc, w, x)                                                                 \
+    {                                                                                  \
+        int8 x_ = *(x);                                                                \
+        acc.lo = dot8(acc.lo, (w).lo, x_);                                             \
+        acc.hi = dot8(acc.hi, (w).hi, x_);                                             \
+    }
+
+#elif defined(DOT_DP4A) && LPI == 1
+/* NVIDIA, compute capability 6.1; see the PTX reference. */
+#define DOT(acc, w, x) __asm__("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(acc) : "r"(w), "r"(*(x)))
+
+#elif defined(DOT_KHR) && LPI == 1
+/* cl_khr_integer_dot_product */
+#define DOT(acc, w, x) acc += dot_4x8packed_us_int(as_uint(w), as_uint(*(x)))
+
+#else
+#define DOT(acc, w, x)                                                                 \
+    {                                                                                  \
+        int x_ = *(x);                                                                 \
+        acc += ((w) & 255) * (x_ << 24 >> 24) + ((w) >> 8 & 255) * (x_ << 16 >> 24) +  \
+               ((w) >> 16 & 255) * (x_ << 8 >> 24) + ((w) >> 24 & 255) * (x_ >> 24);   \
+    }
+#endif
