@@ -178,8 +178,7 @@ static err load_setting(struct config *c, const char *path,
 
 /* Read whole first: the scanner of libconfig ends the process when reading
  * fails half-way (a directory, a broken disk). */
-static err load_settings(struct config *c, const char *path, config_t *parsed,
-                         struct bytes *text) {
+static err file_parse(const char *path, config_t *parsed, struct bytes *text) {
     TRY(bytes_read_file(text, path));
     if (memchr(text->data, 0, text->len))
         return err_set(ERR_CONFIG, "%s: not a text file", path);
@@ -188,6 +187,12 @@ static err load_settings(struct config *c, const char *path, config_t *parsed,
         return err_set(ERR_CONFIG, "%s:%d: %s", file ? file : path,
                        config_error_line(parsed), config_error_text(parsed));
     }
+    return OK;
+}
+
+static err load_settings(struct config *c, const char *path, config_t *parsed,
+                         struct bytes *text) {
+    TRY(file_parse(path, parsed, text));
     const config_setting_t *root = config_root_setting(parsed);
     int n = config_setting_length(root);
     for (int i = 0; i < n; i++)
@@ -200,6 +205,50 @@ err config_load(struct config *c, const char *path) {
     config_init(&parsed);
     struct bytes text = {0};
     err e = load_settings(c, path, &parsed, &text);
+    bytes_free(&text);
+    config_destroy(&parsed);
+    return e;
+}
+
+#define WALK_PATH_BYTES 256
+
+struct walk {
+    const char *file;
+    err (*each)(void *context, const struct config_item *item);
+    void *context;
+};
+
+static err walk_value(const struct walk *w, const config_setting_t *s, const char *path) {
+    int type = config_setting_type(s);
+    struct config_item item = {.path = path, .line = config_setting_source_line(s)};
+    if (type == CONFIG_TYPE_STRING) item.text = config_setting_get_string(s);
+    item.is_whole = type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64;
+    if (item.is_whole) item.whole = config_setting_get_int64(s);
+    if (w->each(w->context, &item) == OK) return OK;
+    return err_context(ERR_CONFIG, "%s:%u: %s", w->file, item.line, path);
+}
+
+/* Lists go to `each` as values that are neither text nor number. */
+static err walk_group(const struct walk *w, const config_setting_t *group, const char *above) {
+    int n = config_setting_length(group);
+    for (int i = 0; i < n; i++) {
+        const config_setting_t *s = config_setting_get_elem(group, (unsigned)i);
+        char path[WALK_PATH_BYTES];
+        int len = snprintf(path, sizeof path, "%s%s%s", above, *above ? "." : "", config_setting_name(s));
+        if (len >= (int)sizeof path)
+            return err_set(ERR_CONFIG, "%s:%u: a name that is too long", w->file, config_setting_source_line(s));
+        TRY(config_setting_is_group(s) ? walk_group(w, s, path) : walk_value(w, s, path));
+    }
+    return OK;
+}
+
+err config_walk(const char *path, err (*each)(void *context, const struct config_item *item), void *context) {
+    struct walk w = {path, each, context};
+    struct bytes text = {0};
+    config_t parsed;
+    config_init(&parsed);
+    err e = file_parse(path, &parsed, &text);
+    if (e == OK) e = walk_group(&w, config_root_setting(&parsed), "");
     bytes_free(&text);
     config_destroy(&parsed);
     return e;

@@ -126,6 +126,17 @@ err config_parse_pair(const char *text, uint32_t first_most, uint32_t second_mos
 err config_parse_list(const char *flag, const char *text, size_t n_most,
                       err (*add)(void *context, const char *item), void *context);
 
+/* One value of a file: `path` names it with the groups around it, "clblast.Xgemm.MWG". */
+struct config_item {
+    const char *path, *text; /* text: NULL where it is none */
+    int is_whole;
+    int64_t whole;
+    unsigned line;
+};
+/* Gives every value of a file of other keys to `each`, in order. ERR_CONFIG names file and line; an error of
+ * `each` is named after file, line and value. */
+err config_walk(const char *path, err (*each)(void *context, const struct config_item *item), void *context);
+
 /* "a whole number from 1 to 16" of a key, for messages and help. */
 err config_expected(const struct config_key *key, struct bytes *out);
 

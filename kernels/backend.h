@@ -72,6 +72,7 @@ struct product {
 struct backend {
     const char *platform, *device; /* names */
     uint64_t memory_bytes;         /* of the device */
+    const char *tuning;            /* the file that its tunables come from; "": defaults */
     int is_host;                   /* the device is this host's CPU and memory */
     int keeps_compiler;            /* the driver compiles in this process, and caches on disk */
     const struct backend_ops *ops;
@@ -176,8 +177,12 @@ struct kernel_forms {
     int has_gemm;            /* dense products of many rows by CLBlast, unmeasured: for tests */
 };
 
-/* The same with given forms (NULL: the device's own choice), for tests. */
+/* The same with given forms (NULL: the device's own choice), for tests: these are not checked. */
 err backend_opencl_forms(const char *substring, const struct kernel_forms *forms, struct backend **out);
+/* The same with given tunables, for whoever searches them. */
+struct tuning;
+err backend_opencl_tuned(const char *substring, const struct kernel_forms *forms, const struct tuning *tuning,
+                         struct backend **out);
 
 /* Every OpenCL device, for `caravan devices`; *n of them, freed with free(). */
 struct device_description {

@@ -17,7 +17,6 @@
 
 #define PLATFORMS_MAX 16
 #define DEVICES_MAX 64
-#define GROUP_ITEMS 64
 
 static const struct {
     const char *name, *text;
@@ -230,6 +229,8 @@ err device_open(const char *substring, struct device *out) {
     out->id = f.device;
     platform_text(&f, CL_PLATFORM_NAME, out->platform, sizeof out->platform);
     device_text(&f, CL_DEVICE_NAME, out->name, sizeof out->name);
+    device_text(&f, CL_DRIVER_VERSION, out->driver, sizeof out->driver);
+    tune_defaults(&out->tuning);
     out->memory_bytes = device_number(&f, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
     out->allocation_bytes = device_number(&f, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     out->is_cpu = (device_type(&f) & CL_DEVICE_TYPE_CPU) != 0;
@@ -302,20 +303,31 @@ static err program_text(const struct kernel_forms *forms, const char *const *fil
     return OK;
 }
 
+/* Only those that the text names: another value compiles again only what it concerns. */
+static err build_options(const struct device *d, const char *text, struct bytes *out) {
+    TRY(bytes_append_str(out, "-cl-std=CL1.2"));
+    for (int i = 0; i < N_TUNABLES; i++)
+        if (strstr(text, tunables[i].name))
+            TRY(bytes_printf(out, " -D %s=%u", tunables[i].name, d->tuning.values[i]));
+    return OK;
+}
+
 err device_build(struct device *d, const struct kernel_forms *forms, const char *const *files,
                  cl_program *out) {
-    struct bytes text = {0};
+    struct bytes text = {0}, options = {0};
     cl_program program = NULL;
     err e;
     TRY_GOTO(program_text(forms, files, &text), done);
+    TRY_GOTO(build_options(d, (const char *)text.data, &options), done);
     cl_int code;
     const char *source = (const char *)text.data;
     program = clCreateProgramWithSource(d->context, 1, &source, &text.len, &code);
     TRY_GOTO(device_check(d, code, "create a program"), done);
-    if (clBuildProgram(program, 1, &d->id, "-cl-std=CL1.2", NULL, NULL) != CL_SUCCESS)
+    if (clBuildProgram(program, 1, &d->id, (const char *)options.data, NULL, NULL) != CL_SUCCESS)
         e = build_error(d, program);
 done:
     bytes_free(&text);
+    bytes_free(&options);
     if (e != OK && program) clReleaseProgram(program);
     if (e == OK) *out = program;
     return e;
@@ -343,6 +355,6 @@ err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *a
 
 err device_launch_items(struct device *d, cl_kernel kernel, const struct device_arg *args,
                         uint32_t n_args, size_t n) {
-    size_t local = GROUP_ITEMS, global = (n + local - 1) / local * local;
+    size_t local = d->tuning.values[TUNE_GROUP_ITEMS], global = (n + local - 1) / local * local;
     return device_launch(d, kernel, args, n_args, 1, &global, &local);
 }

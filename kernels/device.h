@@ -11,15 +11,17 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "kernels/backend.h"
+#include "kernels/tune.h"
 
 struct device {
     cl_device_id id;
     cl_context context;
     cl_command_queue queue;
-    char platform[128], name[128];
+    char platform[128], name[128], driver[128];
     uint64_t memory_bytes, allocation_bytes;
     int is_cpu, is_pocl;
     struct kernel_forms forms; /* the fastest that this device should be able to run */
+    struct tuning tuning;      /* defaults; whoever opens may fill it before the first build */
 };
 
 /* The device whose "PLATFORM / DEVICE" holds `substring`; see backend_opencl. */
@@ -27,7 +29,7 @@ err device_open(const char *substring, struct device *out);
 void device_close(struct device *d);
 
 /* Builds the kernel texts named in `files` (NULL-terminated) as one program.
- * A name that starts with '#' is a line of text of its own. */
+ * A name that starts with '#' is a line of text of its own. Tunables that the text names are defined. */
 err device_build(struct device *d, const struct kernel_forms *forms, const char *const *files,
                  cl_program *out);
 
@@ -56,7 +58,7 @@ struct device_arg {
 err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,
                   uint32_t n_dims, const size_t *global, const size_t *local);
 
-/* A one-dimensional launch over n items, padded to groups of 64. */
+/* A one-dimensional launch over n items, padded to whole groups. */
 err device_launch_items(struct device *d, cl_kernel kernel, const struct device_arg *args,
                         uint32_t n_args, size_t n);
 

@@ -2,6 +2,8 @@
 
 #include <clblast_c.h>
 
+#include "base/log.h"
+
 /* Outputs of one call, and room for a tile of weights in floats: a wide
  * contraction takes narrower tiles. */
 #define TILE_OUTPUTS 512u
@@ -22,8 +24,30 @@ static err program_build(struct device *d, enum format f, struct gemm *g) {
     return kernel_of(d, g->program[f], "gemm_tree", &g->tree[f]);
 }
 
+err gemm_tune(struct device *d, const struct tuning *t) {
+    for (int k = 0; k < N_CLBLAST_KERNELS; k++) {
+        const struct clblast_kernel *kernel = &clblast_kernels[k];
+        const char *names[CLBLAST_PARAMETERS_MAX];
+        size_t values[CLBLAST_PARAMETERS_MAX];
+        if (!t->has_clblast[k]) continue;
+        for (uint32_t i = 0; i < kernel->n_parameters; i++) {
+            names[i] = kernel->parameters[i].name;
+            values[i] = t->clblast[k][i];
+        }
+        CLBlastStatusCode code = CLBlastOverrideParameters(d->id, kernel->name, CLBlastPrecisionSingle,
+                                                           kernel->n_parameters, names, values);
+        if (code != CLBlastSuccess)
+            return err_set(ERR_DEVICE, "device '%s': CLBlast refuses parameters of %s (code %d)", d->name,
+                           kernel->name, (int)code);
+    }
+    return OK;
+}
+
 err gemm_prepare(struct device *d, enum format f, uint32_t rows_max, struct gemm *g) {
     TRY(program_build(d, f, g));
+    if (!g->is_tuned && gemm_tune(d, &d->tuning) != OK)
+        log_warn("device.tune", "text=\"%s; its own are used\"", err_text());
+    g->is_tuned = 1;
     size_t leaves = (size_t)SEGMENTS_MAX * rows_max * TILE_OUTPUTS;
     if (!g->weights) {
         TRY(device_memory(d, TILE_FLOATS * sizeof(float), &g->weights));
@@ -55,11 +79,11 @@ static uint32_t tile_width(const struct gemm *g, uint32_t n_cols) {
     return fits < TILE_OUTPUTS ? (uint32_t)fits : TILE_OUTPUTS;
 }
 
-int gemm_can(const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint32_t segment_cols,
+int gemm_can(const struct device *d, const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint32_t segment_cols,
              const struct tree *tree) {
     const struct packed_layout *l = &m->layout;
-    return g->program[l->format] && n_rows >= GEMM_ROWS_MIN && tree->n_leaves * segment_cols == l->cols &&
-           tile_width(g, l->cols) > 0 && (size_t)tree->n_leaves * n_rows * TILE_OUTPUTS <= g->leaf_floats;
+    return g->program[l->format] && n_rows >= d->tuning.values[TUNE_GEMM_ROWS_MIN] &&
+           tree->n_leaves * segment_cols == l->cols && tile_width(g, l->cols) > 0 && (size_t)tree->n_leaves * n_rows * TILE_OUTPUTS <= g->leaf_floats;
 }
 
 #define ARG DEVICE_ARG

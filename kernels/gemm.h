@@ -7,21 +7,23 @@
 
 #include "kernels/matrix.h"
 
-#define GEMM_ROWS_MIN 64 /* fewer rows are multiplied by dense.cl */
-
 struct gemm {
     cl_program program[N_FORMATS]; /* of the dense formats */
     cl_kernel unpack[N_FORMATS], tree[N_FORMATS];
     cl_mem weights, leaves; /* scratch */
     size_t weight_floats, leaf_floats;
+    int is_tuned; /* CLBlast was told the device's tuning */
 };
 
-/* Builds for a format, and makes room for steps of rows_max rows. */
+/* Gives CLBlast the parameters that a tuning has; they hold for this process. */
+err gemm_tune(struct device *d, const struct tuning *t);
+
+/* Builds for a format, tunes CLBlast at the first call, and makes room for steps of rows_max rows. */
 err gemm_prepare(struct device *d, enum format f, uint32_t rows_max, struct gemm *g);
 void gemm_release(struct gemm *g);
 
-/* Whether a product can go this way at all: all segments equal, scratch large enough. */
-int gemm_can(const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint32_t segment_cols,
+/* Whether a product can go this way at all: rows enough, all segments equal, scratch large enough. */
+int gemm_can(const struct device *d, const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint32_t segment_cols,
              const struct tree *tree);
 
 /* As matrix_linear(), of one product. */

@@ -8,7 +8,10 @@
 
 #include "kernels/pack.h"
 
-static const uint32_t tiles[N_TILES] = {1, 4, 8};
+/* Rows that kernel i takes at a time. */
+static uint32_t tile_rows(const struct device *d, int i) {
+    return i == 0 ? 1 : d->tuning.values[i == 1 ? TUNE_TILE_MIDDLE : TUNE_TILE_WIDE];
+}
 
 cl_ulong tree_merges(const struct tree *t) {
     cl_ulong m = 0;
@@ -50,8 +53,8 @@ static err linear_program(struct device *d, const struct kernel_forms *forms, en
                           const char *numbers, cl_program *out) {
     const char *body = format_info(f)->is_quantised ? "linear.cl" : "dense.cl";
     const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "dot.cl", "tree.cl", "products.cl",
-                           "#define T 1\n", body, "#undef T\n#define T 4\n", body,
-                           "#undef T\n#define T 8\n", body, has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
+                           "#define T 1\n", body, "#undef T\n#define T TILE_MIDDLE\n", body,
+                           "#undef T\n#define T TILE_WIDE\n", body, has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
     return device_build(d, forms, files, out);
 }
 
@@ -77,7 +80,7 @@ err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels 
     cl_int code;
     for (int i = 0; i < N_TILES; i++) {
         char name[32];
-        snprintf(name, sizeof name, "%s_%u", kind, tiles[i]);
+        snprintf(name, sizeof name, "%s_%u", kind, tile_rows(d, i));
         k->linear[i] = clCreateKernel(k->program, name, &code);
         TRY(device_check(d, code, name));
     }
@@ -296,9 +299,9 @@ err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix
 }
 
 /* The widest tile that n_rows fill: a kernel for T rows wants T at least. */
-static int tile_choose(uint32_t n_rows) {
+static int tile_choose(const struct device *d, uint32_t n_rows) {
     int i = N_TILES - 1;
-    while (tiles[i] > n_rows) i--;
+    while (tile_rows(d, i) > n_rows) i--;
     return i;
 }
 
@@ -341,8 +344,10 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     cl_ulong merges = tree_merges(tree);
     cl_uint emits = tree_emits(tree), segment_blocks = segment_cols / PACKED_BLOCK;
     int is_group = k->forms.lanes_per_item == PACKED_LANES;
-    size_t local = is_group ? 1 : 64, global = is_group ? a.n_groups : (a.n_groups * PACKED_LANES + 63) / 64 * 64;
-    cl_kernel kernel = k->linear[tile_choose(n_rows)];
+    size_t n_items = is_group ? a.n_groups : (size_t)a.n_groups * PACKED_LANES;
+    size_t local = is_group ? 1 : d->tuning.values[TUNE_LANE_GROUP_ITEMS];
+    size_t global = (n_items + local - 1) / local * local;
+    cl_kernel kernel = k->linear[tile_choose(d, n_rows)];
     if (!format_info(l->format)->is_quantised)
         return device_launch(d, kernel, DEVICE_ARGS(PRODUCT_ARGS(a), ARG(l->cols), ARG(in), ARG(n_rows),
                                                     ARG(segment_cols), ARG(merges), ARG(emits),

@@ -13,7 +13,7 @@ struct matrix {
     cl_mem mem;
 };
 
-#define N_TILES 3 /* kernels for 1, 4 and 8 rows at a time */
+#define N_TILES 3 /* kernels for 1, a few and many rows at a time */
 
 struct matrix_kernels {
     struct kernel_forms forms;

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
-
 #define LINEAR_ROWS(f)                                                                         \
     {OP_LINEAR, "", f, 1, 48, 512, 0, 16}, {OP_LINEAR, "", f, 3, 20, 256, 0, 8},               \
         {OP_LINEAR, "", f, 5, 20, 96, 32, 3}, {OP_LINEAR, "", f, 9, 33, 160, 96, 5},           \
@@ -89,8 +87,6 @@ struct row_bench {
     uint32_t n_buffers;
     struct matrix *matrices[PRODUCTS_MAX];
     struct cache *cache;
-    uint32_t n_repeats; /* timed, after a first run */
-    double seconds;     /* of one of them */
 };
 
 static err buffer_empty(struct row_bench *o, size_t n_items, struct buffer **out) {
@@ -211,15 +207,7 @@ static err run_linear(struct row_bench *o, const struct op_row *r, struct bytes 
         TRY(o->b->ops->quantize(o->b, x, r->n_rows, r->in, q));
         x = q;
     }
-    double begin = 0;
-    for (uint32_t i = 0; i <= o->n_repeats; i++) {
-        TRY(o->b->ops->linear(o->b, products, n_products, x, r->n_rows, segment_cols, &tree));
-        if (i > 0) continue;
-        TRY(o->b->ops->finish(o->b));
-        begin = clock_s();
-    }
-    TRY(o->b->ops->finish(o->b));
-    if (o->n_repeats) o->seconds = (clock_s() - begin) / o->n_repeats;
+    TRY(o->b->ops->linear(o->b, products, n_products, x, r->n_rows, segment_cols, &tree));
     for (uint32_t i = 0; i < n_products; i++) {
         size_t width = products[i].row_end - products[i].row_begin;
         TRY(result_read(o, products[i].out, tree.n_results * r->n_rows * width * 4, out));
@@ -345,7 +333,8 @@ static err run_attend(struct row_bench *o, const struct op_row *r, struct bytes 
     return result_read(o, y, (size_t)r->n_rows * n_heads * r->in * 4, out);
 }
 
-static err row_run(struct row_bench *o, const struct op_row *r, struct bytes *out) {
+err op_row_run(const struct op_row *r, struct backend *b, struct bytes *out) {
+    struct row_bench bench = {.b = b}, *o = &bench;
     err e;
     switch (r->op) {
     case OP_LINEAR: e = run_linear(o, r, out); break;
@@ -357,24 +346,11 @@ static err row_run(struct row_bench *o, const struct op_row *r, struct bytes *ou
     default: e = run_plain(o, r, out); break;
     }
     buffers_free(o);
-    for (int i = 0; i < PRODUCTS_MAX; i++) o->b->ops->matrix_free(o->b, o->matrices[i]);
-    o->b->ops->cache_free(o->b, o->cache);
+    for (int i = 0; i < PRODUCTS_MAX; i++) b->ops->matrix_free(b, o->matrices[i]);
+    b->ops->cache_free(b, o->cache);
     return e;
 }
 
-err op_row_run(const struct op_row *r, struct backend *b, struct bytes *out) {
-    struct row_bench o = {.b = b};
-    return row_run(&o, r, out);
-}
-
-err op_row_time(const struct op_row *r, struct backend *b, uint32_t n_repeats, double *seconds) {
-    struct row_bench o = {.b = b, .n_repeats = n_repeats};
-    struct bytes result = {0};
-    err e = row_run(&o, r, &result);
-    bytes_free(&result);
-    *seconds = o.seconds;
-    return e;
-}
 
 static err results_compare(const struct op_row *r, struct backend *b, struct backend *reference,
                            struct bytes *got, struct bytes *expected) {

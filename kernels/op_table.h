@@ -23,9 +23,6 @@ const struct op_row *op_table(uint32_t *n);
 /* Runs a row on a backend; appends the bytes of its result. */
 err op_row_run(const struct op_row *r, struct backend *b, struct bytes *out);
 
-/* Seconds of a linear row's op alone, the mean of n_repeats after a first run. */
-err op_row_time(const struct op_row *r, struct backend *b, uint32_t n_repeats, double *seconds);
-
 /* "linear Q4_K 9 x 48 x 512 at 96", for messages. */
 void op_row_name(const struct op_row *r, char *out, size_t cap);
 

@@ -7,19 +7,35 @@
 #include "base/mem.h"
 
 #define MATRICES_MAX 1024
-#define RUN_S 0.02   /* of one run of products */
-#define TOTAL_S 0.4  /* of all runs of one count of rows */
 #define RUNS_MIN 3
 #define RUNS_MAX 64
-#define RUN_PRODUCTS_MAX 512
+#define RUN_OPS_MAX 512
+#define HEAD_DIM 64 /* of rope: a row is whole heads */
+#define CACHES_MAX 256
 
-struct bench {
+struct op_time {
     struct backend *b;
+    struct op_row row;
+    const struct op_case *kind;
+    uint64_t working_bytes;
     struct matrix *matrices[MATRICES_MAX];
     uint32_t n_matrices, next; /* next: to be used */
-    uint32_t out, in, segment_cols;
+    uint64_t matrix_bytes;     /* of one, packed */
+    uint32_t segment_cols;
     struct tree tree;
-    struct buffer *x, *q8, *y;
+    struct buffer *x, *w, *y; /* input; second input, vector, ids or angles; output */
+    struct buffer *q8;        /* the input of a quantised product */
+    struct cache *caches[CACHES_MAX];
+    uint32_t n_caches;
+    struct row_places places;
+    struct attend_shape attend;
+};
+
+struct op_case {
+    enum op_kind op;
+    err (*create)(struct op_time *t);
+    err (*run)(struct op_time *t, uint32_t n_rows);
+    struct op_cost (*cost)(const struct op_time *t, double n_rows);
 };
 
 /* Bytes from 32 to 63: whichever format reads them, no factor is infinite, none denormal. */
@@ -36,40 +52,239 @@ static err plain_read(void *context, uint64_t row_begin, uint64_t row_end, uint6
     return OK;
 }
 
-static err matrices_load(struct bench *t, enum format f, uint64_t *matrix_bytes) {
+static err matrices_load(struct op_time *t, uint64_t working_bytes) {
+    enum format f = t->row.format;
     struct matrix_source source = {f, &f, plain_read};
     uint64_t sum = 0;
-    while (sum < OP_TIME_WORKING_BYTES && t->n_matrices < MATRICES_MAX) {
+    do {
         struct matrix **m = &t->matrices[t->n_matrices];
-        TRY(t->b->ops->matrix_load(t->b, &source, 0, t->out, 0, t->in, m));
+        TRY(t->b->ops->matrix_load(t->b, &source, 0, t->row.out, 0, t->row.in, m));
         t->n_matrices++;
-        *matrix_bytes = t->b->ops->matrix_bytes(*m);
-        sum += *matrix_bytes;
-    }
+        t->matrix_bytes = t->b->ops->matrix_bytes(*m);
+        sum += t->matrix_bytes;
+    } while (sum < working_bytes && t->n_matrices < MATRICES_MAX);
     return OK;
 }
 
-static err values_create(struct bench *t, uint32_t rows_max) {
-    const struct backend_ops *ops = t->b->ops;
-    size_t n = (size_t)rows_max * t->in;
+static err values_create(struct op_time *t, size_t n, struct buffer **out) {
     float *values;
-    TRY(ops->buffer_create(t->b, n * sizeof *values, &t->x));
-    TRY(ops->buffer_create(t->b, q8_bytes(rows_max, t->in), &t->q8));
-    TRY(ops->buffer_create(t->b, (size_t)t->tree.n_results * rows_max * t->out * 4, &t->y));
     TRY(NEW(values, n));
     for (size_t i = 0; i < n; i++) values[i] = (float)(i * 7919 % 255) / 127 - 1;
-    err e = ops->buffer_write(t->b, t->x, 0, n * sizeof *values, values);
+    err e = t->b->ops->buffer_create(t->b, n * sizeof *values, out);
+    if (e == OK) e = t->b->ops->buffer_write(t->b, *out, 0, n * sizeof *values, values);
     free(values);
     return e;
 }
 
-/* n_products one after the other, and the end of them awaited. */
-static err products_run(struct bench *t, struct buffer *in, uint32_t n_rows, uint32_t n_products, double *seconds) {
+static size_t values_count(const struct op_time *t) { return (size_t)t->row.n_rows * t->row.in; }
+
+/* ---- products ---- */
+
+static err linear_create(struct op_time *t) {
+    const struct op_row *r = &t->row;
+    uint32_t n_segments = segment_count(r->in / 32);
+    t->segment_cols = r->in / n_segments;
+    tree_own(n_segments, (struct range){0, n_segments}, &t->tree);
+    TRY(values_create(t, values_count(t), &t->x));
+    TRY(t->b->ops->buffer_create(t->b, (size_t)t->tree.n_results * r->n_rows * r->out * 4, &t->y));
+    if (!format_info(r->format)->is_quantised) return OK;
+    TRY(t->b->ops->buffer_create(t->b, q8_bytes(r->n_rows, r->in), &t->q8));
+    return t->b->ops->quantize(t->b, t->x, r->n_rows, r->in, t->q8);
+}
+
+static err linear_run(struct op_time *t, uint32_t n_rows) {
+    struct matrix *m = t->matrices[t->next++ % t->n_matrices];
+    struct product product = {m, 0, t->row.out, t->y};
+    return t->b->ops->linear(t->b, &product, 1, t->q8 ? t->q8 : t->x, n_rows, t->segment_cols, &t->tree);
+}
+
+/* Of the values only the weights count: the rest stays in a cache. */
+static struct op_cost linear_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){(double)t->matrix_bytes, 2.0 * n_rows * t->row.out * t->row.in};
+}
+
+/* ---- lookups ---- */
+
+static err embed_create(struct op_time *t) {
+    const struct op_row *r = &t->row;
+    int32_t *ids;
+    TRY(NEW(ids, r->n_rows));
+    for (uint32_t i = 0; i < r->n_rows; i++) ids[i] = (int32_t)(i * UINT64_C(2654435761) % r->out);
+    err e = t->b->ops->buffer_create(t->b, r->n_rows * sizeof *ids, &t->w);
+    if (e == OK) e = t->b->ops->buffer_write(t->b, t->w, 0, r->n_rows * sizeof *ids, ids);
+    free(ids);
+    return e == OK ? t->b->ops->buffer_create(t->b, values_count(t) * 4, &t->y) : e;
+}
+
+static err embed_run(struct op_time *t, uint32_t n_rows) {
+    return t->b->ops->embed(t->b, t->matrices[0], t->w, n_rows, t->y);
+}
+
+static struct op_cost embed_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){n_rows * ((double)t->matrix_bytes / t->row.out + 4.0 * t->row.in), 0};
+}
+
+/* ---- plain values ---- */
+
+/* Two inputs and an output of rows; q8 is smaller than rows of floats are. */
+static err rows_create(struct op_time *t) {
+    TRY(values_create(t, values_count(t), &t->x));
+    TRY(values_create(t, values_count(t), &t->w));
+    return t->b->ops->buffer_create(t->b, values_count(t) * 4, &t->y);
+}
+
+static err reduce_create(struct op_time *t) {
+    tree_own(t->row.option, (struct range){0, t->row.option}, &t->tree);
+    TRY(values_create(t, values_count(t) * t->row.option, &t->x));
+    return t->b->ops->buffer_create(t->b, values_count(t) * 4, &t->y);
+}
+
+static err norm_run(struct op_time *t, uint32_t n_rows) {
+    return t->b->ops->norm(t->b, NORM_RMS, 1e-5f, t->x, t->w, NULL, n_rows, t->row.in, t->y);
+}
+
+static err quantize_run(struct op_time *t, uint32_t n_rows) {
+    return t->b->ops->quantize(t->b, t->x, n_rows, t->row.in, t->y);
+}
+
+/* In place: the same angles again and again keep the values small. */
+static err rope_run(struct op_time *t, uint32_t n_rows) {
+    return t->b->ops->rope(t->b, t->x, t->w, n_rows, t->row.in / HEAD_DIM, HEAD_DIM, HEAD_DIM, ROPE_NORM);
+}
+
+static err glu_run(struct op_time *t, uint32_t n_rows) {
+    return t->b->ops->glu(t->b, ACT_SILU, t->x, t->w, n_rows * t->row.in, t->y);
+}
+
+static err add_run(struct op_time *t, uint32_t n_rows) {
+    return t->b->ops->add(t->b, t->x, t->w, n_rows * t->row.in, t->y);
+}
+
+static err reduce_run(struct op_time *t, uint32_t n_rows) {
+    return t->b->ops->reduce(t->b, t->x, &t->tree, n_rows * t->row.in, t->y);
+}
+
+static struct op_cost norm_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){4.0 * t->row.in * (2 * n_rows + 1), 4.0 * n_rows * t->row.in};
+}
+
+static struct op_cost quantize_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){n_rows * t->row.in * (4.0 + Q8_BLOCK_BYTES / 32.0), 0};
+}
+
+static struct op_cost rope_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){n_rows * (8.0 * t->row.in + 4.0 * HEAD_DIM), 3.0 * n_rows * t->row.in};
+}
+
+static struct op_cost glu_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){12.0 * n_rows * t->row.in, 0};
+}
+
+static struct op_cost add_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){12.0 * n_rows * t->row.in, n_rows * t->row.in};
+}
+
+static struct op_cost reduce_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){4.0 * (t->row.option + 1) * n_rows * t->row.in, (t->row.option - 1.0) * n_rows * t->row.in};
+}
+
+/* ---- attention: every row from the last position of the same sequence ---- */
+
+static err integers_create(struct op_time *t, int32_t first, int32_t step, uint32_t n, struct buffer **out) {
+    int32_t *values;
+    TRY(NEW(values, n));
+    for (uint32_t i = 0; i < n; i++) values[i] = first + step * (int32_t)i;
+    err e = t->b->ops->buffer_create(t->b, n * sizeof *values, out);
+    if (e == OK) e = t->b->ops->buffer_write(t->b, *out, 0, n * sizeof *values, values);
+    free(values);
+    return e;
+}
+
+static double kv_bytes(const struct op_time *t) {
+    const struct op_row *r = &t->row;
+    return (r->at + 1.0) * r->option * r->in * (r->format == FORMAT_F16 ? 4 : 8);
+}
+
+/* Caches stay empty: how long a kernel takes does not depend on what it reads. */
+static err attend_create(struct op_time *t) {
+    const struct op_row *r = &t->row;
+    uint32_t n_blocks = r->at / KV_BLOCK_TOKENS + 1;
+    struct cache_shape shape = {n_blocks, r->option, r->in, r->format};
+    t->attend = (struct attend_shape){.n_heads = r->out, .n_kv_heads = r->option, .head_dim = r->in,
+                                      .group = r->out / r->option, .n_chunks = r->at / ATTEND_CHUNK + 1};
+    do {
+        TRY(t->b->ops->cache_create(t->b, &shape, &t->caches[t->n_caches]));
+        t->n_caches++;
+    } while (kv_bytes(t) * t->n_caches < (double)t->working_bytes && t->n_caches < CACHES_MAX);
+    TRY(integers_create(t, (int32_t)r->at, 0, r->n_rows, &t->places.position));
+    TRY(integers_create(t, 0, 0, r->n_rows, &t->places.table_begin));
+    TRY(integers_create(t, 0, 1, n_blocks, &t->places.table));
+    TRY(values_create(t, values_count(t) * r->out, &t->x));
+    return t->b->ops->buffer_create(t->b, values_count(t) * r->out * 4, &t->y);
+}
+
+static err attend_run(struct op_time *t, uint32_t n_rows) {
+    struct cache *c = t->caches[t->next++ % t->n_caches];
+    return t->b->ops->attend(t->b, c, t->x, &t->places, &t->attend, n_rows, t->y);
+}
+
+static struct op_cost attend_cost(const struct op_time *t, double n_rows) {
+    const struct op_row *r = &t->row;
+    return (struct op_cost){kv_bytes(t), 4.0 * n_rows * r->out * r->in * (r->at + 1.0)};
+}
+
+static const struct op_case cases[] = {
+    {OP_LINEAR, linear_create, linear_run, linear_cost}, {OP_EMBED, embed_create, embed_run, embed_cost},
+    {OP_NORM, rows_create, norm_run, norm_cost},         {OP_QUANTIZE, rows_create, quantize_run, quantize_cost},
+    {OP_ROPE, rows_create, rope_run, rope_cost},         {OP_GLU, rows_create, glu_run, glu_cost},
+    {OP_ADD, rows_create, add_run, add_cost},            {OP_REDUCE, reduce_create, reduce_run, reduce_cost},
+    {OP_ATTEND, attend_create, attend_run, attend_cost},
+};
+enum { N_CASES = sizeof cases / sizeof *cases };
+
+/* ---- any op ---- */
+
+static err inputs_create(struct op_time *t) {
+    int is_attend = t->row.op == OP_ATTEND;
+    struct backend_limits limits = {t->row.n_rows, is_attend ? t->row.at + 1 : 1, is_attend ? t->row.out : 1,
+                                    is_attend ? t->row.in : 32};
+    TRY(t->b->ops->prepare(t->b, &limits));
+    if (t->row.op == OP_LINEAR) TRY(matrices_load(t, t->working_bytes));
+    if (t->row.op == OP_EMBED) TRY(matrices_load(t, 0));
+    return t->kind->create(t);
+}
+
+err op_time_create(struct backend *b, const struct op_row *row, uint64_t working_bytes, struct op_time **out) {
+    struct op_time *t;
+    int k = 0;
+    while (k < N_CASES && cases[k].op != row->op) k++;
+    if (k == N_CASES) return err_set(ERR_UNSUPPORTED, "op '%s' is not timed", op_name(row->op));
+    TRY(NEW(t, 1));
+    t->b = b;
+    t->row = *row;
+    t->kind = &cases[k];
+    t->working_bytes = working_bytes;
+    err e = inputs_create(t);
+    if (e != OK) op_time_free(t);
+    else *out = t;
+    return e;
+}
+
+void op_time_free(struct op_time *t) {
+    if (!t) return;
+    const struct backend_ops *ops = t->b->ops;
+    for (uint32_t i = 0; i < t->n_matrices; i++) ops->matrix_free(t->b, t->matrices[i]);
+    for (uint32_t i = 0; i < t->n_caches; i++) ops->cache_free(t->b, t->caches[i]);
+    struct buffer *const buffers[] = {t->x, t->w, t->y, t->q8, t->places.position, t->places.table_begin,
+                                      t->places.table};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) ops->buffer_free(t->b, buffers[i]);
+    free(t);
+}
+
+/* n_ops one after the other, and the end of them awaited. */
+static err ops_run(struct op_time *t, uint32_t n_rows, uint32_t n_ops, double *seconds) {
     double begin = clock_s();
-    for (uint32_t i = 0; i < n_products; i++) {
-        struct product product = {t->matrices[t->next++ % t->n_matrices], 0, t->out, t->y};
-        TRY(t->b->ops->linear(t->b, &product, 1, in, n_rows, t->segment_cols, &t->tree));
-    }
+    for (uint32_t i = 0; i < n_ops; i++) TRY(t->kind->run(t, n_rows));
     TRY(t->b->ops->finish(t->b));
     *seconds = clock_s() - begin;
     return OK;
@@ -80,52 +295,28 @@ static int compare_times(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static err rows_time(struct bench *t, struct buffer *in, uint32_t n_rows, double *median) {
-    double times[RUNS_MAX], s, sum = 0;
-    uint32_t n = 0, n_products;
-    TRY(products_run(t, in, n_rows, 1, &s)); /* a driver may finish building a kernel now */
-    TRY(products_run(t, in, n_rows, 2, &s));
-    n_products = s * RUN_PRODUCTS_MAX / 2 < RUN_S ? RUN_PRODUCTS_MAX : (uint32_t)(2 * RUN_S / s) + 1;
-    while (n < RUNS_MAX && (n < RUNS_MIN || sum < TOTAL_S)) {
-        TRY(products_run(t, in, n_rows, n_products, &s));
-        times[n++] = s / n_products;
+err op_time_run(struct op_time *t, uint32_t n_rows, double max_s, double *seconds) {
+    double times[RUNS_MAX], s, sum = 0, run_s = max_s / 20;
+    uint32_t n = 0, n_ops;
+    if (n_rows > t->row.n_rows) return err_set(ERR_INTERNAL, "%u rows, prepared for %u", n_rows, t->row.n_rows);
+    TRY(ops_run(t, n_rows, 1, &s)); /* a driver may finish building a kernel now */
+    TRY(ops_run(t, n_rows, 2, &s));
+    n_ops = s * RUN_OPS_MAX / 2 < run_s ? RUN_OPS_MAX : (uint32_t)(2 * run_s / s) + 1;
+    while (n < RUNS_MAX && (n < RUNS_MIN || sum < max_s)) {
+        TRY(ops_run(t, n_rows, n_ops, &s));
+        times[n++] = s / n_ops;
         sum += s;
     }
     qsort(times, n, sizeof *times, compare_times);
-    *median = times[n / 2];
+    *seconds = times[n / 2];
     return OK;
 }
 
-static err bench_run(struct bench *t, enum format f, const uint32_t *n_rows, uint32_t n, double *seconds,
-                     uint64_t *matrix_bytes) {
-    int is_quantised = format_info(f)->is_quantised;
-    uint32_t rows_max = 0, n_segments = segment_count(t->in / 32);
-    for (uint32_t i = 0; i < n; i++) rows_max = n_rows[i] > rows_max ? n_rows[i] : rows_max;
-    t->segment_cols = t->in / n_segments;
-    tree_own(n_segments, (struct range){0, n_segments}, &t->tree);
-    struct backend_limits limits = {rows_max, 1, 1, 32}; /* nothing attends here */
-    TRY(t->b->ops->prepare(t->b, &limits));
-    TRY(matrices_load(t, f, matrix_bytes));
-    TRY(values_create(t, rows_max));
-    for (uint32_t i = 0; i < n; i++) {
-        if (is_quantised) TRY(t->b->ops->quantize(t->b, t->x, n_rows[i], t->in, t->q8));
-        TRY(rows_time(t, is_quantised ? t->q8 : t->x, n_rows[i], &seconds[i]));
-    }
-    return OK;
-}
+struct op_cost op_time_cost(const struct op_time *t, uint32_t n_rows) { return t->kind->cost(t, n_rows); }
 
-err op_time_linear(struct backend *b, enum format f, uint32_t out, uint32_t in, const uint32_t *n_rows,
-                   uint32_t n, double *seconds, uint64_t *matrix_bytes) {
-    struct bench *t;
-    TRY(NEW(t, 1));
-    t->b = b;
-    t->out = out;
-    t->in = in;
-    err e = bench_run(t, f, n_rows, n, seconds, matrix_bytes);
-    for (uint32_t i = 0; i < t->n_matrices; i++) b->ops->matrix_free(b, t->matrices[i]);
-    b->ops->buffer_free(b, t->x);
-    b->ops->buffer_free(b, t->q8);
-    b->ops->buffer_free(b, t->y);
-    free(t);
-    return e;
+const enum op_kind *op_time_kinds(uint32_t *n) {
+    static enum op_kind kinds[N_CASES];
+    for (int i = 0; i < N_CASES; i++) kinds[i] = cases[i].op;
+    *n = N_CASES;
+    return kinds;
 }

@@ -1,17 +1,35 @@
-/* Times linear products on a backend as a step meets them: every matrix comes from
- * memory, not from a cache that an earlier product filled. For benchmarks. */
+/* Times ops on a backend. Matrices of a product and KV caches come from memory, not from a cache that an earlier
+ * run filled, where a working set is asked for: as a step meets them. Other ops read what the op before
+ * left in a cache, and so they do here. For benchmarks, tuning, and choices between two ways. */
 #ifndef KERNELS_OP_TIME_H
 #define KERNELS_OP_TIME_H
 
 #include "kernels/backend.h"
+#include "kernels/op_table.h"
 
-/* Distinct matrices together take at least this, several times the largest cache. */
+/* Distinct matrices, or KV caches, that take this together are several times the largest cache. */
 #define OP_TIME_WORKING_BYTES ((uint64_t)384 << 20)
 
-/* Seconds of a product with `out` x `in` weights for each of n_rows [n]: the median of short
- * runs of products, each with the next matrix. `in` is a multiple of 32 and of the format's
- * block. *matrix_bytes: of one matrix, packed. */
-err op_time_linear(struct backend *b, enum format f, uint32_t out, uint32_t in, const uint32_t *n_rows,
-                   uint32_t n, double *seconds, uint64_t *matrix_bytes);
+/* An op with its inputs on a backend, ready to run. One thread; the backend outlives it. */
+struct op_time;
+
+/* `row` as in the op table; of it count op, format, n_rows (the most rows of a run), out, in, and
+ * option of reduce (leaves), at and option of attend. For linear and embed `in` is a multiple of 32 and of the format's block.
+ * working_bytes: of distinct matrices or KV caches; 0: one. ERR_UNSUPPORTED for an op that is not timed. */
+err op_time_create(struct backend *b, const struct op_row *row, uint64_t working_bytes, struct op_time **out);
+void op_time_free(struct op_time *t);
+
+/* Seconds of the op on n_rows rows: the median of short runs that take max_s together, or three. */
+err op_time_run(struct op_time *t, uint32_t n_rows, double max_s, double *seconds);
+
+/* What the op on n_rows rows must do at least. */
+struct op_cost {
+    double bytes;      /* weights, packed, and values that it reads and writes */
+    double operations; /* additions and multiplications; 0 where they say nothing of the op */
+};
+struct op_cost op_time_cost(const struct op_time *t, uint32_t n_rows);
+
+/* The ops that can be timed; *n of them. */
+const enum op_kind *op_time_kinds(uint32_t *n);
 
 #endif

@@ -9,6 +9,7 @@
 #include "kernels/gemm.h"
 #include "kernels/matrix.h"
 #include "kernels/op_table.h"
+#include "kernels/op_time.h"
 
 struct cache {
     struct cache_shape shape;
@@ -183,13 +184,17 @@ static err forms_give_way(struct kernel_forms *forms, err e) {
     return OK;
 }
 
+#define GEMM_DECIDE_S 0.005 /* of each way, a few products */
+
 /* CLBlast multiplies many rows of a dense format where it gives the
  * reference's bits on this device and is the faster way here. */
 static err gemm_decide(struct opencl *o, enum format f) {
-    const struct op_row speed = {OP_LINEAR, "speed", f, GEMM_ROWS_MIN, 256, 1024, 0, 16};
+    uint32_t n_rows = o->device.tuning.values[TUNE_GEMM_ROWS_MIN];
+    const struct op_row speed = {OP_LINEAR, "speed", f, n_rows, 256, 1024, 0, 16};
+    struct op_time *timing;
     double own, library;
     int is_wanted = o->is_checked || o->device.forms.has_gemm;
-    if (o->rows_max < GEMM_ROWS_MIN) return OK; /* asked again once larger steps are prepared for */
+    if (o->rows_max < n_rows) return OK; /* asked again once larger steps are prepared for */
     o->gemm_use[f] = GEMM_NO;
     if (format_info(f)->is_quantised || !is_wanted) return OK;
     TRY(gemm_prepare(&o->device, f, o->rows_max, &o->gemm));
@@ -204,9 +209,13 @@ static err gemm_decide(struct opencl *o, enum format f) {
         log_info("device.clblast", "format=%s used=no text=\"%s\"", format_info(f)->name, err_text());
         return OK;
     }
-    TRY(op_row_time(&speed, &o->base, 3, &own));
+    TRY(op_time_create(&o->base, &speed, 0, &timing));
+    e = op_time_run(timing, n_rows, GEMM_DECIDE_S, &own);
     o->gemm_use[f] = GEMM_TRIED;
-    TRY(op_row_time(&speed, &o->base, 3, &library));
+    if (e == OK) e = op_time_run(timing, n_rows, GEMM_DECIDE_S, &library);
+    o->gemm_use[f] = GEMM_NO;
+    op_time_free(timing);
+    TRY(e);
     o->gemm_use[f] = library < own ? GEMM_YES : GEMM_NO;
     log_info("device.clblast", "format=%s used=%s own_us=%.0f clblast_us=%.0f", format_info(f)->name,
              library < own ? "yes" : "no", own * 1e6, library * 1e6);
@@ -337,7 +346,7 @@ static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint3
 static err products_run(struct opencl *o, enum format f, const struct product *p, uint32_t n, struct buffer *in,
                         uint32_t n_rows, uint32_t segment_cols, const struct tree *tree) {
     int use_gemm = (o->gemm_use[f] == GEMM_YES || o->gemm_use[f] == GEMM_TRIED) &&
-                   gemm_can(&o->gemm, p->matrix, n_rows, segment_cols, tree);
+                   gemm_can(&o->device, &o->gemm, p->matrix, n_rows, segment_cols, tree);
     if (!use_gemm)
         return matrix_linear(&o->device, &o->matrix_kernels[f], p, n, in->mem, n_rows, segment_cols, tree, &o->many);
     for (uint32_t i = 0; i < n; i++)
@@ -465,9 +474,14 @@ static err plain_ops_check(struct opencl *o) {
     return OK;
 }
 
-static err opencl_open(struct opencl *o, const char *substring, const struct kernel_forms *forms) {
-    TRY(device_open(substring && *substring ? substring : NULL, &o->device));
-    if (forms) o->device.forms = *forms;
+static err opencl_open(struct opencl *o, const char *substring, const struct kernel_forms *forms,
+                       const struct tuning *tuning) {
+    struct device *d = &o->device;
+    TRY(device_open(substring && *substring ? substring : NULL, d));
+    if (forms) d->forms = *forms;
+    if (tuning) d->tuning = *tuning;
+    else tune_find(&(struct tune_device){d->platform, d->name, d->driver}, &d->tuning);
+    o->base.tuning = d->tuning.source;
     o->base.platform = o->device.platform;
     o->base.device = o->device.name;
     o->base.memory_bytes = o->device.memory_bytes;
@@ -480,17 +494,22 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     return o->is_checked ? plain_ops_check(o) : OK;
 }
 
-err backend_opencl_forms(const char *substring, const struct kernel_forms *forms, struct backend **out) {
+err backend_opencl_tuned(const char *substring, const struct kernel_forms *forms, const struct tuning *tuning,
+                         struct backend **out) {
     struct opencl *o;
     TRY(NEW(o, 1));
     o->base.ops = &opencl_ops;
-    err e = opencl_open(o, substring, forms);
+    err e = opencl_open(o, substring, forms, tuning);
     if (e != OK) {
         opencl_destroy(&o->base);
         return e;
     }
     *out = &o->base;
     return OK;
+}
+
+err backend_opencl_forms(const char *substring, const struct kernel_forms *forms, struct backend **out) {
+    return backend_opencl_tuned(substring, forms, NULL, out);
 }
 
 err backend_opencl(const char *substring, struct backend **out) {

@@ -1,0 +1,19 @@
+/* What a device can do at most, measured by small kernels on it: the roofs that benchmarks show shares of. */
+#ifndef KERNELS_PEAK_H
+#define KERNELS_PEAK_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct peak {
+    double int8_per_s; /* additions and multiplications of 8-bit dot products, in the form the device uses */
+    const char *int8_form; /* "VNNI" or "portable" */
+    double f32_per_s;      /* of f32 fma: two each */
+    double read_per_s;     /* bytes of a large buffer */
+};
+
+/* The device as backend_opencl() finds it; opened for this alone. */
+err peak_measure(const char *substring, struct peak *out);
+
+#endif
