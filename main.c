@@ -35,6 +35,7 @@ struct command {
 
 static err cmd_bench(int argc, char **argv);
 static err cmd_help(int argc, char **argv);
+static err cmd_tune_here(int argc, char **argv);
 static err cmd_version(int argc, char **argv);
 
 static const struct command commands[] = {
@@ -47,6 +48,7 @@ static const struct command commands[] = {
     {"inspect", KIND_LOCAL, cmd_inspect, NULL, "metadata and tensors of a model file"},
     {"devices", KIND_NODE, NULL, cmd_devices, "the OpenCL devices of this host"},
     {"bench", KIND_LOCAL, cmd_bench, NULL, "how fast a device or a grid is: bench ops, bench generate"},
+    {"tune", KIND_LOCAL, cmd_tune_here, NULL, "find and keep what makes a device of this host fast"},
     {"config", KIND_HIDDEN, cmd_config, NULL, "the example configuration"},
     {"node", KIND_NODE, NULL, cmd_node, "one rank of a job (started by the others)"},
     {"help", KIND_LOCAL, cmd_help, NULL, "this text"},
@@ -77,6 +79,8 @@ static err cmd_version(int argc, char **argv) {
     printf("caravan %s (%s)\n", VERSION, CARAVAN_COMMIT);
     return OK;
 }
+
+static err cmd_tune_here(int argc, char **argv) { return cmd_tune(argc, argv, CARAVAN_COMMIT); }
 
 static err cmd_bench(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";

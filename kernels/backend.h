@@ -70,7 +70,8 @@ struct product {
 #define PRODUCTS_MAX 3
 
 struct backend {
-    const char *platform, *device; /* names */
+    const char *platform, *device, *driver; /* names */
+    uint32_t lanes_per_item;                /* of its kernels, see kernel_forms */
     uint64_t memory_bytes;         /* of the device */
     const char *tuning;            /* the file that its tunables come from; "": defaults */
     int is_host;                   /* the device is this host's CPU and memory */

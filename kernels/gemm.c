@@ -79,11 +79,12 @@ static uint32_t tile_width(const struct gemm *g, uint32_t n_cols) {
     return fits < TILE_OUTPUTS ? (uint32_t)fits : TILE_OUTPUTS;
 }
 
-int gemm_can(const struct device *d, const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint32_t segment_cols,
-             const struct tree *tree) {
+int gemm_can(const struct device *d, const struct gemm *g, const struct matrix *m, uint32_t n_rows,
+             uint32_t segment_cols, const struct tree *tree) {
     const struct packed_layout *l = &m->layout;
     return g->program[l->format] && n_rows >= d->tuning.values[TUNE_GEMM_ROWS_MIN] &&
-           tree->n_leaves * segment_cols == l->cols && tile_width(g, l->cols) > 0 && (size_t)tree->n_leaves * n_rows * TILE_OUTPUTS <= g->leaf_floats;
+           tree->n_leaves * segment_cols == l->cols && tile_width(g, l->cols) > 0 &&
+           (size_t)tree->n_leaves * n_rows * TILE_OUTPUTS <= g->leaf_floats;
 }
 
 #define ARG DEVICE_ARG

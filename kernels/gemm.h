@@ -23,8 +23,8 @@ err gemm_prepare(struct device *d, enum format f, uint32_t rows_max, struct gemm
 void gemm_release(struct gemm *g);
 
 /* Whether a product can go this way at all: rows enough, all segments equal, scratch large enough. */
-int gemm_can(const struct device *d, const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint32_t segment_cols,
-             const struct tree *tree);
+int gemm_can(const struct device *d, const struct gemm *g, const struct matrix *m, uint32_t n_rows,
+             uint32_t segment_cols, const struct tree *tree);
 
 /* As matrix_linear(), of one product. */
 err gemm_linear(struct device *d, const struct gemm *g, const struct product *p, cl_mem in, uint32_t n_rows,

@@ -14,7 +14,8 @@
 struct op_time;
 
 /* `row` as in the op table; of it count op, format, n_rows (the most rows of a run), out, in, and
- * option of reduce (leaves), at and option of attend. For linear and embed `in` is a multiple of 32 and of the format's block.
+ * option of reduce (leaves), at and option of attend. For linear and embed `in` is a multiple of 32 and of the
+ * format's block.
  * working_bytes: of distinct matrices or KV caches; 0: one. ERR_UNSUPPORTED for an op that is not timed. */
 err op_time_create(struct backend *b, const struct op_row *row, uint64_t working_bytes, struct op_time **out);
 void op_time_free(struct op_time *t);

@@ -484,6 +484,8 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     o->base.tuning = d->tuning.source;
     o->base.platform = o->device.platform;
     o->base.device = o->device.name;
+    o->base.driver = o->device.driver;
+    o->base.lanes_per_item = d->forms.lanes_per_item;
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
     o->base.keeps_compiler = o->device.is_pocl;

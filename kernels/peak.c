@@ -80,8 +80,8 @@ static err measure(struct roof *t, struct peak *out) {
     t->in_bytes = t->d.memory_bytes / 4 < READ_BYTES ? t->d.memory_bytes / 4 / 64 * 64 : READ_BYTES;
     TRY(device_memory(&t->d, t->in_bytes, &t->in));
     TRY(device_memory(&t->d, t->n_items * lanes * 4, &t->out));
-    TRY(device_check(&t->d, clEnqueueFillBuffer(t->d.queue, t->in, pattern, sizeof pattern, 0, t->in_bytes, 0, NULL, NULL),
-                     "fill a buffer"));
+    TRY(device_check(&t->d, clEnqueueFillBuffer(t->d.queue, t->in, pattern, sizeof pattern, 0, t->in_bytes, 0, NULL,
+                                                NULL), "fill a buffer"));
     TRY(rounds_measure(t, "peak_dot", &out->int8_per_s));
     out->int8_per_s *= CHAINS * lanes * 8; /* four products, four additions */
     TRY(rounds_measure(t, "peak_fma", &out->f32_per_s));

@@ -551,7 +551,8 @@ static const struct backend_ops reference_ops = {
 err backend_reference(struct backend **out) {
     struct reference *r;
     TRY(NEW(r, 1));
-    r->base = (struct backend){.platform = "plain C", .device = "reference", .ops = &reference_ops};
+    r->base = (struct backend){.platform = "plain C", .device = "reference", .driver = "", .tuning = "",
+                               .ops = &reference_ops};
     *out = &r->base;
     return OK;
 }

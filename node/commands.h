@@ -14,8 +14,11 @@ int cmd_node(int argc, char **argv);
 /* `caravan devices [--json]`: the OpenCL devices of this host. */
 int cmd_devices(int argc, char **argv);
 
-/* `caravan bench ops`: how fast a device of this host multiplies. `commit` is printed. Unlike the
- * others it leaves its error to main.c, as the coordinator's commands do. */
+/* `caravan bench ops`: how fast a device of this host is. `commit` is printed. Unlike the
+ * others these two leave their error to main.c, as the coordinator's commands do. */
 err cmd_bench_ops(int argc, char **argv, const char *commit);
+
+/* `caravan tune`: finds and keeps a device's tunables; `commit` is written into the file. */
+err cmd_tune(int argc, char **argv, const char *commit);
 
 #endif
