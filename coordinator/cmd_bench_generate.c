@@ -18,28 +18,32 @@
 #define SHARDS_MAX 16
 #define TOKENS_MAX (1 << 24)
 #define REPEAT_MAX 99
+#define TIMES_MAX (1 << 16) /* tokens of one text */
 #define READ_S 0.5
 
-/* A grid and a prompt; tokens per second are medians. */
+/* A grid and a prompt, or a context that decoding goes on from; tokens per second are medians. */
 struct row {
     uint32_t n_stages, n_shards, n_prompt;
+    int is_context; /* n_prompt positions in the cache; its prefill is of one run */
     double load_s, prefill, decode;
     double read; /* bytes per second, the better of before and after: the machine may be shared */
 };
 
 struct bench {
     struct config config;
-    const char *grids_text, *prompts_text;
+    const char *grids_text, *prompts_text, *contexts_text;
     uint64_t n_tokens, n_repeats;
     int is_json, is_verbose, is_reference;
-    uint32_t grids[LIST_MAX][2], prompts[LIST_MAX], n_grids, n_prompts; /* grid: stages, shards */
-    uint32_t prompt_max;
+    uint32_t grids[LIST_MAX][2], prompts[2 * LIST_MAX], n_grids, n_prompts; /* grid: stages, shards */
+    uint32_t n_contexts; /* the last of the prompts */
+    uint32_t prompt_max, written_max;
     struct model model;
     uint64_t weight_bytes; /* of the file, that a decoded token multiplies */
     int32_t *tokens;       /* [prompt_max] */
+    int64_t *times_us;     /* [written_max + 2] of the text that runs */
     struct engine *engine;
     struct link_progress progress;
-    struct row rows[LIST_MAX * LIST_MAX];
+    struct row rows[LIST_MAX * 2 * LIST_MAX];
     uint32_t n_rows;
     char device[256]; /* of rank 0 */
 };
@@ -48,7 +52,8 @@ static const char about[] =
     "Reads a prompt and writes --tokens tokens, --repeat times on each grid of stages and\n"
     "shards, and prints medians. GB/s are the file's bytes of the weights that a decoded token\n"
     "multiplies (no KV cache) per second; \"of read\" is their share of a plain read of this\n"
-    "host's memory by all its cores, taken before and after.";
+    "host's memory by all its cores, taken before and after. For --contexts a text of that many\n"
+    "tokens is read once, and --repeat times --tokens are written after it: decoding at a depth.";
 
 /* ---- the command line ---- */
 
@@ -66,10 +71,32 @@ static err add_prompt(void *context, const char *item) {
     return OK;
 }
 
+/* Something must be read before anything can be written: 0 stands for one token. */
+static err add_context(void *context, const char *item) {
+    struct bench *t = context;
+    uint64_t n;
+    TRY(config_parse_whole(item, 0, TOKENS_MAX, &n));
+    uint32_t n_read = n ? (uint32_t)n : 1;
+    t->prompts[t->n_prompts++] = n_read;
+    t->n_contexts++;
+    if (n_read > t->prompt_max) t->prompt_max = n_read;
+    return OK;
+}
+
+/* What the longest text writes. */
+static err check_written(struct bench *t) {
+    uint64_t n = t->n_contexts ? t->n_tokens * t->n_repeats + 1 : t->n_tokens;
+    if (n > TIMES_MAX) return err_set(ERR_USAGE, "bench generate: one text would write %llu tokens, at most %d",
+                                      (unsigned long long)n, TIMES_MAX);
+    t->written_max = (uint32_t)n;
+    return OK;
+}
+
 static err parse(struct bench *t, int argc, char **argv, struct option_result *words) {
     const struct option own[] = {
         {"grids", OPTION_TEXT, &t->grids_text, "1x1,2x1", "stages x shards, each; else --stages, --shards", 0, 0},
         {"prompt-tokens", OPTION_TEXT, &t->prompts_text, "N,...", "lengths of the prompt; default 256", 0, 0},
+        {"contexts", OPTION_TEXT, &t->contexts_text, "N,...", "decode with so many positions in the cache", 0, 0},
         {"tokens", OPTION_WHOLE, &t->n_tokens, "N", "tokens to write; default 64", 2, TOKENS_MAX},
         {"repeat", OPTION_WHOLE, &t->n_repeats, "N", "runs of each; default 3", 1, REPEAT_MAX},
         {"json", OPTION_SWITCH, &t->is_json, NULL, "one JSON object on standard output", 0, 0},
@@ -80,7 +107,11 @@ static err parse(struct bench *t, int argc, char **argv, struct option_result *w
                                    sizeof own / sizeof *own, 1};
     TRY(options_parse(&set, argc, argv, &t->config, words));
     if (words->is_help) return OK;
-    TRY(config_parse_list("prompt-tokens", t->prompts_text, LIST_MAX, add_prompt, t));
+    /* Contexts alone, where only they are asked for. */
+    if (t->prompts_text || !t->contexts_text)
+        TRY(config_parse_list("prompt-tokens", t->prompts_text ? t->prompts_text : "256", LIST_MAX, add_prompt, t));
+    if (t->contexts_text) TRY(config_parse_list("contexts", t->contexts_text, LIST_MAX, add_context, t));
+    TRY(check_written(t));
     if (t->grids_text) return config_parse_list("grids", t->grids_text, LIST_MAX, add_grid, t);
     t->n_grids = 1; /* as the configuration says */
     return OK;
@@ -101,11 +132,12 @@ static uint64_t weight_bytes(const struct program *p) {
 static err prepare(struct bench *t, const char *path) {
     TRY(model_open("bench generate", path, &t->config, &t->model));
     const struct program *p = t->model.program;
-    if (t->prompt_max + t->n_tokens > p->n_context)
-        return err_set(ERR_REQUEST, "%u tokens of prompt and %llu written, but the model was made for %u",
-                       t->prompt_max, (unsigned long long)t->n_tokens, p->n_context);
+    if (t->prompt_max + t->written_max > p->n_context)
+        return err_set(ERR_REQUEST, "%u tokens of prompt and %u written, but the model was made for %u",
+                       t->prompt_max, t->written_max, p->n_context);
     t->weight_bytes = weight_bytes(p);
     TRY(NEW(t->tokens, t->prompt_max));
+    TRY(NEW(t->times_us, t->written_max + 2));
     for (uint32_t i = 0; i < t->prompt_max; i++) t->tokens[i] = (int32_t)((i * UINT64_C(7919) + 11) % p->n_vocab);
     return OK;
 }
@@ -114,9 +146,9 @@ static uint32_t rows_max(const struct bench *t) {
     return t->prompt_max < t->config.prefill_chunk ? t->prompt_max : (uint32_t)t->config.prefill_chunk;
 }
 
-static err sequence_run(struct bench *t, struct sequence *s, int64_t *first_us, int64_t *last_us) {
+/* times_us: when each token came. */
+static err sequence_run(struct bench *t, struct sequence *s, int64_t *times_us) {
     struct result r;
-    *first_us = 0;
     while (sequence_finish(s) == SEQUENCE_RUNS) {
         int has_step = 1;
         while (has_step && engine_n_pending(t->engine) < engine_depth(t->engine)) {
@@ -126,28 +158,43 @@ static err sequence_run(struct bench *t, struct sequence *s, int64_t *first_us, 
         }
         TRY(engine_next(t->engine, &r));
         TRY(sequence_commit(s, &r));
-        if (!r.n_outs) continue;
-        *last_us = clock_us();
-        if (!*first_us) *first_us = *last_us;
+        if (r.n_outs) *times_us++ = clock_us();
     }
     while (engine_n_pending(t->engine)) TRY(engine_next(t->engine, &r));
     return OK;
 }
 
-/* One text, from the first row of the prompt to the last token. */
-static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, double *prefill, double *decode) {
+/* One text, from the first row of the prompt to the last token. times_us: when it began, and each token came. */
+static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, int64_t *times_us) {
     struct sequence_options o = {
         .prompt = t->tokens, .n_prompt = n_prompt, .n_vocab = t->model.program->n_vocab,
         .context = n_prompt + n_tokens, .max_tokens = n_tokens, .rows_max = rows_max(t),
         .top_p = 1, .repeat_penalty = 1, .ignores_end = 1};
     struct sequence *s;
     TRY(sequence_create(&o, &s));
-    int64_t begin_us = clock_us(), first_us, last_us = 0;
-    err e = sequence_run(t, s, &first_us, &last_us);
+    times_us[0] = clock_us();
+    err e = sequence_run(t, s, times_us + 1);
     sequence_free(s);
-    *prefill = n_prompt * 1e6 / (double)(first_us - begin_us);
-    *decode = (n_tokens - 1) * 1e6 / (double)(last_us - first_us);
     return e;
+}
+
+static double tokens_per_s(uint64_t n, int64_t begin_us, int64_t end_us) {
+    return (double)n * 1e6 / (double)(end_us - begin_us);
+}
+
+/* A text for each repetition, or one for all of them where decoding goes on from a context. */
+static err prompt_run(struct bench *t, uint32_t p, int is_context, double *prefill, double *decode) {
+    uint64_t n = t->n_tokens, n_prompt = t->prompts[p];
+    for (uint64_t i = 0; i < t->n_repeats; i++) {
+        int64_t *times = t->times_us;
+        link_progress_show(&t->progress, "measuring", p * t->n_repeats + i, t->n_prompts * t->n_repeats, 0);
+        if (is_context && i == 0) TRY(text_run(t, t->prompts[p], (uint32_t)(n * t->n_repeats + 1), times));
+        if (!is_context) TRY(text_run(t, t->prompts[p], (uint32_t)n, times));
+        prefill[i] = tokens_per_s(n_prompt, times[0], times[1]);
+        if (is_context) decode[i] = tokens_per_s(n, times[1 + i * n], times[1 + (i + 1) * n]);
+        else decode[i] = tokens_per_s(n - 1, times[1], times[n]);
+    }
+    return OK;
 }
 
 static int compare_rates(const void *a, const void *b) {
@@ -157,12 +204,10 @@ static int compare_rates(const void *a, const void *b) {
 
 static err prompts_run(struct bench *t, struct row *rows) {
     double prefill[REPEAT_MAX], decode[REPEAT_MAX];
-    TRY(text_run(t, t->prompts[0], 2, prefill, decode)); /* drivers finish building kernels */
+    uint32_t n_first = t->prompts[0] < rows_max(t) ? t->prompts[0] : rows_max(t);
+    TRY(text_run(t, n_first, 2, t->times_us)); /* drivers finish building kernels */
     for (uint32_t p = 0; p < t->n_prompts; p++) {
-        for (uint32_t i = 0; i < t->n_repeats; i++) {
-            link_progress_show(&t->progress, "measuring", p * t->n_repeats + i, t->n_prompts * t->n_repeats, 0);
-            TRY(text_run(t, t->prompts[p], (uint32_t)t->n_tokens, &prefill[i], &decode[i]));
-        }
+        TRY(prompt_run(t, p, rows[p].is_context, prefill, decode));
         qsort(prefill, t->n_repeats, sizeof *prefill, compare_rates);
         qsort(decode, t->n_repeats, sizeof *decode, compare_rates);
         rows[p].prefill = prefill[t->n_repeats / 2];
@@ -175,13 +220,13 @@ static err job_run(struct bench *t, struct row *rows) {
     struct engine_options o = {
         .config = &t->config, .program = t->model.program, .model = t->model.path,
         .is_reference = t->is_reference, .is_verbose = t->is_verbose,
-        .context = t->prompt_max + (uint32_t)t->n_tokens, .n_slots = 1, .rows_max = rows_max(t)};
+        .context = t->prompt_max + t->written_max, .n_slots = 1, .rows_max = rows_max(t)};
     const struct engine_rank *ranks;
     TRY(engine_open(&o, &t->engine));
     const struct plan *plan = engine_plan(t->engine);
     for (uint32_t p = 0; p < t->n_prompts; p++)
         rows[p] = (struct row){.n_stages = plan->n_stages, .n_shards = plan->n_shards, .n_prompt = t->prompts[p],
-                               .load_s = engine_load_s(t->engine)};
+                               .is_context = p + t->n_contexts >= t->n_prompts, .load_s = engine_load_s(t->engine)};
     err e = prompts_run(t, rows);
     link_progress_clear(&t->progress);
     TRY(e);
@@ -220,14 +265,15 @@ static void print_text(const struct bench *t, const char *commit) {
     plan_bytes_text(t->weight_bytes, bytes);
     printf("%s: %s of weights per token; %llu tokens written, medians of %llu; %s, commit %s\n\n", t->model.path,
            bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_repeats, t->device, commit);
-    printf("%-7s %7s %8s %14s %13s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
+    printf("%-7s %8s %8s %14s %13s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
            "decode tok/s", "GB/s", "read GB/s", "of read", "of 1st");
     for (uint32_t i = 0; i < t->n_rows; i++) {
         const struct row *r = &t->rows[i];
-        char grid[32];
+        char grid[32], prompt[16];
         double rate = decode_bytes_per_s(t, r), first = t->rows[i % t->n_prompts].decode;
         snprintf(grid, sizeof grid, "%ux%u", r->n_stages, r->n_shards);
-        printf("%-7s %7u %8.2f %14.1f %13.1f %9.2f %10.2f %8.1f%% %9.1f%%\n", grid, r->n_prompt, r->load_s,
+        snprintf(prompt, sizeof prompt, "%s%u", r->is_context ? "at " : "", r->n_prompt);
+        printf("%-7s %8s %8.2f %14.1f %13.1f %9.2f %10.2f %8.1f%% %9.1f%%\n", grid, prompt, r->load_s,
                r->prefill, r->decode, rate * 1e-9, r->read * 1e-9, 100 * rate / r->read, 100 * r->decode / first);
     }
 }
@@ -238,8 +284,9 @@ static err print_json(const struct bench *t, const char *commit) {
         const struct row *r = &t->rows[i];
         double rate = decode_bytes_per_s(t, r);
         json_array_append_new(rows, json_pack(
-            "{s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "stages", (json_int_t)r->n_stages, "shards",
-            (json_int_t)r->n_shards, "prompt_tokens", (json_int_t)r->n_prompt, "load_s", r->load_s,
+            "{s:I, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "stages", (json_int_t)r->n_stages, "shards",
+            (json_int_t)r->n_shards, "prompt_tokens", (json_int_t)r->n_prompt, "is_context", r->is_context,
+            "load_s", r->load_s,
             "prefill_tokens_per_s", r->prefill, "decode_tokens_per_s", r->decode, "decode_gb_per_s", rate * 1e-9,
             "read_gb_per_s", r->read * 1e-9, "of_read", rate / r->read, "of_first_grid",
             r->decode / t->rows[i % t->n_prompts].decode));
@@ -264,13 +311,13 @@ err cmd_bench_generate(int argc, char **argv, const char *commit) {
     TRY(NEW(t, 1));
     static char name[] = "bench generate";
     argv[0] = name; /* for messages */
-    t->prompts_text = "256";
     t->n_tokens = 64;
     t->n_repeats = 3;
     err e = parse(t, argc, argv, &words);
     if (e == OK && !words.is_help) e = bench(t, words.n_words ? words.words[0] : NULL, commit);
     model_close(&t->model);
     free(t->tokens);
+    free(t->times_us);
     free(t);
     return e;
 }

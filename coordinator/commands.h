@@ -17,5 +17,7 @@ err cmd_tokenize(int argc, char **argv);
 err cmd_detokenize(int argc, char **argv);
 /* `caravan bench generate`; `commit` is printed. */
 err cmd_bench_generate(int argc, char **argv, const char *commit);
+/* `caravan bench compare`; the same. */
+err cmd_bench_compare(int argc, char **argv, const char *commit);
 
 #endif
