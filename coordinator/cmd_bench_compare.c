@@ -58,8 +58,8 @@ static const char about[] =
     "Runs this program and its peers on the same model, one after the other, --repeat times, and prints\n"
     "medians of tokens per second and ratios. Peers are llama-bench (of llama.cpp or its kin; with run-time\n"
     "repacking where it has that) and dllama, which needs the model in its own format. One that is missing, fails or\n"
-    "hangs is left out with a line that says why. Ours writes its tokens after the prompt, llama-bench after none. The\n"
-    "plain read of memory is measured before each run.";
+    "hangs is left out with a line that says why. Ours writes its tokens after the prompt, llama-bench\n"
+    "after none. The plain read of memory is measured before each run.";
 
 /* ---- the command line ---- */
 
