@@ -272,5 +272,12 @@ err config_example(struct bytes *out) {
         else
             TRY(bytes_printf(out, "# %s = 1;\n", key->name));
     }
-    return OK;
+    return bytes_append_str(
+        out, "\n# The tunables of a device are no keys of this file: `caravan tune` keeps them in\n"
+             "# ~/.config/caravan/tune/DEVICE.cfg, and configs/tune/ has some. Such a file says\n"
+             "#   platform = \"Portable Computing Language\";  # a part of the platform's name\n"
+             "#   device = \"skylake-avx512\";                 # and of the device's\n"
+             "#   driver = \"3.1\";                            # the whole of it; left out: any\n"
+             "#   tunables = { GROUP_ITEMS = 128; };           # kernels/tune.h lists them\n"
+             "#   clblast = { GemmRoutine = { XGEMM_MIN_INDIRECT_SIZE = 64; }; };\n");
 }

@@ -12,6 +12,10 @@
 #define READ_BYTES ((size_t)512 << 20) /* several times the largest cache, where the device has room */
 #define ITEMS_PER_UNIT 2048            /* of a device that runs one lane per work-item */
 
+static const char *const dot_names[N_DOT_FORMS] = {
+    [DOT_PLAIN] = "portable", [DOT_AVX2] = "AVX2", [DOT_AVX_VNNI] = "AVX-VNNI",
+    [DOT_AVX512_VNNI] = "AVX512-VNNI", [DOT_DP4A] = "dp4a", [DOT_KHR] = "cl_khr_integer_dot_product"};
+
 struct roof {
     struct device d;
     cl_program program;
@@ -70,7 +74,8 @@ static err read_measure(struct roof *t, double *bytes_per_s) {
 }
 
 static err measure(struct roof *t, struct peak *out) {
-    const char *files[] = {"peak.cl", NULL};
+    const char *files[] = {"#define DENSE_F32\n#define DENSE_BYTES 4\n", "half.cl", "packed.cl", "dot.cl",
+                           "peak.cl", NULL};
     uint32_t lanes = t->d.forms.lanes_per_item;
     cl_uint n_units = 1, pattern[2] = {0x3F800001u, 0x3F000001u}; /* as floats: about 1 and a half */
     TRY(device_build(&t->d, &t->d.forms, files, &t->program));
@@ -86,7 +91,7 @@ static err measure(struct roof *t, struct peak *out) {
     out->int8_per_s *= CHAINS * lanes * 8; /* four products, four additions */
     TRY(rounds_measure(t, "peak_fma", &out->f32_per_s));
     out->f32_per_s *= CHAINS * lanes * 2;
-    out->int8_form = t->d.forms.has_vnni && lanes == PACKED_LANES ? "VNNI" : "portable";
+    out->int8_form = dot_names[t->d.forms.dot];
     return read_measure(t, &out->read_per_s);
 }
 

@@ -8,7 +8,7 @@
 
 struct peak {
     double int8_per_s; /* additions and multiplications of 8-bit dot products, in the form the device uses */
-    const char *int8_form; /* "VNNI" or "portable" */
+    const char *int8_form; /* "AVX512-VNNI", "portable", ...; Intel AMX is another unit, and reaches more */
     double f32_per_s;      /* of f32 fma: two each */
     double read_per_s;     /* bytes of a large buffer */
 };

@@ -26,6 +26,7 @@
 /* What a tunable concerns: which products and ops are timed to choose it. */
 enum tune_concern {
     TUNE_OF_TILES,    /* products of several rows */
+    TUNE_OF_MANY,     /* products of many rows, where a work-item has a group of lanes */
     TUNE_OF_PLAIN,    /* ops on plain values */
     TUNE_OF_ONE_LANE, /* products, where a work-item has one lane */
     TUNE_OF_GEMM,     /* dense products that CLBlast may take */
@@ -38,6 +39,8 @@ enum tune_concern {
     X(LANE_GROUP_ITEMS, 64, TUNE_OF_ONE_LANE, "work-items of a group, one-lane products", 32, 64, 128, 256)    \
     X(TILE_MIDDLE, 4, TUNE_OF_TILES, "rows that a product of a few rows takes at a time", 2, 3, 4)             \
     X(TILE_WIDE, 8, TUNE_OF_TILES, "rows that a product of many rows takes at a time", 6, 8, 12, 16)           \
+    X(MANY_RUN, 8, TUNE_OF_MANY, "blocks of weights unpacked at a time for many rows", 4, 8, 16, 32)           \
+    X(MANY_TILES, 8, TUNE_OF_MANY, "tiles of 16 rows that use them", 2, 4, 8, 16)                              \
     X(GEMM_ROWS_MIN, 64, TUNE_OF_GEMM, "rows from which CLBlast may multiply", 16, 32, 48, 64)
 
 #define TUNE_VALUES_MAX 8

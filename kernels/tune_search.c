@@ -91,9 +91,11 @@ static void workload_make(const struct tune_request *r, enum tune_concern concer
         return;
     }
     for (uint32_t f = 0; f < r->n_formats; f++)
-        workload_add(w, (struct op_row){OP_LINEAR, "", r->formats[f], 0, WIDTH, WIDTH, 0, 0});
+        if (concern != TUNE_OF_MANY || format_info(r->formats[f])->is_quantised)
+            workload_add(w, (struct op_row){OP_LINEAR, "", r->formats[f], 0, WIDTH, WIDTH, 0, 0});
     if (concern == TUNE_OF_ONE_LANE) workload_counts(w, (const uint32_t[]){1, 48}, 2);
-    else workload_counts(w, (const uint32_t[]){3, 4, 7, 48}, 4);
+    else if (concern == TUNE_OF_MANY) workload_counts(w, (const uint32_t[]){16, 256}, 2);
+    else workload_counts(w, (const uint32_t[]){3, 6, 12}, 3);
 }
 
 static void trial_close(struct trial *t) {
@@ -174,6 +176,7 @@ static err tunable_search(struct search *s, int id) {
     struct trial best;
     *choice = (struct tune_choice){.tunable = id};
     workload_make(s->request, t->concern, &w);
+    if (w.n_rows == 0) return OK; /* no format that it concerns */
     TRY(trial_open(s, NULL, &s->out->tuning, &w, &best));
     err e = OK;
     for (int i = 0; i < TUNE_VALUES_MAX && t->values[i] && e == OK && elapsed(s) < 0.5; i++) {
@@ -408,7 +411,9 @@ err tune_search(const struct tune_request *request, struct tune_report *out) {
     TRY(device_describe(request, out, &is_one_lane));
     for (int i = 0; i < N_TUNABLES; i++) {
         enum tune_concern concern = tunables[i].concern;
-        if (concern == TUNE_OF_GEMM || (concern == TUNE_OF_ONE_LANE && !is_one_lane)) continue;
+        if (concern == TUNE_OF_GEMM || (concern == TUNE_OF_ONE_LANE && !is_one_lane) ||
+            (concern == TUNE_OF_MANY && is_one_lane))
+            continue;
         TRY(tunable_search(&s, i));
     }
     return clblast_search(&s);

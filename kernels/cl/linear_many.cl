@@ -13,8 +13,8 @@
  * row); their product is every dot at once. Else DOT of linear.cl, row by row. */
 #define TILE 16
 #define TILE_WORDS 176 /* of a block: int8 [TILE][32], f32 scale [TILE], int sum [2][TILE] */
-#define RUN 8          /* blocks unpacked at a time */
-#define TILES_MAX 8    /* of a pass over the weights */
+#define RUN MANY_RUN   /* blocks unpacked at a time */
+#define TILES_MAX MANY_TILES /* of a pass over the weights */
 
 /* One work-item per block of a tile; n of them. */
 kernel void tiles_arrange(global const int *xq, uint n_blocks, uint n_rows, global int *tiles, uint n) {

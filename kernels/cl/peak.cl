@@ -2,32 +2,15 @@
 
 #define CHAINS 12 /* enough to fill the units of every device tried, few enough for its registers */
 
-#if LPI == 16
-typedef int16 VI;
-typedef float16 VF;
-#else
-typedef int VI;
-typedef float VF;
-#endif
-
-#if defined(DOT_VNNI) && LPI == 16
-#define PEAK_DOT(acc, w, x) __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x))
-#else
-/* As DOT of linear.cl in its portable form. */
-#define PEAK_DOT(acc, w, x)                                                                      \
-    acc += (w & 255) * (x << 24 >> 24) + (w >> 8 & 255) * (x << 16 >> 24) +                      \
-           (w >> 16 & 255) * (x << 8 >> 24) + (w >> 24 & 255) * (x >> 24)
-#endif
-
-/* n_rounds x CHAINS dots of four 8-bit pairs, in each of LPI lanes. x changes, so that no dot is left out. */
+/* n_rounds x CHAINS dots of four 8-bit pairs, in each of LPI lanes, in the form of dot.cl that the device uses. The
+ * activations come from a cache and change, so that no dot is left out. */
 kernel void peak_dot(global const int *in, uint n_rounds, global int *out) {
-    VI acc[CHAINS], w = in[0] + (int)get_global_id(0), x = in[1];
+    VI acc[CHAINS], w = in[0] + (int)get_global_id(0);
 #pragma unroll
     for (int c = 0; c < CHAINS; c++) acc[c] = c;
     for (uint i = 0; i < n_rounds; i++) {
 #pragma unroll
-        for (int c = 0; c < CHAINS; c++) PEAK_DOT(acc[c], w, x);
-        x ^= acc[0];
+        for (int c = 0; c < CHAINS; c++) DOT(acc[c], w, in + (i & 63) * CHAINS + c);
     }
     VI sum = 0;
 #pragma unroll
