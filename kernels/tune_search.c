@@ -9,9 +9,9 @@
 #include "kernels/op_time.h"
 
 #define TIMERS_MAX 16
-#define COUNTS_MAX 4
+#define COUNTS_MAX 8
 #define ROUNDS 3
-#define RUN_S 0.015         /* of one timing */
+#define RUN_S 0.01          /* of one timing */
 #define NEAR 1.2            /* further off after one timing: not timed again */
 #define FASTER 0.97         /* times that are nearer are called the same */
 #define WIDTH 2048
@@ -28,6 +28,7 @@ struct search {
     const struct tune_request *request;
     struct tune_report *out;
     double begin_s;
+    uint32_t dense_at; /* the first dense format; n_formats: none, and CLBlast takes no time */
     uint64_t random; /* state of splitmix64 */
 };
 
@@ -95,7 +96,7 @@ static void workload_make(const struct tune_request *r, enum tune_concern concer
             workload_add(w, (struct op_row){OP_LINEAR, "", r->formats[f], 0, WIDTH, WIDTH, 0, 0});
     if (concern == TUNE_OF_ONE_LANE) workload_counts(w, (const uint32_t[]){1, 48}, 2);
     else if (concern == TUNE_OF_MANY) workload_counts(w, (const uint32_t[]){16, 256}, 2);
-    else workload_counts(w, (const uint32_t[]){3, 6, 12}, 3);
+    else workload_counts(w, (const uint32_t[]){2, 3, 4, 5, 6, 7, 8, 12}, 8); /* no width may be favoured */
 }
 
 static void trial_close(struct trial *t) {
@@ -179,7 +180,8 @@ static err tunable_search(struct search *s, int id) {
     if (w.n_rows == 0) return OK; /* no format that it concerns */
     TRY(trial_open(s, NULL, &s->out->tuning, &w, &best));
     err e = OK;
-    for (int i = 0; i < TUNE_VALUES_MAX && t->values[i] && e == OK && elapsed(s) < 0.5; i++) {
+    double end = s->dense_at < s->request->n_formats ? 0.5 : 1;
+    for (int i = 0; i < TUNE_VALUES_MAX && t->values[i] && e == OK && elapsed(s) < end; i++) {
         char what[64];
         if (t->values[i] == t->fallback) continue;
         snprintf(what, sizeof what, "%s = %u", t->name, t->values[i]);
@@ -376,8 +378,7 @@ static err clblast_search(struct search *s) {
     const struct tune_request *r = s->request;
     struct clblast_search c = {.s = s, .best = s->out->tuning};
     struct tuning own = s->out->tuning;
-    uint32_t f = 0;
-    while (f < r->n_formats && format_info(r->formats[f])->is_quantised) f++;
+    uint32_t f = s->dense_at;
     if (f == r->n_formats) return OK;
     c.choice = &s->out->choices[s->out->n_choices++];
     *c.choice = (struct tune_choice){.tunable = -1};
@@ -407,6 +408,7 @@ err tune_search(const struct tune_request *request, struct tune_report *out) {
     struct search s = {.request = request, .out = out, .begin_s = clock_s(), .random = 1};
     int is_one_lane;
     memset(out, 0, sizeof *out);
+    while (s.dense_at < request->n_formats && format_info(request->formats[s.dense_at])->is_quantised) s.dense_at++;
     tune_defaults(&out->tuning);
     TRY(device_describe(request, out, &is_one_lane));
     for (int i = 0; i < N_TUNABLES; i++) {
