@@ -48,7 +48,7 @@ same() { if cmp -s "$2" "$3"; then ok "$1"; else bad "$1" "$2 and $3 differ"; fi
 # ---- usage ----
 runs help '^Usage: caravan COMMAND' --help
 runs version '^caravan [0-9]' --version
-for c in generate logits perplexity plan tokenize detokenize inspect devices bench config node; do
+for c in generate logits perplexity plan tokenize detokenize inspect devices tune bench config node; do
   runs "help_$c" '^[Uu]sage: caravan' $c --help
 done
 refuses no_command 2 'caravan --help'

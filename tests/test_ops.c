@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "kernels/op_table.h"
+#include "kernels/tune.h"
 
 static void rows_check(const char *platform, const struct kernel_forms *forms) {
     uint32_t n;
@@ -79,6 +80,29 @@ static void x86_forms_agree(void **state) {
 #endif
 }
 
+/* Tunables change how fast, never what: all at their least value, and all at their greatest. */
+static void tunables_keep_the_bits(void **state) {
+    (void)state;
+    uint32_t n;
+    const struct op_row *rows = op_table(&n);
+    for (int is_greatest = 0; is_greatest < 2; is_greatest++) {
+        struct tuning t;
+        struct backend *b;
+        tune_defaults(&t);
+        for (int k = 0; k < N_TUNABLES; k++)
+            for (int v = 0; v < TUNE_VALUES_MAX && tunables[k].values[v]; v++)
+                if (v == 0 || is_greatest) t.values[k] = tunables[k].values[v];
+        struct kernel_forms forms = {.lanes_per_item = is_greatest ? 16 : 1};
+        assert_int_equal(backend_opencl_tuned(NULL, &forms, &t, &b), OK);
+        for (uint32_t i = 0; i < n; i++) {
+            enum format f = rows[i].format;
+            if (f != FORMAT_F32 && f != FORMAT_F16 && f != FORMAT_Q8_0 && f != FORMAT_Q2_K) continue;
+            if (op_row_check(&rows[i], b) != OK) fail_msg("%s", err_text());
+        }
+        b->ops->destroy(b);
+    }
+}
+
 /* On PoCL CLBlast adds in the contract's order; were it not so, no device
  * would be found where it may be used. */
 static void clblast_keeps_the_bits(void **state) {
@@ -140,6 +164,7 @@ int main(void) {
         cmocka_unit_test(every_device_agrees),
         cmocka_unit_test(portable_forms_agree),
         cmocka_unit_test(x86_forms_agree),
+        cmocka_unit_test(tunables_keep_the_bits),
         cmocka_unit_test(clblast_keeps_the_bits),
         cmocka_unit_test(one_bit_changes_the_result),
     };
