@@ -282,6 +282,7 @@ static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     if (f->dot != DOT_PLAIN) TRY(bytes_printf(text, "#define %s\n", dot_names[f->dot]));
     if (f->has_amx) TRY(bytes_append_str(text, "#define DOT_AMX\n"));
     if (!f->has_half) TRY(bytes_append_str(text, "#define INTEGER_HALF\n"));
+    TRY(bytes_append_str(text, source_text("fetch.cl")));
     TRY(bytes_append_str(text, "#define NUMBER_FUNCTION\n#define REAL float\n#define AS_REAL as_float\n"
                                "#define AS_INT as_int\n#define TO_INT convert_int\n#define NUMBER(n) number_##n\n"));
     TRY(bytes_append_str(text, source_text("number.cl")));
