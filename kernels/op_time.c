@@ -184,7 +184,8 @@ static err queries_create(struct attend_bench *t, uint32_t n) {
 }
 
 /* Caches stay empty: how long a kernel takes does not depend on what it reads. */
-static err attend_bench_run(struct attend_bench *t, uint32_t context, enum format kv, double *seconds, uint64_t *bytes) {
+static err attend_bench_run(struct attend_bench *t, uint32_t context, enum format kv, double *seconds,
+                            uint64_t *bytes) {
     const struct attend_shape *s = &t->shape;
     uint32_t n_blocks = (context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
     struct cache_shape shape = {n_blocks, s->n_kv_heads, s->head_dim, kv};

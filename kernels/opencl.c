@@ -321,8 +321,9 @@ static struct attend_places places_of(const struct row_places *at) {
 
 static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
                     const struct row_places *at, uint32_t n_rows) {
+    struct opencl *o = self(b);
     struct attend_places places = places_of(at);
-    return attend_write(&self(b)->device, &self(b)->attend_kernels[c->shape.format], c, k->mem, v->mem, &places, n_rows);
+    return attend_write(&o->device, &o->attend_kernels[c->shape.format], c, k->mem, v->mem, &places, n_rows);
 }
 
 static err attend(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,

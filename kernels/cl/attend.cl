@@ -25,6 +25,21 @@ typedef float KV;
 #define KV_LOAD(p) (*(p))
 #endif
 
+/* A block and head of K, or of V, is a page or two: too short for a CPU to see in time where reading
+ * goes on. So 32 values are fetched early. */
+#define AHEAD 4
+#if defined(DOT_VNNI) && defined(KV_F16)
+#define FETCH(p) __asm__ volatile("prefetcht0 %0" : : "m"(*(p)))
+#elif defined(DOT_VNNI)
+#define FETCH(p)                                              \
+    {                                                         \
+        __asm__ volatile("prefetcht0 %0" : : "m"(*(p)));      \
+        __asm__ volatile("prefetcht0 %0" : : "m"((p)[16]));   \
+    }
+#else
+#define FETCH(p)
+#endif
+
 /* float to f16, to nearest even, by integers: exact on every device. */
 ushort half_from(float f) {
     uint u = as_uint(f), sign = u >> 16 & 0x8000, a = u & 0x7FFFFFFF;

@@ -48,9 +48,9 @@ void chunk_finish(global float *value, float top, float sum, uint head_dim) {
     for (; d < head_dim; d++) value[d] = number_unsigned_zero(fma(w, value[d], 0.0f) * over_sum);
 }
 
-/* n queries of one sequence and KV head over the positions of a chunk: query t sees seen[t], counted from the
- * chunk's first, maybe nothing. Where it goes: value[t], and before it the highest score and the
- * sum of weights unless this ends the row. q and value have QUERIES pointers. */
+/* n queries of one sequence and KV head over a chunk: query t sees the positions seen[t], counted from
+ * the chunk's first, maybe none. The result goes to value[t], and highest score and sum of weights
+ * before it; where the chunk is the sole one, value[t] is finished. q and value have QUERIES pointers. */
 void tile_run(global const KV *ck, global const KV *cv, const size_t *blocks, uint head_dim, float scale,
               uint n, const uint2 *seen, global const float *const *q, global float *const *value, int is_sole) {
     float score[QUERIES][CHUNK];
@@ -65,7 +65,7 @@ void tile_run(global const KV *ck, global const KV *cv, const size_t *blocks, ui
     }
     if (from >= to) return;
     all_to = max(all_from, all_to);
-    BY_COUNT(n, scores_, ck, blocks, from, to, head_dim, scale, q, score)
+    BY_COUNT(n, scores_, ck, cv, blocks, from, to, head_dim, scale, q, score)
     float top[QUERIES], sum[QUERIES];
     for (uint t = 0; t < n; t++) {
         if (seen[t].x >= seen[t].y) continue;
@@ -73,14 +73,14 @@ void tile_run(global const KV *ck, global const KV *cv, const size_t *blocks, ui
         for (uint d = 0; d < head_dim; d++) value[t][d] = 0.0f;
         /* Neighbouring rows see a few positions more or less than all. */
         if (seen[t].x < all_from)
-            values_1(cv, blocks, seen[t].x, min(all_from, seen[t].y), head_dim, 1, score + t, value + t);
+            values_1(ck, cv, blocks, seen[t].x, min(all_from, seen[t].y), head_dim, 1, score + t, value + t);
     }
     if (all_from < all_to)
-        BY_COUNT(n, values_, cv, blocks, all_from, all_to, head_dim, n, (const float(*)[CHUNK])score, value)
+        BY_COUNT(n, values_, ck, cv, blocks, all_from, all_to, head_dim, n, (const float(*)[CHUNK])score, value)
     for (uint t = 0; t < n; t++) {
         if (seen[t].x >= seen[t].y) continue;
         if (all_to < seen[t].y)
-            values_1(cv, blocks, max(all_to, seen[t].x), seen[t].y, head_dim, 1, score + t, value + t);
+            values_1(ck, cv, blocks, max(all_to, seen[t].x), seen[t].y, head_dim, 1, score + t, value + t);
         if (is_sole) {
             chunk_finish(value[t], top[t], sum[t], head_dim);
         } else {
@@ -122,8 +122,8 @@ kernel void attend_chunk(global const KV *ck, global const KV *cv, global const 
                                       : partials + ((place - (size_t)row_begin * n_heads) * n_chunks + chunk) *
                                                        (head_dim + 2) + 2;
         }
-        for (uint b = 0; b < CHUNK / BLOCK && chunk * CHUNK + b * BLOCK < last; b++)
-            blocks[b] = ((size_t)table[table_begin[row] + chunk * (CHUNK / BLOCK) + b] * n_kv + kv_head) * head_dim * BLOCK;
+        for (uint b = 0, i = chunk * (CHUNK / BLOCK); b < CHUNK / BLOCK && i * BLOCK < last; b++, i++)
+            blocks[b] = ((size_t)table[table_begin[row] + i] * n_kv + kv_head) * head_dim * BLOCK;
         tile_run(ck, cv, blocks, head_dim, scale, n * n_part, seen, qs, values, n_chunks == 1);
         row += n;
     }
