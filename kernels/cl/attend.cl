@@ -28,16 +28,16 @@ typedef float KV;
 /* A block and head of K, or of V, is a page or two: too short for a CPU to see in time where reading
  * goes on. So 32 values are fetched early. */
 #define AHEAD 4
-#if defined(DOT_VNNI) && defined(KV_F16)
+#if !defined(DOT_AVX512_VNNI) && !defined(DOT_AVX_VNNI) && !defined(DOT_AVX2) /* no x86 of our own */
+#define FETCH(p)
+#elif defined(KV_F16)
 #define FETCH(p) __asm__ volatile("prefetcht0 %0" : : "m"(*(p)))
-#elif defined(DOT_VNNI)
+#else
 #define FETCH(p)                                              \
     {                                                         \
         __asm__ volatile("prefetcht0 %0" : : "m"(*(p)));      \
         __asm__ volatile("prefetcht0 %0" : : "m"((p)[16]));   \
     }
-#else
-#define FETCH(p)
 #endif
 
 /* float to f16, to nearest even, by integers: exact on every device. */

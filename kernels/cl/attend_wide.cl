@@ -43,8 +43,10 @@ void weights_of(float *score, uint2 seen, float *top, float *sum) {
 void chunk_finish(global float *value, float top, float sum, uint head_dim) {
     float w = number_exp(top - top), over_sum = number_recip(fma(w, sum, 0.0f));
     uint d = 0;
-    for (; d + 16 <= head_dim; d += 16)
-        vstore16(number16_unsigned_zero(fma((float16)(w), vload16(0, value + d), (float16)(0.0f)) * over_sum), 0, value + d);
+    for (; d + 16 <= head_dim; d += 16) {
+        float16 v = fma((float16)(w), vload16(0, value + d), (float16)(0.0f)) * over_sum;
+        vstore16(number16_unsigned_zero(v), 0, value + d);
+    }
     for (; d < head_dim; d++) value[d] = number_unsigned_zero(fma(w, value[d], 0.0f) * over_sum);
 }
 

@@ -18,7 +18,7 @@ float16 half16_by_integers(global const ushort *p) {
 #define HALF16(p) half16_by_integers(p)
 #else
 #define HALF1(p) vload_half(0, (global const half *)(p))
-#if defined(DOT_VNNI) && LPI == 16
+#if defined(DOT_AVX512_VNNI) && LPI == 16
 /* In one piece, which the compiler makes two of. */
 float16 half16_by_assembly(global const ushort *p) {
     float16 f;
