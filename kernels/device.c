@@ -284,11 +284,11 @@ static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     if (!f->has_half) TRY(bytes_append_str(text, "#define INTEGER_HALF\n"));
     TRY(bytes_append_str(text, source_text("fetch.cl")));
     TRY(bytes_append_str(text, "#define NUMBER_FUNCTION\n#define REAL float\n#define AS_REAL as_float\n"
-                               "#define AS_INT as_int\n#define TO_INT convert_int\n#define NUMBER(n) number_##n\n"));
+                               "#define AS_INT as_int\n#define NUMBER(n) number_##n\n"));
     TRY(bytes_append_str(text, source_text("number.cl")));
-    TRY(bytes_append_str(text, "#undef REAL\n#undef AS_REAL\n#undef AS_INT\n#undef TO_INT\n#undef NUMBER\n"
+    TRY(bytes_append_str(text, "#undef REAL\n#undef AS_REAL\n#undef AS_INT\n#undef NUMBER\n"
                                "#define REAL float16\n#define AS_REAL as_float16\n#define AS_INT as_int16\n"
-                               "#define TO_INT convert_int16\n#define NUMBER(n) number16_##n\n"));
+                               "#define NUMBER(n) number16_##n\n"));
     return bytes_append_str(text, source_text("number.cl"));
 }
 

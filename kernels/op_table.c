@@ -43,6 +43,15 @@ static const struct op_row rows[] = {
     {OP_ATTEND, "", FORMAT_F16, 2, 4, 24, 40, 2},
     {OP_ATTEND, "", FORMAT_F32, 3, 4, 32, 600, 1},
     {OP_ATTEND, "window", FORMAT_F16, 2, 2, 16, 550, 2},
+    {OP_ATTEND, "", FORMAT_F16, 1, 16, 64, 530, 2},
+    {OP_ATTEND, "", FORMAT_F32, 3, 14, 80, 300, 2},
+    {OP_ATTEND, "", FORMAT_F16, 12, 2, 128, 262, 2},
+    {OP_ATTEND, "", FORMAT_F16, 3, 9, 40, 100, 1},
+    {OP_ATTEND, "window", FORMAT_F32, 20, 4, 72, 362, 2},
+    {OP_ATTEND, "sequences", FORMAT_F16, 16, 4, 64, 520, 4},
+    {OP_ATTEND, "sequences", FORMAT_F32, 7, 6, 24, 90, 2},
+    {OP_ATTEND, "shard", FORMAT_F16, 5, 4, 32, 290, 2},
+    {OP_ATTEND, "shard", FORMAT_F32, 2, 17, 16, 70, 2},
     {OP_GLU, "silu", FORMAT_F32, 3, 70, 70, 0, ACT_SILU},
     {OP_GLU, "gelu", FORMAT_F32, 3, 70, 70, 0, ACT_GELU_TANH},
     {OP_ACT, "silu", FORMAT_F32, 3, 70, 70, 0, ACT_SILU},
@@ -298,17 +307,35 @@ static err run_select(struct row_bench *o, const struct op_row *r, struct bytes 
     return result_read(o, y, (size_t)r->option * r->in * 4, out);
 }
 
-/* One sequence of at + 1 positions, its blocks in reverse order; rows stand
- * at its end. */
-static err places_of(struct row_bench *o, const struct op_row *r, uint32_t first, uint32_t n_rows,
+/* A sequence of at + 1 positions, its blocks in reverse order; rows stand at its end. Where
+ * `is_mixed`, every third row belongs to another one, half as far, with the same blocks in order. */
+static err places_of(struct row_bench *o, const struct op_row *r, uint32_t first, uint32_t n_rows, int is_mixed,
                      struct row_places *out) {
-    int32_t position[64], begin[64] = {0}, table[64];
+    int32_t position[64], begin[64], table[2 * 64];
     uint32_t n_blocks = r->at / KV_BLOCK_TOKENS + 1;
-    for (uint32_t i = 0; i < n_rows; i++) position[i] = (int32_t)(first + i);
-    for (uint32_t i = 0; i < n_blocks; i++) table[i] = (int32_t)(n_blocks - 1 - i);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        int is_other = is_mixed && i % 3 == 2;
+        position[i] = (int32_t)(is_other ? (first + i) / 2 : first + i);
+        begin[i] = is_other ? (int32_t)n_blocks : 0;
+    }
+    for (uint32_t i = 0; i < n_blocks; i++) {
+        table[i] = (int32_t)(n_blocks - 1 - i);
+        table[n_blocks + i] = (int32_t)i;
+    }
     TRY(buffer_of(o, position, n_rows, &out->position));
     TRY(buffer_of(o, begin, n_rows, &out->table_begin));
-    return buffer_of(o, table, n_blocks, &out->table);
+    return buffer_of(o, table, 2 * n_blocks, &out->table);
+}
+
+/* Heads of a model with as many KV heads, or, as a shard may have them, the last query head of one KV
+ * head and all of the next. */
+static struct attend_shape attend_shape_of(const struct op_row *r, uint32_t n_kv_heads) {
+    int is_shard = strcmp(r->variant, "shard") == 0;
+    uint32_t group = is_shard ? r->out - 1 : r->out / n_kv_heads;
+    return (struct attend_shape){.n_heads = r->out, .n_kv_heads = n_kv_heads, .head_dim = r->in,
+                                 .head_begin = is_shard ? 2 * group - 1 : 0, .kv_begin = is_shard ? 1 : 0,
+                                 .group = group, .window = strcmp(r->variant, "window") == 0 ? 100 : 0,
+                                 .n_chunks = r->at / ATTEND_CHUNK + 1};
 }
 
 static void buffers_free(struct row_bench *o) {
@@ -321,9 +348,7 @@ static err run_attend(struct row_bench *o, const struct op_row *r, struct bytes 
     int is_write = r->op == OP_KV_WRITE;
     struct cache_shape shape = {r->at / KV_BLOCK_TOKENS + 1, is_write ? r->out : r->option, r->in, r->format};
     uint32_t n_heads = r->out, width = shape.n_kv_heads * r->in;
-    struct attend_shape s = {.n_heads = n_heads, .n_kv_heads = shape.n_kv_heads, .head_dim = r->in,
-                             .group = n_heads / shape.n_kv_heads, .window = *r->variant ? 100 : 0,
-                             .n_chunks = r->at / ATTEND_CHUNK + 1};
+    struct attend_shape s = attend_shape_of(r, shape.n_kv_heads);
     struct backend_limits limits = {r->n_rows, r->at + 1, n_heads, r->in};
     struct row_places places;
     struct buffer *k, *v, *q, *y;
@@ -331,14 +356,15 @@ static err run_attend(struct row_bench *o, const struct op_row *r, struct bytes 
     TRY(o->b->ops->cache_create(o->b, &shape, &o->cache));
     for (uint32_t at = 0; at <= r->at; at += 64) {
         uint32_t n = r->at + 1 - at < 64 ? r->at + 1 - at : 64;
-        TRY(places_of(o, r, at, n, &places));
+        TRY(places_of(o, r, at, n, 0, &places));
         TRY(buffer_noise(o, (size_t)n * width, at + 1, &k));
         TRY(buffer_noise(o, (size_t)n * width, at + 2, &v));
         TRY(o->b->ops->kv_write(o->b, o->cache, k, v, &places, n));
         TRY(o->b->ops->finish(o->b));
         buffers_free(o);
     }
-    TRY(places_of(o, r, r->at + 1 - r->n_rows, r->n_rows, &places));
+    int is_mixed = strcmp(r->variant, "sequences") == 0;
+    TRY(places_of(o, r, r->at + 1 - r->n_rows, r->n_rows, is_mixed, &places));
     TRY(buffer_noise(o, (size_t)r->n_rows * n_heads * r->in, 5, &q));
     TRY(buffer_empty(o, (size_t)r->n_rows * n_heads * r->in, &y));
     TRY(o->b->ops->attend(o->b, o->cache, q, &places, &s, r->n_rows, y));

@@ -1,19 +1,14 @@
 /* The OpenCL backend: one C function per op that enqueues its kernel. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "kernels/attend.h"
 #include "kernels/backend.h"
 #include "kernels/device.h"
 #include "kernels/gemm.h"
 #include "kernels/matrix.h"
 #include "kernels/op_table.h"
-
-struct cache {
-    struct cache_shape shape;
-    cl_mem k, v;
-};
 
 enum kernel_id {
     KERNEL_BIAS, KERNEL_GLU, KERNEL_ACT, KERNEL_ADD, KERNEL_SELECT, KERNEL_ROPE, KERNEL_REDUCE,
@@ -29,25 +24,19 @@ enum gemm_use { GEMM_UNKNOWN, GEMM_TRIED, GEMM_YES, GEMM_NO };
 struct opencl {
     struct backend base;
     struct device device;
-    cl_program program, attend_program;
+    cl_program program;
     cl_kernel kernels[N_KERNELS];
-    cl_kernel kv_write, attend_chunk, attend_combine;
+    struct attend_kernels attend_kernels[N_FORMATS]; /* of the formats of caches */
+    struct attend_scratch attend_scratch;
     struct matrix_kernels matrix_kernels[N_FORMATS];
     struct gemm gemm;
     struct linear_many many;
     uint32_t blocks_max; /* of a row of a quantised matrix */
     enum gemm_use gemm_use[N_FORMATS]; /* of the dense formats */
-    struct kernel_forms attend_forms;
-    enum format attend_format;
     int is_checked; /* ops are compared with the reference as they are built */
     int is_checking;
     uint32_t rows_max;
-    cl_mem partials; /* of attention, [tile rows][heads][chunks][head_dim + 2] */
-    size_t partials_bytes;
 };
-
-/* Attention's scratch; rows of a step are taken in tiles that fit. */
-#define PARTIALS_BYTES ((size_t)16 << 20)
 
 #define LAUNCH_ITEMS(o, kernel, n, ...)                                                        \
     device_launch_items(&(o)->device, kernel, DEVICE_ARGS(__VA_ARGS__), n)
@@ -69,24 +58,15 @@ static void memory_release(cl_mem m) {
     if (m) clReleaseMemObject(m);
 }
 
-static void attend_release(struct opencl *o) {
-    kernel_release(o->kv_write);
-    kernel_release(o->attend_chunk);
-    kernel_release(o->attend_combine);
-    program_release(o->attend_program);
-    o->kv_write = o->attend_chunk = o->attend_combine = NULL;
-    o->attend_program = NULL;
-}
-
 static void opencl_destroy(struct backend *b) {
     struct opencl *o = self(b);
     for (int i = 0; i < N_KERNELS; i++) kernel_release(o->kernels[i]);
     for (int i = 0; i < N_FORMATS; i++) matrix_kernels_release(&o->matrix_kernels[i]);
-    attend_release(o);
+    for (int i = 0; i < N_FORMATS; i++) attend_kernels_release(&o->attend_kernels[i]);
+    attend_scratch_release(&o->attend_scratch);
     gemm_release(&o->gemm);
     linear_many_release(&o->many);
     program_release(o->program);
-    memory_release(o->partials);
     device_close(&o->device);
     free(o);
 }
@@ -102,17 +82,7 @@ static err opencl_prepare(struct backend *b, const struct backend_limits *l) {
     struct opencl *o = self(b);
     if (l->rows_max > o->rows_max) o->rows_max = l->rows_max;
     TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
-    size_t chunks = (l->context_max + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
-    size_t row = l->n_heads_max * chunks * (l->head_dim_max + 2) * sizeof(float);
-    size_t all = row * l->rows_max;
-    size_t need = all < PARTIALS_BYTES ? all : row > PARTIALS_BYTES ? row : PARTIALS_BYTES;
-    if (need <= o->partials_bytes) return OK;
-    memory_release(o->partials);
-    o->partials = NULL;
-    o->partials_bytes = 0;
-    TRY(device_memory(&o->device, need, &o->partials));
-    o->partials_bytes = need;
-    return OK;
+    return attend_scratch_prepare(&o->device, l, &o->attend_scratch);
 }
 
 static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out) {
@@ -254,61 +224,28 @@ static void opencl_matrix_free(struct backend *b, struct matrix *m) {
 
 static uint64_t opencl_matrix_bytes(const struct matrix *m) { return m->layout.n_bytes; }
 
-static err attend_build(struct opencl *o, enum format kv) {
-    attend_release(o);
-    o->attend_format = kv;
-    const char *files[] = {kv == FORMAT_F16 ? "#define KV_F16\n" : "#define KV_F32\n",
-                           "half.cl", "attend.cl", NULL};
-    TRY(device_build(&o->device, &o->attend_forms, files, &o->attend_program));
-    TRY(kernel_create(o, o->attend_program, "kv_write", &o->kv_write));
-    TRY(kernel_create(o, o->attend_program, "attend_chunk", &o->attend_chunk));
-    return kernel_create(o, o->attend_program, "attend_combine", &o->attend_combine);
-}
-
 /* Attention's kernels for a cache format, built and checked at its first use. */
 static err attend_get(struct opencl *o, enum format kv) {
-    while (!o->attend_program || o->attend_format != kv) {
-        err e = attend_build(o, kv);
-        if (e == OK && o->is_checked && !o->is_checking) e = rows_check(o, OP_KV_WRITE, kv);
-        if (e == OK && o->is_checked && !o->is_checking) e = rows_check(o, OP_ATTEND, kv);
+    struct attend_kernels *k = &o->attend_kernels[kv];
+    while (!k->program) {
+        err e = attend_kernels_build(&o->device, kv, k);
+        if (e == OK && o->is_checked) e = rows_check(o, OP_KV_WRITE, kv);
+        if (e == OK && o->is_checked) e = rows_check(o, OP_ATTEND, kv);
         if (e == OK) break;
-        attend_release(o);
-        TRY(forms_give_way(&o->attend_forms, e));
+        attend_kernels_release(k);
+        TRY(forms_give_way(&k->forms, e));
     }
     return OK;
+}
+
+static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
+    TRY(attend_get(self(b), s->format));
+    return attend_cache_create(&self(b)->device, s, out);
 }
 
 static void cache_free(struct backend *b, struct cache *c) {
     (void)b;
-    if (!c) return;
-    memory_release(c->k);
-    memory_release(c->v);
-    free(c);
-}
-
-static err zeroed_memory(struct device *d, size_t n, cl_mem *out) {
-    TRY(device_memory(d, n, out));
-    cl_uint zero = 0;
-    return device_check(d, clEnqueueFillBuffer(d->queue, *out, &zero, sizeof zero, 0, n, 0, NULL, NULL),
-                        "clear a buffer");
-}
-
-static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
-    struct opencl *o = self(b);
-    TRY(attend_get(o, s->format));
-    struct cache *c;
-    TRY(NEW(c, 1));
-    c->shape = *s;
-    size_t n = (size_t)s->n_blocks * s->n_kv_heads * s->head_dim * KV_BLOCK_TOKENS *
-               (s->format == FORMAT_F16 ? 2 : 4);
-    err e = zeroed_memory(&o->device, n, &c->k);
-    if (e == OK) e = zeroed_memory(&o->device, n, &c->v);
-    if (e != OK) {
-        cache_free(b, c);
-        return e;
-    }
-    *out = c;
-    return OK;
+    attend_cache_free(c);
 }
 
 static err embed(struct backend *b, const struct matrix *m, struct buffer *ids, uint32_t n_rows,
@@ -378,39 +315,23 @@ static err rope(struct backend *b, struct buffer *x, struct buffer *angles, uint
                         ARG(head_dim), ARG(n_pairs), ARG(n_heads), ARG(is_neox), ARG(n));
 }
 
-static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
-                    const struct row_places *at, uint32_t n_rows) {
-    cl_uint n = n_rows * c->shape.n_kv_heads * c->shape.head_dim;
-    return LAUNCH_ITEMS(self(b), self(b)->kv_write, n, ARG(c->k), ARG(c->v), ARG(k->mem), ARG(v->mem),
-                        ARG(at->position->mem), ARG(at->table_begin->mem), ARG(at->table->mem),
-                        ARG(c->shape.head_dim), ARG(c->shape.n_kv_heads), ARG(n));
+static struct attend_places places_of(const struct row_places *at) {
+    return (struct attend_places){at->position->mem, at->table_begin->mem, at->table->mem};
 }
 
-static err attend_tile(struct opencl *o, struct cache *c, struct buffer *q, const struct row_places *at,
-                       const struct attend_shape *s, cl_uint row_begin, uint32_t n_rows, struct buffer *out) {
-    float scale = 1.0f / sqrtf((float)s->head_dim);
-    size_t chunks[3] = {s->n_chunks, s->n_heads, n_rows}, one[3] = {1, 1, 1};
-    TRY(LAUNCH(o, o->attend_chunk, 3, chunks, one, ARG(c->k), ARG(c->v), ARG(q->mem),
-               ARG(at->position->mem), ARG(at->table_begin->mem), ARG(at->table->mem), ARG(s->head_dim),
-               ARG(s->n_kv_heads), ARG(s->head_begin), ARG(s->kv_begin), ARG(s->group), ARG(s->window),
-               ARG(scale), ARG(row_begin), ARG(o->partials)));
-    size_t heads[2] = {s->n_heads, n_rows};
-    return LAUNCH(o, o->attend_combine, 2, heads, one, ARG(o->partials), ARG(at->position->mem),
-                  ARG(s->n_chunks), ARG(s->head_dim), ARG(s->window), ARG(row_begin), ARG(out->mem));
+static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
+                    const struct row_places *at, uint32_t n_rows) {
+    struct opencl *o = self(b);
+    struct attend_places places = places_of(at);
+    return attend_write(&o->device, &o->attend_kernels[c->shape.format], c, k->mem, v->mem, &places, n_rows);
 }
 
 static err attend(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
                   const struct attend_shape *s, uint32_t n_rows, struct buffer *out) {
     struct opencl *o = self(b);
-    size_t row_bytes = (size_t)s->n_heads * s->n_chunks * (s->head_dim + 2) * sizeof(float);
-    uint32_t tile = (uint32_t)(o->partials_bytes / row_bytes);
-    if (tile == 0)
-        return err_set(ERR_INTERNAL, "attention over %u chunks was not prepared for", s->n_chunks);
-    for (uint32_t at_row = 0; at_row < n_rows; at_row += tile) {
-        uint32_t n = n_rows - at_row < tile ? n_rows - at_row : tile;
-        TRY(attend_tile(o, c, q, at, s, at_row, n, out));
-    }
-    return OK;
+    struct attend_places places = places_of(at);
+    return attend_run(&o->device, &o->attend_kernels[c->shape.format], &o->attend_scratch, c, q->mem, &places, s,
+                      n_rows, out->mem);
 }
 
 static err glu(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up, uint32_t n,
@@ -473,8 +394,7 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
     o->base.keeps_compiler = o->device.is_pocl;
-    for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->device.forms;
-    o->attend_forms = o->device.forms;
+    for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->attend_kernels[f].forms = o->device.forms;
     o->is_checked = forms == NULL;
     TRY(kernels_build(o));
     return o->is_checked ? plain_ops_check(o) : OK;
