@@ -113,14 +113,16 @@ struct work {
 
 #define ARG DEVICE_ARG
 
-static err rows_lay(struct device *d, const struct dense *k, const struct work *p, cl_mem in, cl_uint first, cl_uint n) {
+static err rows_lay(struct device *d, const struct dense *k, const struct work *p, cl_mem in, cl_uint first,
+                    cl_uint n) {
     cl_uint n_items = (n + p->tile.rows - 1) / p->tile.rows * ((p->n_cols + 15) / 16);
     return device_launch_items(d, p->lay, DEVICE_ARGS(ARG(in), ARG(p->n_cols), ARG(first), ARG(n), ARG(k->tiles),
                                                       ARG(n_items)), n_items);
 }
 
 /* Rows [first, first + n) of the step. */
-static err piece_run(struct device *d, const struct dense *k, const struct work *p, cl_mem in, cl_uint first, cl_uint n) {
+static err piece_run(struct device *d, const struct dense *k, const struct work *p, cl_mem in, cl_uint first,
+                     cl_uint n) {
     cl_ulong merges = tree_merges(p->tree);
     cl_uint emits = tree_emits(p->tree);
     if (p->lay) {

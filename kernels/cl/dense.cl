@@ -75,8 +75,8 @@ kernel void CONCAT(dense_, T)(PRODUCTS, uint n_cols, global const float *x, uint
 }
 
 #if T > 1
-/* Rows [n_rows][n_cols] as tiles [tile][column][T]; the last tile is filled up with its last row.
- * A work-item takes 16 columns of a tile. */
+/* Rows [n_rows][n_cols] as tiles [tile][column][T]; the last tile is filled up
+ * with its last row. A work-item takes 16 columns of a tile. */
 kernel void CONCAT(dense_lay_, T)(global const float *x, uint n_cols, uint row_begin, uint n_rows,
                                   global float *out, uint n) {
     uint per_tile = (n_cols + 15) / 16, i = get_global_id(0);
@@ -85,7 +85,8 @@ kernel void CONCAT(dense_lay_, T)(global const float *x, uint n_cols, uint row_b
     global float *to = out + (size_t)tile * n_cols * T;
     for (uint c = begin; c < end; c++)
 #pragma unroll
-        for (uint t = 0; t < T; t++) to[c * T + t] = x[(row_begin + min(tile * T + t, n_rows - 1)) * (size_t)n_cols + c];
+        for (uint t = 0; t < T; t++)
+            to[c * T + t] = x[(row_begin + min(tile * T + t, n_rows - 1)) * (size_t)n_cols + c];
 }
 #endif
 #undef EACH_SUM
