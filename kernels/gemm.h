@@ -20,6 +20,9 @@ struct gemm {
 err gemm_prepare(struct device *d, enum format f, uint32_t rows_max, struct gemm *g);
 void gemm_release(struct gemm *g);
 
+/* A format is not multiplied this way after all; the last one gives the scratch back. */
+void gemm_forget(struct gemm *g, enum format f);
+
 /* Whether a product can go this way at all: all segments equal, scratch large enough. */
 int gemm_can(const struct gemm *g, const struct matrix *m, uint32_t n_rows, uint32_t segment_cols,
              const struct tree *tree);

@@ -48,10 +48,9 @@ static int has_many(const struct kernel_forms *forms, enum format f) {
 
 static err linear_program(struct device *d, const struct kernel_forms *forms, enum format f,
                           const char *numbers, cl_program *out) {
-    const char *body = format_info(f)->is_quantised ? "linear.cl" : "dense.cl";
     const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "dot.cl", "tree.cl", "products.cl",
-                           "#define T 1\n", body, "#undef T\n#define T 4\n", body,
-                           "#undef T\n#define T 8\n", body, has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
+                           "#define T 1\n", "linear.cl", "#undef T\n#define T 4\n", "linear.cl",
+                           "#undef T\n#define T 8\n", "linear.cl", has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
     return device_build(d, forms, files, out);
 }
 
@@ -70,14 +69,15 @@ static void format_numbers(enum format f, char out[160]) {
 }
 
 err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k) {
-    const char *kind = format_info(f)->is_quantised ? "linear" : "dense";
+    if (!format_info(f)->is_quantised)
+        return dense_build(d, &k->forms, format_defines[f], &k->dense, &k->program);
     char numbers[160];
     format_numbers(f, numbers);
     TRY(linear_program(d, &k->forms, f, numbers, &k->program));
     cl_int code;
     for (int i = 0; i < N_TILES; i++) {
         char name[32];
-        snprintf(name, sizeof name, "%s_%u", kind, tiles[i]);
+        snprintf(name, sizeof name, "linear_%u", tiles[i]);
         k->linear[i] = clCreateKernel(k->program, name, &code);
         TRY(device_check(d, code, name));
     }
@@ -103,6 +103,7 @@ void matrix_kernels_release(struct matrix_kernels *k) {
         if (k->linear[i]) clReleaseKernel(k->linear[i]);
     if (k->linear_many) clReleaseKernel(k->linear_many);
     if (k->arrange) clReleaseKernel(k->arrange);
+    dense_release(&k->dense);
     if (k->embed) clReleaseKernel(k->embed);
     if (k->program) clReleaseProgram(k->program);
     if (k->embed_program) clReleaseProgram(k->embed_program);
@@ -302,16 +303,8 @@ static int tile_choose(uint32_t n_rows) {
     return i;
 }
 
-/* The products as kernels take them, see products.cl; what there is none of is like the first. */
-struct product_args {
-    cl_mem w[PRODUCTS_MAX], out[PRODUCTS_MAX];
-    cl_ulong4 at[PRODUCTS_MAX];
-    cl_uint4 n_outs;
-    size_t n_groups; /* of all */
-};
-
-static err product_args_fill(const struct product *p, uint32_t n, struct product_args *out) {
-    *out = (struct product_args){.n_groups = 0};
+err product_args_fill(const struct product *p, uint32_t n, uint32_t unit, struct product_args *out) {
+    *out = (struct product_args){.n_units = 0};
     for (uint32_t i = 0; i < PRODUCTS_MAX; i++) {
         const struct product *from = &p[i < n ? i : 0];
         const struct packed_layout *l = &from->matrix->layout;
@@ -323,30 +316,24 @@ static err product_args_fill(const struct product *p, uint32_t n, struct product
         out->at[i] = (cl_ulong4){{l->high_at, l->scales_at, l->supers_at, from->row_begin / PACKED_LANES}};
         if (i >= n) continue;
         out->n_outs.s[i] = from->row_end - from->row_begin;
-        out->n_groups += (out->n_outs.s[i] + PACKED_LANES - 1) / PACKED_LANES;
+        out->n_units += (out->n_outs.s[i] + unit - 1) / unit;
     }
     return OK;
 }
-
-#define PRODUCT_ARGS(a)                                                                                \
-    ARG((a).w[0]), ARG((a).w[1]), ARG((a).w[2]), ARG((a).at[0]), ARG((a).at[1]), ARG((a).at[2]),       \
-        ARG((a).n_outs), ARG((a).out[0]), ARG((a).out[1]), ARG((a).out[2])
 
 err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct product *products,
                   uint32_t n_products, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
                   const struct tree *tree, const struct linear_many *many) {
     const struct packed_layout *l = &products->matrix->layout;
+    if (!format_info(l->format)->is_quantised)
+        return dense_linear(d, &k->forms, &k->dense, products, n_products, in, n_rows, segment_cols, tree);
     struct product_args a;
-    TRY(product_args_fill(products, n_products, &a));
+    TRY(product_args_fill(products, n_products, PACKED_LANES, &a));
     cl_ulong merges = tree_merges(tree);
     cl_uint emits = tree_emits(tree), segment_blocks = segment_cols / PACKED_BLOCK;
     int is_group = k->forms.lanes_per_item == PACKED_LANES;
-    size_t local = is_group ? 1 : 64, global = is_group ? a.n_groups : (a.n_groups * PACKED_LANES + 63) / 64 * 64;
+    size_t local = is_group ? 1 : 64, global = is_group ? a.n_units : (a.n_units * PACKED_LANES + 63) / 64 * 64;
     cl_kernel kernel = k->linear[tile_choose(n_rows)];
-    if (!format_info(l->format)->is_quantised)
-        return device_launch(d, kernel, DEVICE_ARGS(PRODUCT_ARGS(a), ARG(l->cols), ARG(in), ARG(n_rows),
-                                                    ARG(segment_cols), ARG(merges), ARG(emits),
-                                                    ARG(tree->n_leaves)), 1, &global, &local);
     if (k->linear_many && n_rows >= LINEAR_MANY_ROWS_MIN) {
         TRY(linear_many_arrange(d, k->arrange, in, n_rows, l->n_blocks, many));
         kernel = k->linear_many;

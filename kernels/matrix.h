@@ -4,6 +4,7 @@
 #define KERNELS_MATRIX_H
 
 #include "kernels/backend.h"
+#include "kernels/dense.h"
 #include "kernels/device.h"
 #include "kernels/linear_many.h"
 #include "model/packed.h"
@@ -18,8 +19,9 @@ struct matrix {
 struct matrix_kernels {
     struct kernel_forms forms;
     cl_program program, embed_program; /* NULL: not built */
-    cl_kernel linear[N_TILES], embed;
+    cl_kernel linear[N_TILES], embed; /* linear: of a quantised format */
     cl_kernel arrange, linear_many; /* of many rows; NULL: there is none */
+    struct dense dense; /* of a dense format */
 };
 
 /* The defines that kernel texts want for a format. */
@@ -39,6 +41,23 @@ err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix
 err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct product *products,
                   uint32_t n_products, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
                   const struct tree *tree, const struct linear_many *many);
+
+/* The products as kernels take them, see products.cl; what there is none of is like the first. */
+struct product_args {
+    cl_mem w[PRODUCTS_MAX], out[PRODUCTS_MAX];
+    cl_ulong4 at[PRODUCTS_MAX];
+    cl_uint4 n_outs;
+    size_t n_units; /* of all */
+};
+
+/* A unit: the output rows of each that a work-item, or a group of them, takes; a multiple of
+ * PACKED_LANES. */
+err product_args_fill(const struct product *p, uint32_t n, uint32_t unit, struct product_args *out);
+
+#define PRODUCT_ARGS(a)                                                                               \
+    DEVICE_ARG((a).w[0]), DEVICE_ARG((a).w[1]), DEVICE_ARG((a).w[2]), DEVICE_ARG((a).at[0]),          \
+        DEVICE_ARG((a).at[1]), DEVICE_ARG((a).at[2]), DEVICE_ARG((a).n_outs), DEVICE_ARG((a).out[0]), \
+        DEVICE_ARG((a).out[1]), DEVICE_ARG((a).out[2])
 
 /* A tree as kernels take it: 4 bits per leaf, 1 bit per leaf. */
 cl_ulong tree_merges(const struct tree *t);

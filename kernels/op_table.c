@@ -15,8 +15,12 @@
     {OP_LINEAR, "", f, 16, 20, 64, 0, 2}, {OP_LINEAR, "", f, 19, 17, 1152, 32, 2},             \
         {OP_LINEAR, "three", f, 135, 40, 128, 0, 4}
 #define LINEAR_QUANTISED_ROWS(f) LINEAR_ROWS(f), LINEAR_MANY_ROWS(f)
+/* About the tiles of dense.c: 14 rows and a block of 56, 32 outputs, and the narrower ones. */
 #define LINEAR_DENSE_ROWS(f)                                                                   \
     LINEAR_ROWS(f), {OP_LINEAR, "short segment", f, 2, 17, 72, 0, 3},                          \
+        {OP_LINEAR, "", f, 7, 16, 40, 0, 1}, {OP_LINEAR, "", f, 13, 40, 96, 32, 3},            \
+        {OP_LINEAR, "", f, 14, 32, 64, 0, 2}, {OP_LINEAR, "", f, 15, 31, 64, 0, 1},            \
+        {OP_LINEAR, "short segment", f, 29, 49, 72, 0, 3},                                     \
         {OP_LINEAR, "many rows", f, 70, 40, 128, 0, 4}
 #define EMBED_ROW(f) {OP_EMBED, "", f, 3, 50, 256, 0, 0}
 

@@ -153,20 +153,11 @@ static err forms_give_way(struct kernel_forms *forms, err e) {
     return OK;
 }
 
-/* CLBlast multiplies many rows of a dense format where it gives the
- * reference's bits on this device and is the faster way here. */
-static err gemm_decide(struct opencl *o, enum format f) {
+/* Whether CLBlast gives the reference's bits on this device and is the faster way here. */
+static err gemm_try(struct opencl *o, enum format f, int *is_better) {
     const struct op_row speed = {OP_LINEAR, "speed", f, GEMM_ROWS_MIN, 256, 1024, 0, 16};
     double own, library;
-    int is_wanted = o->is_checked || o->device.forms.has_gemm;
-    if (o->rows_max < GEMM_ROWS_MIN) return OK; /* asked again once larger steps are prepared for */
-    o->gemm_use[f] = GEMM_NO;
-    if (format_info(f)->is_quantised || !is_wanted) return OK;
-    TRY(gemm_prepare(&o->device, f, o->rows_max, &o->gemm));
-    if (o->device.forms.has_gemm) {
-        o->gemm_use[f] = GEMM_YES;
-        return OK;
-    }
+    *is_better = 0;
     o->gemm_use[f] = GEMM_TRIED;
     err e = rows_check(o, OP_LINEAR, f);
     o->gemm_use[f] = GEMM_NO;
@@ -177,9 +168,22 @@ static err gemm_decide(struct opencl *o, enum format f) {
     TRY(op_row_time(&speed, &o->base, 3, &own));
     o->gemm_use[f] = GEMM_TRIED;
     TRY(op_row_time(&speed, &o->base, 3, &library));
-    o->gemm_use[f] = library < own ? GEMM_YES : GEMM_NO;
+    *is_better = library < own;
     log_info("device.clblast", "format=%s used=%s own_us=%.0f clblast_us=%.0f", format_info(f)->name,
-             library < own ? "yes" : "no", own * 1e6, library * 1e6);
+             *is_better ? "yes" : "no", own * 1e6, library * 1e6);
+    return OK;
+}
+
+/* Whether many rows of a dense format are multiplied by CLBlast; where not, nothing of it is kept. */
+static err gemm_decide(struct opencl *o, enum format f) {
+    int is_better = o->device.forms.has_gemm;
+    if (o->rows_max < GEMM_ROWS_MIN) return OK; /* asked again once larger steps are prepared for */
+    o->gemm_use[f] = GEMM_NO;
+    if (format_info(f)->is_quantised || (!o->is_checked && !is_better)) return OK;
+    TRY(gemm_prepare(&o->device, f, o->rows_max, &o->gemm));
+    if (!is_better) TRY(gemm_try(o, f, &is_better));
+    o->gemm_use[f] = is_better ? GEMM_YES : GEMM_NO;
+    if (!is_better) gemm_forget(&o->gemm, f);
     return OK;
 }
 
@@ -212,6 +216,8 @@ static err opencl_matrix_load(struct backend *b, const struct matrix_source *sou
     if (format_info(source->format)->is_quantised && n_blocks > o->blocks_max) o->blocks_max = n_blocks;
     if (o->matrix_kernels[source->format].linear_many)
         TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
+    if (!format_info(source->format)->is_quantised)
+        TRY(dense_prepare(&o->device, (uint32_t)(col_end - col_begin), &o->matrix_kernels[source->format].dense));
     return matrix_create(&o->device, source, row_begin, row_end, col_begin, col_end, out);
 }
 

@@ -44,7 +44,7 @@ static void portable_forms_agree(void **state) {
     free(list);
 }
 
-/* Products of the formats that differ most: eight bits, minima, three and six bits with two scales. */
+/* Products of the formats that differ most: dense, eight bits, minima, three and six bits with two scales. */
 static void products_check(const char *platform, const struct kernel_forms *forms) {
     uint32_t n;
     const struct op_row *rows = op_table(&n);
@@ -52,7 +52,7 @@ static void products_check(const char *platform, const struct kernel_forms *form
     if (backend_opencl_forms(platform, forms, &b) != OK) fail_msg("%s: %s", platform, err_text());
     for (uint32_t i = 0; i < n; i++) {
         enum format f = rows[i].format;
-        if (rows[i].op != OP_LINEAR || (f != FORMAT_Q8_0 && f != FORMAT_Q4_1 && f != FORMAT_Q3_K && f != FORMAT_Q6_K))
+        if (rows[i].op != OP_LINEAR || (f != FORMAT_Q8_0 && f != FORMAT_Q4_1 && f != FORMAT_Q3_K && f != FORMAT_Q6_K && f != FORMAT_F16))
             continue;
         if (op_row_check(&rows[i], b) != OK) fail_msg("%s: %s", platform, err_text());
     }
@@ -77,6 +77,16 @@ static void x86_forms_agree(void **state) {
     forms.dot = DOT_AVX512_VNNI;
     if (__builtin_cpu_supports("avx512vnni")) products_check(pocl, &forms);
 #endif
+}
+
+/* More rows than dense products have scratch for, in pieces. */
+static void many_rows_agree(void **state) {
+    (void)state;
+    const struct op_row pieces = {OP_LINEAR, "pieces", FORMAT_F32, 1100, 3, 2048, 0, 16};
+    struct backend *b;
+    assert_int_equal(backend_opencl(NULL, &b), OK);
+    if (op_row_check(&pieces, b) != OK) fail_msg("%s", err_text());
+    b->ops->destroy(b);
 }
 
 /* On PoCL CLBlast adds in the contract's order; were it not so, no device
@@ -140,6 +150,7 @@ int main(void) {
         cmocka_unit_test(every_device_agrees),
         cmocka_unit_test(portable_forms_agree),
         cmocka_unit_test(x86_forms_agree),
+        cmocka_unit_test(many_rows_agree),
         cmocka_unit_test(clblast_keeps_the_bits),
         cmocka_unit_test(one_bit_changes_the_result),
     };

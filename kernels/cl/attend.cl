@@ -28,15 +28,13 @@ typedef float KV;
 /* A block and head of K, or of V, is a page or two: too short for a CPU to see in time where reading
  * goes on. So 32 values are fetched early. */
 #define AHEAD 4
-#if !defined(DOT_AVX512_VNNI) && !defined(DOT_AVX_VNNI) && !defined(DOT_AVX2) /* no x86 of our own */
-#define FETCH(p)
-#elif defined(KV_F16)
-#define FETCH(p) __asm__ volatile("prefetcht0 %0" : : "m"(*(p)))
+#ifdef KV_F16
+#define FETCH32(p) FETCH(p)
 #else
-#define FETCH(p)                                              \
-    {                                                         \
-        __asm__ volatile("prefetcht0 %0" : : "m"(*(p)));      \
-        __asm__ volatile("prefetcht0 %0" : : "m"((p)[16]));   \
+#define FETCH32(p)                                                                     \
+    {                                                                                  \
+        FETCH(p);                                                                      \
+        FETCH((p) + 16);                                                               \
     }
 #endif
 
