@@ -321,14 +321,22 @@ done:
     return e;
 }
 
-err device_memory(struct device *d, size_t n_bytes, cl_mem *out) {
+static err memory_create(struct device *d, cl_mem_flags flags, size_t n_bytes, void *at, cl_mem *out) {
     if (d->allocation_bytes && n_bytes > d->allocation_bytes)
         return err_set(ERR_MEMORY, "device '%s': one buffer of %zu MB is needed, %llu MB are possible; "
                                    "use more shards or stages",
                        d->name, n_bytes >> 20, (unsigned long long)(d->allocation_bytes >> 20));
     cl_int code;
-    *out = clCreateBuffer(d->context, CL_MEM_READ_WRITE, n_bytes ? n_bytes : 64, NULL, &code);
+    *out = clCreateBuffer(d->context, CL_MEM_READ_WRITE | flags, n_bytes, at, &code);
     return device_check(d, code, "allocate memory");
+}
+
+err device_memory(struct device *d, size_t n_bytes, cl_mem *out) {
+    return memory_create(d, 0, n_bytes ? n_bytes : 64, NULL, out);
+}
+
+err device_memory_at(struct device *d, void *at, size_t n_bytes, cl_mem *out) {
+    return memory_create(d, CL_MEM_USE_HOST_PTR, n_bytes, at, out);
 }
 
 err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,

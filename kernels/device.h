@@ -35,6 +35,8 @@ err device_build(struct device *d, const struct kernel_forms *forms, const char 
 err device_check(const struct device *d, cl_int code, const char *what);
 
 err device_memory(struct device *d, size_t n_bytes, cl_mem *out);
+/* The same in memory of ours, which stays as long as the driver uses the buffer. */
+err device_memory_at(struct device *d, void *at, size_t n_bytes, cl_mem *out);
 
 /* What a backend's buffers are here. */
 struct buffer {

@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "kernels/device.h"
 #include "kernels/gemm.h"
+#include "kernels/loader.h"
 #include "kernels/matrix.h"
 #include "kernels/op_table.h"
 
@@ -233,23 +234,22 @@ static err opencl_matrix_prepare(struct backend *b, enum format f, int is_table)
     return rows_check(o, OP_EMBED, f);
 }
 
-static err opencl_matrix_load(struct backend *b, const struct matrix_source *source,
-                              uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
-                              uint64_t col_end, struct matrix **out) {
+static err opencl_matrices_load(struct backend *b, const struct matrix_order *orders, uint32_t n) {
     struct opencl *o = self(b);
-    TRY(matrix_kernels_get(o, source->format));
-    uint32_t n_blocks = (uint32_t)(col_end - col_begin) / PACKED_BLOCK;
-    if (format_info(source->format)->is_quantised && n_blocks > o->blocks_max) o->blocks_max = n_blocks;
-    if (o->matrix_kernels[source->format].linear_many)
-        TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
-    return matrix_create(&o->device, source, row_begin, row_end, col_begin, col_end, out);
+    for (uint32_t i = 0; i < n; i++) {
+        enum format f = orders[i].source.format;
+        uint32_t n_blocks = (uint32_t)(orders[i].col_end - orders[i].col_begin) / PACKED_BLOCK;
+        TRY(matrix_kernels_get(o, f));
+        if (format_info(f)->is_quantised && n_blocks > o->blocks_max) o->blocks_max = n_blocks;
+        if (o->matrix_kernels[f].linear_many)
+            TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
+    }
+    return loader_run(&o->device, orders, n);
 }
 
 static void opencl_matrix_free(struct backend *b, struct matrix *m) {
     (void)b;
-    if (!m) return;
-    memory_release(m->mem);
-    free(m);
+    loader_matrix_free(m);
 }
 
 static uint64_t opencl_matrix_bytes(const struct matrix *m) { return m->layout.n_bytes; }
@@ -441,7 +441,7 @@ static const struct backend_ops opencl_ops = {
     .destroy = opencl_destroy, .prepare = opencl_prepare,
     .buffer_create = buffer_create, .buffer_free = buffer_free,
     .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
-    .matrix_prepare = opencl_matrix_prepare, .matrix_load = opencl_matrix_load,
+    .matrix_prepare = opencl_matrix_prepare, .matrices_load = opencl_matrices_load,
     .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
     .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,

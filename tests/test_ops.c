@@ -118,7 +118,7 @@ static void one_bit_changes_the_result(void **state) {
         struct buffer *in, *q, *out;
         struct tree tree;
         tree_own(1, (struct range){0, 1}, &tree);
-        assert_int_equal(b->ops->matrix_load(b, &source, k, k + 1, 0, 32, &m), OK);
+        assert_int_equal(matrix_load(b, &source, k, k + 1, 0, 32, &m), OK);
         assert_int_equal(b->ops->buffer_create(b, sizeof x, &in), OK);
         assert_int_equal(b->ops->buffer_create(b, q8_bytes(1, 32), &q), OK);
         assert_int_equal(b->ops->buffer_create(b, 4, &out), OK);
