@@ -82,7 +82,7 @@ struct backend {
     const char *platform, *device; /* names */
     uint64_t memory_bytes;         /* of the device */
     int is_host;                   /* the device is this host's CPU and memory */
-    int keeps_compiler;            /* the driver compiles in this process, and caches on disk */
+    int keeps_compiler;            /* it compiled in this process, where the compiler stays until the end */
     const struct backend_ops *ops;
 };
 

@@ -16,9 +16,11 @@ struct device {
     cl_device_id id;
     cl_context context;
     cl_command_queue queue;
-    char platform[128], name[128];
+    char platform[128], name[128], version[128], driver[128];
     uint64_t memory_bytes, allocation_bytes;
     int is_cpu, is_pocl;
+    int keeps_programs; /* built ones are kept in the program cache */
+    int has_compiled;   /* a program came from its source, not from the cache */
     struct kernel_forms forms; /* the fastest that this device should be able to run */
 };
 

@@ -62,6 +62,9 @@ static void kernel_release(cl_kernel k) {
     if (k) clReleaseKernel(k);
 }
 
+/* PoCL's compiler is loaded with the first source and stays. */
+static void compiler_note(struct opencl *o) { o->base.keeps_compiler = o->device.is_pocl && o->device.has_compiled; }
+
 static void program_release(cl_program p) {
     if (p) clReleaseProgram(p);
 }
@@ -230,8 +233,9 @@ static err matrix_kernels_get(struct opencl *o, enum format f) {
 static err opencl_matrix_prepare(struct backend *b, enum format f, int is_table) {
     struct opencl *o = self(b);
     TRY(matrix_kernels_get(o, f));
-    if (!is_table || !o->is_checked || o->matrix_kernels[f].embed) return OK;
-    return rows_check(o, OP_EMBED, f);
+    if (is_table && o->is_checked && !o->matrix_kernels[f].embed) TRY(rows_check(o, OP_EMBED, f));
+    compiler_note(o);
+    return OK;
 }
 
 static err opencl_matrices_load(struct backend *b, const struct matrix_order *orders, uint32_t n) {
@@ -296,6 +300,7 @@ static err zeroed_memory(struct device *d, size_t n, cl_mem *out) {
 static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
     struct opencl *o = self(b);
     TRY(attend_get(o, s->format));
+    compiler_note(o);
     struct cache *c;
     TRY(NEW(c, 1));
     c->shape = *s;
@@ -472,11 +477,11 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     o->base.device = o->device.name;
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
-    o->base.keeps_compiler = o->device.is_pocl;
     for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->device.forms;
     o->attend_forms = o->device.forms;
-    o->is_checked = forms == NULL;
+    o->is_checked = o->device.keeps_programs = forms == NULL; /* PoCL compiles more to give binaries away */
     TRY(kernels_build(o));
+    compiler_note(o);
     return o->is_checked ? plain_ops_check(o) : OK;
 }
 
