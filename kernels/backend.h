@@ -52,13 +52,22 @@ struct attend_shape {
 };
 
 /* Where a matrix comes from: `read` fills dst with rows x columns as file
- * blocks, row after row; columns are whole blocks of the format. Threads of the
- * loader call it one at a time. */
+ * blocks, row after row; columns are whole blocks of the format. Several threads of
+ * the loader call it at a time. */
 struct matrix_source {
     enum format format;
     void *context;
     err (*read)(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
                 uint64_t col_end, void *dst);
+};
+
+/* A matrix to load: rows x columns of a source. col_begin is a multiple of 32 where the format is
+ * quantised. */
+struct matrix_order {
+    struct matrix_source source;
+    uint64_t row_begin, row_end, col_begin, col_end;
+    struct matrix **out;
+    const char *name; /* for messages; may be NULL */
 };
 
 /* One of the matrices that a linear op multiplies: its rows [row_begin, row_end) into `out`. */
@@ -73,7 +82,7 @@ struct backend {
     const char *platform, *device; /* names */
     uint64_t memory_bytes;         /* of the device */
     int is_host;                   /* the device is this host's CPU and memory */
-    int keeps_compiler;            /* the driver compiles in this process, and caches on disk */
+    int keeps_compiler;            /* it compiled in this process, where the compiler stays until the end */
     const struct backend_ops *ops;
 };
 
@@ -88,13 +97,11 @@ struct backend_ops {
     err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
     err (*finish)(struct backend *b); /* waits for all that was enqueued */
 
-    /* Builds and checks what ops on a format need; is_table: embed too. matrix_load does so where
+    /* Builds and checks what ops on a format need; is_table: embed too. matrices_load does so where
      * it was not done. */
     err (*matrix_prepare)(struct backend *b, enum format f, int is_table);
-    /* Reads rows x columns of the source and packs them. col_begin is a multiple of
-     * 32 where the format is quantised. */
-    err (*matrix_load)(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
-                       uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out);
+    /* Reads and packs, in the order given as far as threads go; after a failure none is loaded. */
+    err (*matrices_load)(struct backend *b, const struct matrix_order *orders, uint32_t n);
     void (*matrix_free)(struct backend *b, struct matrix *m);
     uint64_t (*matrix_bytes)(const struct matrix *m);
 
@@ -140,6 +147,13 @@ struct backend_ops {
     err (*select)(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out,
                   uint32_t width, struct buffer *out);
 };
+
+/* One matrix alone. */
+static inline err matrix_load(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
+                              uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out) {
+    struct matrix_order order = {*source, row_begin, row_end, col_begin, col_end, out, NULL};
+    return b->ops->matrices_load(b, &order, 1);
+}
 
 /* 32 activations in 8 bits: value[i] = scale * q[i]. */
 struct q8_block {

@@ -1,10 +1,8 @@
 #include "kernels/device.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -13,11 +11,13 @@
 
 #include "base/env.h"
 #include "base/log.h"
+#include "kernels/program_cache.h"
 #include "model/packed.h"
 
 #define PLATFORMS_MAX 16
 #define DEVICES_MAX 64
 #define GROUP_ITEMS 64
+#define BUILD_OPTIONS "-cl-std=CL1.2"
 
 static const struct {
     const char *name, *text;
@@ -65,13 +65,6 @@ struct found {
     cl_device_id device;
 };
 
-/* Compiled kernels are code: a folder that somebody else made will not do. */
-static int folder_make(const char *path) {
-    struct stat s;
-    if (mkdir(path, 0700) == 0) return 1;
-    return errno == EEXIST && stat(path, &s) == 0 && s.st_uid == geteuid() && access(path, W_OK) == 0;
-}
-
 /* PoCL hides its device where it cannot keep compiled kernels: a user without a home that can be
  * written gets a folder for them among the temporary files. Before the first OpenCL call. */
 static void cache_folder_choose(void) {
@@ -79,9 +72,9 @@ static void cache_folder_choose(void) {
     if (!home || env_get("POCL_CACHE_DIR") || env_get("XDG_CACHE_HOME")) return;
     char path[600];
     snprintf(path, sizeof path, "%.500s/.cache", home);
-    if (folder_make(path)) return;
+    if (program_cache_folder(path)) return;
     snprintf(path, sizeof path, "%.500s/caravan-kernels-%u", tmp && *tmp ? tmp : "/tmp", (unsigned)geteuid());
-    if (!folder_make(path) || env_set("POCL_CACHE_DIR", path) != OK)
+    if (!program_cache_folder(path) || env_set("POCL_CACHE_DIR", path) != OK)
         log_warn("device.cache", "text=\"neither %s/.cache nor %s can be written; set POCL_CACHE_DIR\"", home, path);
 }
 
@@ -230,6 +223,8 @@ err device_open(const char *substring, struct device *out) {
     out->id = f.device;
     platform_text(&f, CL_PLATFORM_NAME, out->platform, sizeof out->platform);
     device_text(&f, CL_DEVICE_NAME, out->name, sizeof out->name);
+    device_text(&f, CL_DEVICE_VERSION, out->version, sizeof out->version);
+    device_text(&f, CL_DRIVER_VERSION, out->driver, sizeof out->driver);
     out->memory_bytes = device_number(&f, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
     out->allocation_bytes = device_number(&f, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof(cl_ulong));
     out->is_cpu = (device_type(&f) & CL_DEVICE_TYPE_CPU) != 0;
@@ -309,12 +304,14 @@ err device_build(struct device *d, const struct kernel_forms *forms, const char 
     cl_program program = NULL;
     err e;
     TRY_GOTO(program_text(forms, files, &text), done);
+    if (d->keeps_programs && (program = program_cache_get(d, BUILD_OPTIONS, &text))) goto done;
     cl_int code;
     const char *source = (const char *)text.data;
     program = clCreateProgramWithSource(d->context, 1, &source, &text.len, &code);
     TRY_GOTO(device_check(d, code, "create a program"), done);
-    if (clBuildProgram(program, 1, &d->id, "-cl-std=CL1.2", NULL, NULL) != CL_SUCCESS)
-        e = build_error(d, program);
+    d->has_compiled = 1;
+    if (clBuildProgram(program, 1, &d->id, BUILD_OPTIONS, NULL, NULL) != CL_SUCCESS) e = build_error(d, program);
+    else if (d->keeps_programs) program_cache_put(d, BUILD_OPTIONS, &text, program);
 done:
     bytes_free(&text);
     if (e != OK && program) clReleaseProgram(program);
@@ -322,14 +319,22 @@ done:
     return e;
 }
 
-err device_memory(struct device *d, size_t n_bytes, cl_mem *out) {
+static err memory_create(struct device *d, cl_mem_flags flags, size_t n_bytes, void *at, cl_mem *out) {
     if (d->allocation_bytes && n_bytes > d->allocation_bytes)
         return err_set(ERR_MEMORY, "device '%s': one buffer of %zu MB is needed, %llu MB are possible; "
                                    "use more shards or stages",
                        d->name, n_bytes >> 20, (unsigned long long)(d->allocation_bytes >> 20));
     cl_int code;
-    *out = clCreateBuffer(d->context, CL_MEM_READ_WRITE, n_bytes ? n_bytes : 64, NULL, &code);
+    *out = clCreateBuffer(d->context, CL_MEM_READ_WRITE | flags, n_bytes, at, &code);
     return device_check(d, code, "allocate memory");
+}
+
+err device_memory(struct device *d, size_t n_bytes, cl_mem *out) {
+    return memory_create(d, 0, n_bytes ? n_bytes : 64, NULL, out);
+}
+
+err device_memory_at(struct device *d, void *at, size_t n_bytes, cl_mem *out) {
+    return memory_create(d, CL_MEM_USE_HOST_PTR, n_bytes, at, out);
 }
 
 err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,

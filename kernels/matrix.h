@@ -1,5 +1,5 @@
-/* Weight matrices on an OpenCL device: packing at load, and the kernels that
- * read them, one program per format. Private to kernels/. */
+/* Weight matrices on an OpenCL device: the kernels that read them, one program per
+ * format. loader.c fills them. Private to kernels/. */
 #ifndef KERNELS_MATRIX_H
 #define KERNELS_MATRIX_H
 
@@ -30,9 +30,6 @@ const char *matrix_format_defines(enum format f);
 /* Builds with k->forms. */
 err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k);
 void matrix_kernels_release(struct matrix_kernels *k);
-
-err matrix_create(struct device *d, const struct matrix_source *source, uint64_t row_begin,
-                  uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out);
 
 /* The lookup's own kernel is built at its first use: most cells have none. */
 err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix *m, cl_mem ids,

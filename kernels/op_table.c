@@ -188,7 +188,7 @@ static err matrix_noise(struct row_bench *o, const struct op_row *r, uint32_t ro
                         struct matrix **out) {
     struct op_row copy = *r;
     struct matrix_source source = {r->format, &copy, noise_read};
-    return o->b->ops->matrix_load(o->b, &source, row_begin, row_begin + n, r->at, r->at + r->in, out);
+    return matrix_load(o->b, &source, row_begin, row_begin + n, r->at, r->at + r->in, out);
 }
 
 /* One matrix, or as many as the row says, each with fewer rows; the second begins inside its matrix

@@ -43,7 +43,7 @@ static err matrices_load(struct bench *t, enum format f, uint64_t *matrix_bytes)
     uint64_t sum = 0;
     while (sum < OP_TIME_WORKING_BYTES && t->n_matrices < MATRICES_MAX) {
         struct matrix **m = &t->matrices[t->n_matrices];
-        TRY(t->b->ops->matrix_load(t->b, &source, 0, t->out, 0, t->in, m));
+        TRY(matrix_load(t->b, &source, 0, t->out, 0, t->in, m));
         t->n_matrices++;
         *matrix_bytes = t->b->ops->matrix_bytes(*m);
         sum += *matrix_bytes;

@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "kernels/device.h"
 #include "kernels/gemm.h"
+#include "kernels/loader.h"
 #include "kernels/matrix.h"
 #include "kernels/op_table.h"
 
@@ -49,6 +50,9 @@ static struct opencl *self(struct backend *b) { return (struct opencl *)b; }
 static void kernel_release(cl_kernel k) {
     if (k) clReleaseKernel(k);
 }
+
+/* PoCL's compiler is loaded with the first source and stays. */
+static void compiler_note(struct opencl *o) { o->base.keeps_compiler = o->device.is_pocl && o->device.has_compiled; }
 
 static void program_release(cl_program p) {
     if (p) clReleaseProgram(p);
@@ -203,29 +207,29 @@ static err matrix_kernels_get(struct opencl *o, enum format f) {
 static err opencl_matrix_prepare(struct backend *b, enum format f, int is_table) {
     struct opencl *o = self(b);
     TRY(matrix_kernels_get(o, f));
-    if (!is_table || !o->is_checked || o->matrix_kernels[f].embed) return OK;
-    return rows_check(o, OP_EMBED, f);
+    if (is_table && o->is_checked && !o->matrix_kernels[f].embed) TRY(rows_check(o, OP_EMBED, f));
+    compiler_note(o);
+    return OK;
 }
 
-static err opencl_matrix_load(struct backend *b, const struct matrix_source *source,
-                              uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
-                              uint64_t col_end, struct matrix **out) {
+static err opencl_matrices_load(struct backend *b, const struct matrix_order *orders, uint32_t n) {
     struct opencl *o = self(b);
-    TRY(matrix_kernels_get(o, source->format));
-    uint32_t n_blocks = (uint32_t)(col_end - col_begin) / PACKED_BLOCK;
-    if (format_info(source->format)->is_quantised && n_blocks > o->blocks_max) o->blocks_max = n_blocks;
-    if (o->matrix_kernels[source->format].linear_many)
-        TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
-    if (!format_info(source->format)->is_quantised)
-        TRY(dense_prepare(&o->device, (uint32_t)(col_end - col_begin), &o->matrix_kernels[source->format].dense));
-    return matrix_create(&o->device, source, row_begin, row_end, col_begin, col_end, out);
+    for (uint32_t i = 0; i < n; i++) {
+        enum format f = orders[i].source.format;
+        uint32_t n_blocks = (uint32_t)(orders[i].col_end - orders[i].col_begin) / PACKED_BLOCK;
+        TRY(matrix_kernels_get(o, f));
+        if (format_info(f)->is_quantised && n_blocks > o->blocks_max) o->blocks_max = n_blocks;
+        if (o->matrix_kernels[f].linear_many)
+            TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
+        if (!format_info(f)->is_quantised)
+            TRY(dense_prepare(&o->device, (uint32_t)(orders[i].col_end - orders[i].col_begin), &o->matrix_kernels[f].dense));
+    }
+    return loader_run(&o->device, orders, n);
 }
 
 static void opencl_matrix_free(struct backend *b, struct matrix *m) {
     (void)b;
-    if (!m) return;
-    memory_release(m->mem);
-    free(m);
+    loader_matrix_free(m);
 }
 
 static uint64_t opencl_matrix_bytes(const struct matrix *m) { return m->layout.n_bytes; }
@@ -246,6 +250,7 @@ static err attend_get(struct opencl *o, enum format kv) {
 
 static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
     TRY(attend_get(self(b), s->format));
+    compiler_note(self(b));
     return attend_cache_create(&self(b)->device, s, out);
 }
 
@@ -368,7 +373,7 @@ static const struct backend_ops opencl_ops = {
     .destroy = opencl_destroy, .prepare = opencl_prepare,
     .buffer_create = buffer_create, .buffer_free = buffer_free,
     .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
-    .matrix_prepare = opencl_matrix_prepare, .matrix_load = opencl_matrix_load,
+    .matrix_prepare = opencl_matrix_prepare, .matrices_load = opencl_matrices_load,
     .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
     .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,
@@ -399,10 +404,10 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     o->base.device = o->device.name;
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
-    o->base.keeps_compiler = o->device.is_pocl;
     for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->attend_kernels[f].forms = o->device.forms;
-    o->is_checked = forms == NULL;
+    o->is_checked = o->device.keeps_programs = forms == NULL; /* PoCL compiles more to give binaries away */
     TRY(kernels_build(o));
+    compiler_note(o);
     return o->is_checked ? plain_ops_check(o) : OK;
 }
 

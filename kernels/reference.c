@@ -114,28 +114,36 @@ static err matrix_prepare(struct backend *b, enum format f, int is_table) {
     return OK;
 }
 
-static err matrix_load(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
-                       uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out) {
+static err matrix_read(struct reference *r, const struct matrix_order *o) {
+    const struct matrix_source *source = &o->source;
     uint64_t per = format_info(source->format)->block_values;
-    uint64_t read_begin = col_begin / per * per, read_end = (col_end + per - 1) / per * per;
-    TRY(scratch_grow((struct reference *)b, (uint32_t)(col_end - col_begin) + 256));
+    uint64_t read_begin = o->col_begin / per * per, read_end = (o->col_end + per - 1) / per * per;
+    TRY(scratch_grow(r, (uint32_t)(o->col_end - o->col_begin) + 256));
     struct matrix *m;
     TRY(NEW(m, 1));
+    *o->out = m;
     m->format = source->format;
-    m->rows = (uint32_t)(row_end - row_begin);
-    m->cols = (uint32_t)(col_end - col_begin);
-    m->block_first = (uint32_t)((col_begin - read_begin) / 32);
+    m->rows = (uint32_t)(o->row_end - o->row_begin);
+    m->cols = (uint32_t)(o->col_end - o->col_begin);
+    m->block_first = (uint32_t)((o->col_begin - read_begin) / 32);
     m->row_bytes = format_bytes(m->format, read_end - read_begin);
-    m->data = mem_zeroed(m->rows, m->row_bytes);
-    err e = m->data ? OK : ERR_MEMORY;
-    if (e == OK && m->rows && m->cols)
-        e = source->read(source->context, row_begin, row_end, read_begin, read_end, m->data);
-    if (e != OK) {
-        matrix_free(b, m);
-        return e;
+    TRY((m->data = mem_zeroed(m->rows, m->row_bytes)) ? OK : ERR_MEMORY);
+    if (!m->rows || !m->cols) return OK;
+    return source->read(source->context, o->row_begin, o->row_end, read_begin, read_end, m->data);
+}
+
+static err matrices_load(struct backend *b, const struct matrix_order *orders, uint32_t n) {
+    err e = OK;
+    for (uint32_t i = 0; i < n; i++) *orders[i].out = NULL;
+    for (uint32_t i = 0; i < n && e == OK; i++) {
+        e = matrix_read((struct reference *)b, &orders[i]);
+        if (e != OK && orders[i].name) err_context(e, "tensor '%s'", orders[i].name);
     }
-    *out = m;
-    return OK;
+    for (uint32_t i = 0; i < n && e != OK; i++) {
+        matrix_free(b, *orders[i].out);
+        *orders[i].out = NULL;
+    }
+    return e;
 }
 
 static uint64_t matrix_bytes(const struct matrix *m) { return (uint64_t)m->rows * m->row_bytes; }
@@ -540,7 +548,7 @@ static const struct backend_ops reference_ops = {
     .destroy = reference_destroy, .prepare = reference_prepare,
     .buffer_create = buffer_create, .buffer_free = buffer_free,
     .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
-    .matrix_prepare = matrix_prepare, .matrix_load = matrix_load,
+    .matrix_prepare = matrix_prepare, .matrices_load = matrices_load,
     .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
     .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,

@@ -268,7 +268,8 @@ struct loading {
 
 static void on_loaded(void *context, uint64_t bytes_read) {
     struct loading *l = context;
-    atomic_store(&l->bytes_read, bytes_read);
+    unsigned long long known = atomic_load(&l->bytes_read);
+    while (known < bytes_read && !atomic_compare_exchange_weak(&l->bytes_read, &known, bytes_read)) {}
 }
 
 /* PoCL takes every core that it may use, whoever else is on the host. Set before its first call;

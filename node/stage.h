@@ -38,7 +38,8 @@ struct stage_sizes {
 /* Builds and checks every kernel that the cell needs, and holds nothing after. */
 err stage_prepare(struct backend *b, const struct program *p, const struct cell *cell);
 
-/* Loads the cell's slices. `progress` (may be NULL) hears the bytes read so far. */
+/* Loads the cell's slices. `progress` (may be NULL) hears the bytes read so far, from several threads
+ * and not always in order. */
 err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
                  const struct cell *cell, const struct stage_limits *limits,
                  const struct exchange *exchange,

@@ -3,6 +3,8 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <dirent.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -10,6 +12,7 @@
 #endif
 #include <cmocka.h>
 
+#include "base/env.h"
 #include "kernels/op_table.h"
 
 static void rows_check(const char *platform, const struct kernel_forms *forms) {
@@ -128,7 +131,7 @@ static void one_bit_changes_the_result(void **state) {
         struct buffer *in, *q, *out;
         struct tree tree;
         tree_own(1, (struct range){0, 1}, &tree);
-        assert_int_equal(b->ops->matrix_load(b, &source, k, k + 1, 0, 32, &m), OK);
+        assert_int_equal(matrix_load(b, &source, k, k + 1, 0, 32, &m), OK);
         assert_int_equal(b->ops->buffer_create(b, sizeof x, &in), OK);
         assert_int_equal(b->ops->buffer_create(b, q8_bytes(1, 32), &q), OK);
         assert_int_equal(b->ops->buffer_create(b, 4, &out), OK);
@@ -145,6 +148,58 @@ static void one_bit_changes_the_result(void **state) {
     b->ops->destroy(b);
 }
 
+/* Flips a byte near the end of every file in `folder`; how many there were. */
+static int files_damage(const char *folder) {
+    DIR *dir = opendir(folder);
+    int n = 0;
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));) {
+        char path[600];
+        if (e->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        FILE *f = fopen(path, "r+");
+        assert_non_null(f);
+        assert_int_equal(fseek(f, -100, SEEK_END), 0);
+        int c = fgetc(f);
+        assert_int_equal(fseek(f, -100, SEEK_END), 0);
+        fputc(c ^ 1, f);
+        assert_int_equal(fclose(f), 0);
+        n++;
+    }
+    closedir(dir);
+    return n;
+}
+
+/* Whether the driver had to compile. */
+static int opens_by_compiling(const char *platform) {
+    struct backend *b;
+    if (backend_opencl(platform, &b) != OK) fail_msg("%s: %s", platform, err_text());
+    int keeps_compiler = b->keeps_compiler;
+    b->ops->destroy(b);
+    return keeps_compiler;
+}
+
+/* Programs come from the cache where they are whole, else from their source. */
+static void programs_are_kept(void **state) {
+    (void)state;
+    const char *pocl = "Portable Computing Language"; /* says whether it compiled */
+    char folder[] = "/tmp/caravan-test-XXXXXX", programs[64];
+    struct backend *b;
+    if (backend_opencl(pocl, &b) != OK) skip();
+    b->ops->destroy(b);
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(env_set("XDG_CACHE_HOME", folder), OK); /* after PoCL chose its own folder */
+    snprintf(programs, sizeof programs, "%s/caravan", folder);
+    assert_true(opens_by_compiling(pocl));
+    assert_false(opens_by_compiling(pocl));
+    assert_int_equal(files_damage(programs), 1);
+    assert_true(opens_by_compiling(pocl));
+    assert_false(opens_by_compiling(pocl));
+    char remove_all[100];
+    snprintf(remove_all, sizeof remove_all, "rm -rf %s", folder);
+    assert_int_equal(system(remove_all), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_device_agrees),
@@ -153,6 +208,7 @@ int main(void) {
         cmocka_unit_test(many_rows_agree),
         cmocka_unit_test(clblast_keeps_the_bits),
         cmocka_unit_test(one_bit_changes_the_result),
+        cmocka_unit_test(programs_are_kept), /* last: changes the environment */
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
