@@ -19,6 +19,7 @@ struct device {
     char platform[128], name[128];
     uint64_t memory_bytes, allocation_bytes;
     int is_cpu, is_pocl;
+    int can_call; /* runs functions of this process, on threads of its own */
     struct kernel_forms forms; /* the fastest that this device should be able to run */
 };
 
