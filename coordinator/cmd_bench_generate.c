@@ -47,9 +47,9 @@ struct bench {
 
 static const char about[] =
     "Reads a prompt and writes --tokens tokens, --repeat times on each grid of stages and\n"
-    "shards, and prints medians; of all --streams together. GB/s are the file's bytes of the weights that a decoded token\n"
-    "multiplies (no KV cache) per second; \"of read\" is their share of a plain read of this\n"
-    "host's memory by all its cores, taken before and after.";
+    "shards, and prints medians, of all --streams together. GB/s are the file's bytes of the\n"
+    "weights that a decoded token multiplies (no KV cache) per second; \"of read\" is their share\n"
+    "of a plain read of this host's memory by all its cores, taken before and after.";
 
 /* ---- the command line ---- */
 
@@ -73,7 +73,8 @@ static err parse(struct bench *t, int argc, char **argv, struct option_result *w
         {"prompt-tokens", OPTION_TEXT, &t->prompts_text, "N,...", "lengths of the prompt; default 256", 0, 0},
         {"tokens", OPTION_WHOLE, &t->n_tokens, "N", "tokens to write; default 64", 2, TOKENS_MAX},
         {"repeat", OPTION_WHOLE, &t->n_repeats, "N", "runs of each; default 3", 1, REPEAT_MAX},
-        {"streams", OPTION_WHOLE, &t->n_streams, "N", "texts side by side, a step of each in turn; default 1", 1, STREAMS_MAX},
+        {"streams", OPTION_WHOLE, &t->n_streams, "N", "texts side by side, a step of each in turn; default 1", 1,
+         STREAMS_MAX},
         {"json", OPTION_SWITCH, &t->is_json, NULL, "one JSON object on standard output", 0, 0},
         {"reference", OPTION_SWITCH, &t->is_reference, NULL, "compute in plain C, without a device", 0, 0},
         {"verbose", OPTION_SWITCH, &t->is_verbose, NULL, "what the launcher says", 0, 0},
@@ -251,8 +252,9 @@ static double decode_bytes_per_s(const struct bench *t, const struct row *r) {
 static void print_text(const struct bench *t, const char *commit) {
     char bytes[16];
     plan_bytes_text(t->weight_bytes, bytes);
-    printf("%s: %s of weights per token; %llu tokens written by each of %llu streams, medians of %llu; %s, commit %s\n\n", t->model.path,
-           bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_streams, (unsigned long long)t->n_repeats, t->device, commit);
+    printf("%s: %s of weights per token; %llu tokens written by each of %llu streams, medians of %llu; %s, commit %s\n\n",
+           t->model.path, bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_streams,
+           (unsigned long long)t->n_repeats, t->device, commit);
     printf("%-7s %7s %8s %14s %13s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
            "decode tok/s", "GB/s", "read GB/s", "of read", "of 1st");
     for (uint32_t i = 0; i < t->n_rows; i++) {

@@ -303,7 +303,8 @@ void stage_free(struct stage *s) {
         ops->cache_free(s->backend, s->caches[i]);
     for (int a = 0; a < N_AXES; a++) free(s->sums[a].n_results);
     struct buffer *const buffers[] = {s->tokens, s->angles, s->out_rows, s->gathered,
-                                      s->areas[0], s->areas[1], s->places.position, s->places.table_begin, s->places.table};
+                                      s->areas[0], s->areas[1], s->places.position, s->places.table_begin,
+                                      s->places.table};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         ops->buffer_free(s->backend, buffers[i]);
     free(s->values);
