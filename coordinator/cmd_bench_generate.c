@@ -252,8 +252,8 @@ static double decode_bytes_per_s(const struct bench *t, const struct row *r) {
 static void print_text(const struct bench *t, const char *commit) {
     char bytes[16];
     plan_bytes_text(t->weight_bytes, bytes);
-    printf("%s: %s of weights per token; %llu tokens written by each of %llu streams, medians of %llu; %s, commit %s\n\n",
-           t->model.path, bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_streams,
+    printf("%s: %s of weights per token; %llu tokens written by each of %llu streams, medians of %llu; %s, "
+           "commit %s\n\n", t->model.path, bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_streams,
            (unsigned long long)t->n_repeats, t->device, commit);
     printf("%-7s %7s %8s %14s %13s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
            "decode tok/s", "GB/s", "read GB/s", "of read", "of 1st");
