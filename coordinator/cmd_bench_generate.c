@@ -19,6 +19,7 @@
 #define TOKENS_MAX (1 << 24)
 #define REPEAT_MAX 99
 #define READ_S 0.5
+#define STREAMS_MAX 64
 
 /* A grid and a prompt; tokens per second are medians. */
 struct row {
@@ -30,7 +31,7 @@ struct row {
 struct bench {
     struct config config;
     const char *grids_text, *prompts_text;
-    uint64_t n_tokens, n_repeats;
+    uint64_t n_tokens, n_repeats, n_streams;
     int is_json, is_verbose, is_reference;
     uint32_t grids[LIST_MAX][2], prompts[LIST_MAX], n_grids, n_prompts; /* grid: stages, shards */
     uint32_t prompt_max;
@@ -46,9 +47,9 @@ struct bench {
 
 static const char about[] =
     "Reads a prompt and writes --tokens tokens, --repeat times on each grid of stages and\n"
-    "shards, and prints medians. GB/s are the file's bytes of the weights that a decoded token\n"
-    "multiplies (no KV cache) per second; \"of read\" is their share of a plain read of this\n"
-    "host's memory by all its cores, taken before and after.";
+    "shards, and prints medians, of all --streams together. GB/s are the file's bytes of the\n"
+    "weights that a decoded token multiplies (no KV cache) per second; \"of read\" is their share\n"
+    "of a plain read of this host's memory by all its cores, taken before and after.";
 
 /* ---- the command line ---- */
 
@@ -72,6 +73,8 @@ static err parse(struct bench *t, int argc, char **argv, struct option_result *w
         {"prompt-tokens", OPTION_TEXT, &t->prompts_text, "N,...", "lengths of the prompt; default 256", 0, 0},
         {"tokens", OPTION_WHOLE, &t->n_tokens, "N", "tokens to write; default 64", 2, TOKENS_MAX},
         {"repeat", OPTION_WHOLE, &t->n_repeats, "N", "runs of each; default 3", 1, REPEAT_MAX},
+        {"streams", OPTION_WHOLE, &t->n_streams, "N", "texts side by side, a step of each in turn; default 1", 1,
+         STREAMS_MAX},
         {"json", OPTION_SWITCH, &t->is_json, NULL, "one JSON object on standard output", 0, 0},
         {"reference", OPTION_SWITCH, &t->is_reference, NULL, "compute in plain C, without a device", 0, 0},
         {"verbose", OPTION_SWITCH, &t->is_verbose, NULL, "what the launcher says", 0, 0},
@@ -114,39 +117,70 @@ static uint32_t rows_max(const struct bench *t) {
     return t->prompt_max < t->config.prefill_chunk ? t->prompt_max : (uint32_t)t->config.prefill_chunk;
 }
 
-static err sequence_run(struct bench *t, struct sequence *s, int64_t *first_us, int64_t *last_us) {
-    struct result r;
-    *first_us = 0;
-    while (sequence_finish(s) == SEQUENCE_RUNS) {
-        int has_step = 1;
-        while (has_step && engine_n_pending(t->engine) < engine_depth(t->engine)) {
-            struct step step;
-            TRY(sequence_next(s, &step, &has_step));
-            if (has_step) TRY(engine_submit(t->engine, &step));
-        }
-        TRY(engine_next(t->engine, &r));
-        TRY(sequence_commit(s, &r));
-        if (!r.n_outs) continue;
-        *last_us = clock_us();
-        if (!*first_us) *first_us = *last_us;
+/* Texts that are read and written side by side, a step of each in turn. */
+struct streams {
+    struct sequence *of[STREAMS_MAX];
+    uint32_t n, turn;
+    uint32_t *owners; /* [depth] of the steps under way, a ring */
+    uint32_t n_sent, n_done;
+    uint32_t n_begun;  /* streams that have a first token */
+    uint64_t n_written; /* tokens since all have */
+    int64_t first_us, last_us;
+};
+
+/* Submits as many steps as the engine holds. */
+static err streams_submit(struct bench *t, struct streams *s) {
+    uint32_t depth = engine_depth(t->engine), n_without = 0;
+    while (n_without < s->n && engine_n_pending(t->engine) < depth) {
+        struct step step;
+        int has_step;
+        uint32_t i = s->turn;
+        s->turn = (i + 1) % s->n;
+        TRY(sequence_next(s->of[i], &step, &has_step));
+        n_without = has_step ? 0 : n_without + 1;
+        if (!has_step) continue;
+        s->owners[s->n_sent++ % depth] = i;
+        TRY(engine_submit(t->engine, &step));
     }
-    while (engine_n_pending(t->engine)) TRY(engine_next(t->engine, &r));
     return OK;
 }
 
-/* One text, from the first row of the prompt to the last token. */
+static err streams_run(struct bench *t, struct streams *s) {
+    struct result r;
+    for (;;) {
+        TRY(streams_submit(t, s));
+        if (!engine_n_pending(t->engine)) return OK;
+        TRY(engine_next(t->engine, &r));
+        struct sequence *owner = s->of[s->owners[s->n_done++ % engine_depth(t->engine)]];
+        if (sequence_finish(owner) != SEQUENCE_RUNS) continue;
+        TRY(sequence_commit(owner, &r));
+        if (!r.n_outs) continue;
+        size_t n_tokens;
+        sequence_tokens(owner, &n_tokens);
+        s->last_us = clock_us();
+        if (s->first_us) s->n_written++;
+        if (n_tokens == 1 && ++s->n_begun == s->n) s->first_us = s->last_us;
+    }
+}
+
+/* Texts of all streams, from the first row of the prompt to the last token. */
 static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, double *prefill, double *decode) {
     struct sequence_options o = {
         .prompt = t->tokens, .n_prompt = n_prompt, .n_vocab = t->model.program->n_vocab,
         .context = n_prompt + n_tokens, .max_tokens = n_tokens, .rows_max = rows_max(t),
         .top_p = 1, .repeat_penalty = 1, .ignores_end = 1};
-    struct sequence *s;
-    TRY(sequence_create(&o, &s));
-    int64_t begin_us = clock_us(), first_us, last_us = 0;
-    err e = sequence_run(t, s, &first_us, &last_us);
-    sequence_free(s);
-    *prefill = n_prompt * 1e6 / (double)(first_us - begin_us);
-    *decode = (n_tokens - 1) * 1e6 / (double)(last_us - first_us);
+    struct streams s = {.n = (uint32_t)t->n_streams};
+    err e = NEW(s.owners, engine_depth(t->engine));
+    for (uint32_t i = 0; i < s.n && e == OK; i++) {
+        o.block_begin = i * engine_slot_blocks(t->engine);
+        e = sequence_create(&o, &s.of[i]);
+    }
+    int64_t begin_us = clock_us();
+    if (e == OK) e = streams_run(t, &s);
+    for (uint32_t i = 0; i < s.n; i++) sequence_free(s.of[i]);
+    free(s.owners);
+    *prefill = (double)n_prompt * s.n * 1e6 / (double)(s.first_us - begin_us);
+    *decode = (double)s.n_written * 1e6 / (double)(s.last_us - s.first_us);
     return e;
 }
 
@@ -175,7 +209,7 @@ static err job_run(struct bench *t, struct row *rows) {
     struct engine_options o = {
         .config = &t->config, .program = t->model.program, .model = t->model.path,
         .is_reference = t->is_reference, .is_verbose = t->is_verbose,
-        .context = t->prompt_max + (uint32_t)t->n_tokens, .n_slots = 1, .rows_max = rows_max(t)};
+        .context = t->prompt_max + (uint32_t)t->n_tokens, .n_slots = (uint32_t)t->n_streams, .rows_max = rows_max(t)};
     const struct engine_rank *ranks;
     TRY(engine_open(&o, &t->engine));
     const struct plan *plan = engine_plan(t->engine);
@@ -218,8 +252,9 @@ static double decode_bytes_per_s(const struct bench *t, const struct row *r) {
 static void print_text(const struct bench *t, const char *commit) {
     char bytes[16];
     plan_bytes_text(t->weight_bytes, bytes);
-    printf("%s: %s of weights per token; %llu tokens written, medians of %llu; %s, commit %s\n\n", t->model.path,
-           bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_repeats, t->device, commit);
+    printf("%s: %s of weights per token; %llu tokens written by each of %llu streams, medians of %llu; %s, "
+           "commit %s\n\n", t->model.path, bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_streams,
+           (unsigned long long)t->n_repeats, t->device, commit);
     printf("%-7s %7s %8s %14s %13s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
            "decode tok/s", "GB/s", "read GB/s", "of read", "of 1st");
     for (uint32_t i = 0; i < t->n_rows; i++) {
@@ -245,9 +280,9 @@ static err print_json(const struct bench *t, const char *commit) {
             r->decode / t->rows[i % t->n_prompts].decode));
     }
     return report_print_json(json_pack(
-        "{s:s, s:I, s:s, s:s, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes", (json_int_t)t->weight_bytes,
+        "{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes", (json_int_t)t->weight_bytes,
         "device", t->device, "commit", commit, "tokens", (json_int_t)t->n_tokens, "repeat",
-        (json_int_t)t->n_repeats, "rows", rows));
+        (json_int_t)t->n_repeats, "streams", (json_int_t)t->n_streams, "rows", rows));
 }
 
 static err bench(struct bench *t, const char *path, const char *commit) {
@@ -267,6 +302,7 @@ err cmd_bench_generate(int argc, char **argv, const char *commit) {
     t->prompts_text = "256";
     t->n_tokens = 64;
     t->n_repeats = 3;
+    t->n_streams = 1;
     err e = parse(t, argc, argv, &words);
     if (e == OK && !words.is_help) e = bench(t, words.n_words ? words.words[0] : NULL, commit);
     model_close(&t->model);

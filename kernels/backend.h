@@ -22,6 +22,8 @@ struct buffer; /* bytes on the device */
 struct matrix; /* a weight slice in the backend's own layout */
 struct cache;  /* KV cache of one layer */
 
+#define CALL_BYTES 64 /* of the arguments of a call */
+
 struct backend_limits {
     uint32_t rows_max;      /* rows of a step */
     uint32_t context_max;   /* positions of a sequence */
@@ -83,6 +85,7 @@ struct backend {
     uint64_t memory_bytes;         /* of the device */
     int is_host;                   /* the device is this host's CPU and memory */
     int keeps_compiler;            /* it compiled in this process, where the compiler stays until the end */
+    int can_call;                  /* buffer_wrap and call are there: the device is threads of this process */
     const struct backend_ops *ops;
 };
 
@@ -96,6 +99,12 @@ struct backend_ops {
     err (*buffer_write)(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src);
     err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
     err (*finish)(struct backend *b); /* waits for all that was enqueued */
+    /* Only where can_call. A buffer of memory that is there already and outlives it: */
+    err (*buffer_wrap)(struct backend *b, void *memory, size_t n_bytes, struct buffer **out);
+    /* Enqueues run(args, in's bytes), on a thread of the device, which may wait there; args [n_bytes, at
+     * most CALL_BYTES] are copied. */
+    err (*call)(struct backend *b, void (*run)(const void *args, const void *in), const void *args,
+                size_t n_bytes, struct buffer *in);
 
     /* Builds and checks what ops on a format need; is_table: embed too. matrices_load does so where
      * it was not done. */

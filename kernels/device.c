@@ -230,6 +230,9 @@ err device_open(const char *substring, struct device *out) {
     out->is_cpu = (device_type(&f) & CL_DEVICE_TYPE_CPU) != 0;
     out->is_pocl = strstr(out->platform, "Portable Computing Language") != NULL;
     out->forms = forms_choose(out, &f);
+    /* Others may run a function only once somebody waits for it, and on that one's thread. */
+    out->can_call = out->is_cpu && out->is_pocl &&
+                    (device_number(&f, CL_DEVICE_EXECUTION_CAPABILITIES, sizeof(cl_ulong)) & CL_EXEC_NATIVE_KERNEL);
     cl_int code;
     out->context = clCreateContext(NULL, 1, &out->id, NULL, NULL, &code);
     TRY(device_check(out, code, "create a context"));

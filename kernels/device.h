@@ -21,6 +21,7 @@ struct device {
     int is_cpu, is_pocl;
     int keeps_programs; /* built ones are kept in the program cache */
     int has_compiled;   /* a program came from its source, not from the cache */
+    int can_call; /* runs functions of this process, on threads of its own */
     struct kernel_forms forms; /* the fastest that this device should be able to run */
 };
 

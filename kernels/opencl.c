@@ -123,6 +123,41 @@ static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n,
                         "read a buffer");
 }
 
+static err buffer_wrap(struct backend *b, void *memory, size_t n_bytes, struct buffer **out) {
+    struct device *d = &self(b)->device;
+    struct buffer *m;
+    cl_int code;
+    TRY(NEW(m, 1));
+    m->n_bytes = n_bytes;
+    m->mem = clCreateBuffer(d->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, n_bytes, memory, &code);
+    err e = device_check(d, code, "use shared memory");
+    if (e != OK) free(m);
+    else *out = m;
+    return e;
+}
+
+struct call {
+    void (*run)(const void *args, const void *in);
+    const void *in; /* the device puts it in */
+    _Alignas(16) uint8_t args[CALL_BYTES];
+};
+
+static void CL_CALLBACK call_run(void *call) {
+    const struct call *c = call;
+    c->run(c->args, c->in);
+}
+
+static err call(struct backend *b, void (*run)(const void *args, const void *in), const void *args,
+                size_t n_bytes, struct buffer *in) {
+    struct device *d = &self(b)->device;
+    struct call c = {.run = run};
+    const void *place = &c.in;
+    if (n_bytes > sizeof c.args) return err_set(ERR_INTERNAL, "a call with %zu bytes", n_bytes);
+    memcpy(c.args, args, n_bytes);
+    return device_check(d, clEnqueueNativeKernel(d->queue, call_run, &c, sizeof c, 1, &in->mem, &place, 0, NULL, NULL),
+                        "call the host");
+}
+
 static err finish(struct backend *b) {
     struct device *d = &self(b)->device;
     return device_check(d, clFinish(d->queue), "finish");
@@ -373,6 +408,7 @@ static const struct backend_ops opencl_ops = {
     .destroy = opencl_destroy, .prepare = opencl_prepare,
     .buffer_create = buffer_create, .buffer_free = buffer_free,
     .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
+    .buffer_wrap = buffer_wrap, .call = call,
     .matrix_prepare = opencl_matrix_prepare, .matrices_load = opencl_matrices_load,
     .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
@@ -404,6 +440,7 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     o->base.device = o->device.name;
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
+    o->base.can_call = o->device.can_call;
     for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->attend_kernels[f].forms = o->device.forms;
     o->is_checked = o->device.keeps_programs = forms == NULL; /* PoCL compiles more to give binaries away */
     TRY(kernels_build(o));

@@ -5,6 +5,8 @@
 
 #include "node/stage_parts.h"
 
+#define WATCH_US 5000 /* between two looks at the rest of the job while the device computes */
+
 static struct buffer *value(const struct stage *s, int id) { return s->values[id]; }
 
 static uint32_t value_rows(const struct stage *s, int id, const struct step *step) {
@@ -21,24 +23,49 @@ static err run_linear(struct stage *s, const struct op *op, uint32_t n_rows) {
                                 &sum->own);
 }
 
+/* By messages: the device waits. */
+static err sums_share(struct stage *s, int layer, struct buffer *mine, struct buffer **all) {
+    size_t n_mine = s->counts[s->cell.shard], n_all = 0;
+    for (uint32_t i = 0; i < s->cell.n_shards; i++) n_all += s->counts[i];
+    TRY(STAGE_OPS(s)->buffer_read(s->backend, mine, 0, n_mine * 4, s->host_mine));
+    TRY(s->exchange.share(s->exchange.context, layer, s->host_mine, s->counts, s->host_all));
+    *all = s->gathered;
+    return STAGE_OPS(s)->buffer_write(s->backend, s->gathered, 0, n_all * 4, s->host_all);
+}
+
+static void meet(const void *meeting, const void *mine) { board_meet(meeting, mine); }
+
+/* On the board: enqueued as any other op. */
+static err sums_meet(struct stage *s, int layer, struct buffer *mine, struct buffer **all) {
+    struct board_meeting m = {.board = s->board, .number = s->n_meetings++, .layer = layer};
+    for (uint32_t i = 0; i < s->cell.shard; i++) m.at += s->counts[i] * 4;
+    m.n_bytes = s->counts[s->cell.shard] * 4;
+    *all = s->areas[m.number % 2];
+    return STAGE_OPS(s)->call(s->backend, meet, &m, sizeof m, mine);
+}
+
 /* Every shard's subtree sums are shared, and each finishes the tree. */
 static err run_reduce(struct stage *s, const struct op *op, uint32_t n_rows) {
     const struct stage_sum *sum = &s->sums[s->program->weights[op->weight[0]].in_axis];
     uint32_t n = n_rows * s->program->dim;
     struct buffer *leaves = value(s, op->in[0]);
-    if (s->cell.n_shards > 1) {
-        size_t all = 0;
-        for (uint32_t i = 0; i < s->cell.n_shards; i++) {
-            s->counts[i] = sum->n_results[i] * n;
-            all += s->counts[i];
-        }
-        size_t mine = s->counts[s->cell.shard];
-        TRY(STAGE_OPS(s)->buffer_read(s->backend, leaves, 0, mine * 4, s->host_mine));
-        TRY(s->exchange.share(s->exchange.context, op->layer, s->host_mine, s->counts, s->host_all));
-        TRY(STAGE_OPS(s)->buffer_write(s->backend, s->gathered, 0, all * 4, s->host_all));
-        leaves = s->gathered;
-    }
+    for (uint32_t i = 0; i < s->cell.n_shards; i++) s->counts[i] = sum->n_results[i] * n;
+    if (s->cell.n_shards > 1)
+        TRY(s->board ? sums_meet(s, op->layer, leaves, &leaves) : sums_share(s, op->layer, leaves, &leaves));
     return STAGE_OPS(s)->reduce(s->backend, leaves, &sum->finish, n, value(s, op->out));
+}
+
+static void leave(const void *leaving, const void *from) { board_leave(leaving, from); }
+
+/* Reads once all that was enqueued is done. Where that may wait for other shards this rank goes on
+ * hearing of failures, also of its own device's wait. */
+static err result_read(struct stage *s, struct buffer *from, size_t n_bytes, void *to) {
+    if (!s->board && n_bytes) return STAGE_OPS(s)->buffer_read(s->backend, from, 0, n_bytes, to);
+    if (!s->board) return STAGE_OPS(s)->finish(s->backend);
+    struct board_leaving l = {s->board, to, n_bytes};
+    TRY(STAGE_OPS(s)->call(s->backend, leave, &l, sizeof l, from));
+    while (!board_wait(s->board, WATCH_US)) TRY(s->exchange.watch(s->exchange.context));
+    return s->exchange.watch(s->exchange.context);
 }
 
 /* Slices of the logits of all shards, brought into rows on shard 0. */
@@ -47,7 +74,7 @@ static err run_gather(struct stage *s, const struct op *op, uint32_t n_outs, flo
     for (uint32_t i = 0; i < n_shards; i++) s->counts[i] = (size_t)n_outs * s->vocab_widths[i];
     size_t mine = s->counts[s->cell.shard];
     float *own = n_shards == 1 ? logits : s->host_mine;
-    TRY(STAGE_OPS(s)->buffer_read(s->backend, value(s, op->in[0]), 0, mine * 4, own));
+    TRY(result_read(s, value(s, op->in[0]), mine * 4, own));
     if (n_shards == 1) return OK;
     float *all = s->cell.shard == 0 ? s->host_all : NULL;
     TRY(s->exchange.collect(s->exchange.context, op->layer, s->host_mine, s->counts, all));
@@ -184,7 +211,6 @@ err stage_run(struct stage *s, const struct step *step, float *hidden, float *lo
         if (e != OK)
             return err_context(e, "op '%s' of layer %d", op_name(op->kind), op->layer);
     }
-    if (s->cell.layer_end < p->n_layers)
-        return STAGE_OPS(s)->buffer_read(s->backend, value(s, p->value_x), 0, hidden_bytes, hidden);
-    return STAGE_OPS(s)->finish(s->backend);
+    if (s->cell.layer_end == p->n_layers && step->n_outs) return OK; /* logits were read after all else */
+    return result_read(s, value(s, p->value_x), s->cell.layer_end < p->n_layers ? hidden_bytes : 0, hidden);
 }

@@ -287,6 +287,23 @@ static err stage_fill(struct stage *s, const struct gguf *g,
     return places_create(s);
 }
 
+int stage_can_use_board(const struct stage *s) { return s->cell.n_shards > 1 && s->backend->can_call; }
+
+size_t stage_board_bytes(const struct stage *s) {
+    uint32_t mine, all;
+    partial_counts(s, &mine, &all);
+    return (size_t)all * s->limits.rows_max * s->program->dim * sizeof(float);
+}
+
+err stage_use_board(struct stage *s, struct board *board) {
+    for (uint32_t i = 0; i < 2; i++)
+        TRY(STAGE_OPS(s)->buffer_wrap(s->backend, board_area(board, i), stage_board_bytes(s), &s->areas[i]));
+    STAGE_OPS(s)->buffer_free(s->backend, s->gathered);
+    s->gathered = NULL;
+    s->board = board;
+    return OK;
+}
+
 err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
                  const struct cell *cell, const struct stage_limits *limits,
                  const struct exchange *exchange,
@@ -330,7 +347,8 @@ void stage_free(struct stage *s) {
         ops->cache_free(s->backend, s->caches[i]);
     for (int a = 0; a < N_AXES; a++) free(s->sums[a].n_results);
     struct buffer *const buffers[] = {s->tokens, s->angles, s->out_rows, s->gathered,
-                                      s->places.position, s->places.table_begin, s->places.table};
+                                      s->areas[0], s->areas[1], s->places.position, s->places.table_begin,
+                                      s->places.table};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         ops->buffer_free(s->backend, buffers[i]);
     free(s->values);

@@ -41,6 +41,10 @@ struct stage {
     float *host_mine;     /* what this shard sends */
     float *host_all;      /* what all shards sent */
     size_t *counts;       /* [n_shards] floats of one exchange */
+
+    struct board *board;       /* NULL: sums travel as messages */
+    struct buffer *areas[2];   /* of the board */
+    uint32_t n_meetings;
 };
 
 #define STAGE_OPS(s) ((s)->backend->ops)
