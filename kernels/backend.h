@@ -69,6 +69,29 @@ struct product {
 };
 #define PRODUCTS_MAX 3
 
+/* A value of whole rows: v = sum of `tree` over `leaves` + vector + x, in this order, and what
+ * becomes of it. What is NULL is left out. */
+struct row_sum {
+    struct buffer *leaves; /* [tree leaves][rows][width] */
+    const struct tree *tree;
+    struct buffer *vector; /* [width] */
+    struct buffer *x;      /* [rows][width] */
+    struct buffer *sum;    /* = v; may be x or the only leaf; must be there where v is not just x */
+    /* The norm of v: weight, bias f32 [width]. */
+    enum norm_kind kind;
+    float eps;
+    struct buffer *weight, *bias;
+    struct buffer *out, *q8; /* the norm, as floats and quantised as by quantize; out may be x */
+};
+
+/* act(gate + gate_bias) * (up + up_bias); without `up` only the first factor. */
+struct activation {
+    enum act_kind kind;
+    struct buffer *gate, *up;           /* [rows][width] */
+    struct buffer *gate_bias, *up_bias; /* f32 [width] or NULL */
+    struct buffer *out, *q8;            /* as floats, quantised; either may be NULL */
+};
+
 struct backend {
     const char *platform, *device; /* names */
     uint64_t memory_bytes;         /* of the device */
@@ -104,11 +127,6 @@ struct backend_ops {
     /* out [rows, cols] = row ids[i] of m, decoded exactly. ids int32 [rows]. */
     err (*embed)(struct backend *b, const struct matrix *m, struct buffer *ids, uint32_t n_rows,
                  struct buffer *out);
-    /* Each vector of `width` of the n_vectors in `in`; w, bias f32 [width], bias may be NULL. in
-     * == out allowed. */
-    err (*norm)(struct backend *b, enum norm_kind kind, float eps, struct buffer *in,
-                struct buffer *w,
-                struct buffer *bias, uint32_t n_vectors, uint32_t width, struct buffer *out);
     /* out: struct q8_block [rows][width / 32]. */
     err (*quantize)(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
                     struct buffer *out);
@@ -117,11 +135,7 @@ struct backend_ops {
      * matrices, else f32. One launch where the formats are the same. */
     err (*linear)(struct backend *b, const struct product *products, uint32_t n_products,
                   struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree);
-    /* out [n] from leaves in [n_leaves][n]. */
-    err (*reduce)(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n,
-                  struct buffer *out);
-    err (*bias)(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows,
-                uint32_t width);
+    err (*sum_rows)(struct backend *b, const struct row_sum *s, uint32_t n_rows, uint32_t width);
     /* angles f32 [rows][n_rot / 2][2] cos, sin. In place. */
     err (*rope)(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
                 uint32_t n_heads,
@@ -130,12 +144,7 @@ struct backend_ops {
                     const struct row_places *at, uint32_t n_rows);
     err (*attend)(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
                   const struct attend_shape *s, uint32_t n_rows, struct buffer *out);
-    err (*glu)(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up,
-               uint32_t n, struct buffer *out);
-    err (*act)(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n,
-               struct buffer *out);
-    err (*add)(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n,
-               struct buffer *out);
+    err (*activate)(struct backend *b, const struct activation *a, uint32_t n_rows, uint32_t width);
     /* out row i = in row index[i]. index int32 [n_out]. */
     err (*select)(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out,
                   uint32_t width, struct buffer *out);

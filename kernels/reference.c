@@ -241,30 +241,20 @@ static float mean_square_of(const float *x, uint32_t n, float mean, float over_n
     return lanes_add(lane) * over_n;
 }
 
-static err norm(struct backend *b, enum norm_kind kind, float eps, struct buffer *in,
-                struct buffer *w, struct buffer *bias, uint32_t n_vectors, uint32_t width,
-                struct buffer *out) {
-    (void)b;
+/* x and y may be the same. */
+static void row_norm(enum norm_kind kind, float eps, const float *x, const float *w, const float *bias,
+                     uint32_t width, float *y) {
     float over_n = 1.0f / (float)width;
-    for (uint32_t v = 0; v < n_vectors; v++) {
-        const float *x = floats(in) + (size_t)v * width;
-        float *y = floats(out) + (size_t)v * width;
-        float mean = kind == NORM_LAYER ? mean_of(x, width, over_n) : 0;
-        float scale = number_rsqrt(mean_square_of(x, width, mean, over_n) + eps);
-        for (uint32_t i = 0; i < width; i++) {
-            float n = (x[i] - mean) * scale * floats(w)[i];
-            y[i] = bias ? n + floats(bias)[i] : n;
-        }
+    float mean = kind == NORM_LAYER ? mean_of(x, width, over_n) : 0;
+    float scale = number_rsqrt(mean_square_of(x, width, mean, over_n) + eps);
+    for (uint32_t i = 0; i < width; i++) {
+        float n = (x[i] - mean) * scale * w[i];
+        y[i] = bias ? n + bias[i] : n;
     }
-    return OK;
 }
 
-static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
-                    struct buffer *out) {
-    (void)b;
-    struct q8_block *block = (struct q8_block *)(void *)out->data;
-    for (size_t i = 0; i < (size_t)n_rows * (width / 32); i++, block++) {
-        const float *x = floats(in) + i * 32;
+static void row_quantize(const float *x, uint32_t width, struct q8_block *block) {
+    for (uint32_t i = 0; i < width / 32; i++, x += 32, block++) {
         float top = 0;
         for (int k = 0; k < 32; k++) top = fmaxf(top, fabsf(x[k]));
         int is_zero = !(top > 1e-20f); /* also keeps every product normal */
@@ -277,6 +267,17 @@ static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint3
             if (k >= 16) block->sum_second += (int8_t)v;
         }
     }
+}
+
+static struct q8_block *q8_row(struct buffer *m, uint32_t row, uint32_t width) {
+    return (struct q8_block *)(void *)m->data + (size_t)row * (width / 32);
+}
+
+static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
+                    struct buffer *out) {
+    (void)b;
+    for (uint32_t t = 0; t < n_rows; t++)
+        row_quantize(floats(in) + (size_t)t * width, width, q8_row(out, t, width));
     return OK;
 }
 
@@ -357,21 +358,29 @@ static err linear(struct backend *b, const struct product *products, uint32_t n_
     return OK;
 }
 
-static err reduce(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n,
-                  struct buffer *out) {
-    (void)b;
-    for (uint32_t i = 0; i < n; i++) {
-        struct adder a = {.tree = tree};
-        for (uint32_t s = 0; s < tree->n_leaves; s++)
-            adder_push(&a, floats(in)[(size_t)s * n + i], &floats(out)[i]);
-    }
-    return OK;
+static float tree_sum(const struct tree *tree, const float *leaf, size_t stride) {
+    struct adder a = {.tree = tree};
+    float sum = 0;
+    for (uint32_t i = 0; i < tree->n_leaves; i++) adder_push(&a, leaf[i * stride], &sum);
+    return sum;
 }
 
-static err bias_add(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows,
-                    uint32_t width) {
-    (void)b;
-    for (size_t i = 0; i < (size_t)n_rows * width; i++) floats(x)[i] += floats(bias)[i % width];
+static err sum_rows(struct backend *b, const struct row_sum *s, uint32_t n_rows, uint32_t width) {
+    struct reference *r = (struct reference *)b;
+    TRY(scratch_grow(r, width));
+    for (uint32_t t = 0; t < n_rows; t++) {
+        size_t at = (size_t)t * width;
+        float *v = s->sum ? floats(s->sum) + at : floats(s->x) + at;
+        for (uint32_t i = 0; s->sum && i < width; i++) {
+            float f = s->leaves ? tree_sum(s->tree, floats(s->leaves) + at + i, (size_t)n_rows * width) : 0;
+            if (s->vector) f = s->leaves ? f + floats(s->vector)[i] : floats(s->vector)[i];
+            v[i] = s->x ? floats(s->x)[at + i] + f : f;
+        }
+        if (!s->weight) continue;
+        float *out = s->out ? floats(s->out) + at : r->dense;
+        row_norm(s->kind, s->eps, v, floats(s->weight), s->bias ? floats(s->bias) : NULL, width, out);
+        if (s->q8) row_quantize(out, width, q8_row(s->q8, t, width));
+    }
     return OK;
 }
 
@@ -508,22 +517,20 @@ static float activate(enum act_kind kind, float x) {
     return x;
 }
 
-static err glu(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up,
-               uint32_t n, struct buffer *out) {
-    (void)b;
-    for (uint32_t i = 0; i < n; i++) floats(out)[i] = activate(kind, floats(gate)[i]) * floats(up)[i];
-    return OK;
-}
-
-static err act(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n, struct buffer *out) {
-    (void)b;
-    for (uint32_t i = 0; i < n; i++) floats(out)[i] = activate(kind, floats(in)[i]);
-    return OK;
-}
-
-static err add(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n, struct buffer *out) {
-    (void)b;
-    for (uint32_t i = 0; i < n; i++) floats(out)[i] = floats(x)[i] + floats(y)[i];
+static err activate_rows(struct backend *b, const struct activation *a, uint32_t n_rows, uint32_t width) {
+    struct reference *r = (struct reference *)b;
+    TRY(scratch_grow(r, width));
+    for (uint32_t t = 0; t < n_rows; t++) {
+        size_t at = (size_t)t * width;
+        float *out = a->out ? floats(a->out) + at : r->dense;
+        for (uint32_t i = 0; i < width; i++) {
+            float gate = floats(a->gate)[at + i], up = a->up ? floats(a->up)[at + i] : 0;
+            if (a->gate_bias) gate += floats(a->gate_bias)[i];
+            if (a->up_bias) up += floats(a->up_bias)[i];
+            out[i] = a->up ? activate(a->kind, gate) * up : activate(a->kind, gate);
+        }
+        if (a->q8) row_quantize(out, width, q8_row(a->q8, t, width));
+    }
     return OK;
 }
 
@@ -543,9 +550,8 @@ static const struct backend_ops reference_ops = {
     .matrix_prepare = matrix_prepare, .matrix_load = matrix_load,
     .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
-    .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,
-    .bias = bias_add, .rope = rope, .kv_write = kv_write, .attend = attend, .glu = glu, .act = act,
-    .add = add, .select = select_rows,
+    .embed = embed, .quantize = quantize, .linear = linear, .sum_rows = sum_rows, .rope = rope,
+    .kv_write = kv_write, .attend = attend, .activate = activate_rows, .select = select_rows,
 };
 
 err backend_reference(struct backend **out) {

@@ -219,6 +219,7 @@ static err stage_fill(struct stage *s, const struct gguf *g,
     const struct program *p = s->program;
     uint32_t n_shards = s->cell.n_shards;
     cut_make(p, n_shards, s->cell.shard, s->cell.shares, &s->cut);
+    TRY(fuse_create(p, s->cell.layer_begin, s->cell.layer_end, &s->fusion));
     TRY(NEW(s->weights, p->n_weights));
     TRY(NEW(s->values, p->n_values));
     TRY(NEW(s->widths, p->n_values));
@@ -280,6 +281,7 @@ void stage_free(struct stage *s) {
     if (!s) return;
     const struct backend_ops *ops = STAGE_OPS(s);
     weights_free(s);
+    fuse_free(&s->fusion);
     for (uint32_t i = 0; s->values && i < s->program->n_values; i++)
         ops->buffer_free(s->backend, s->values[i]);
     for (uint32_t i = 0; s->caches && i < s->program->n_layers; i++)

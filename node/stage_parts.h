@@ -2,6 +2,7 @@
 #ifndef NODE_STAGE_PARTS_H
 #define NODE_STAGE_PARTS_H
 
+#include "model/fuse.h"
 #include "node/stage.h"
 
 struct stage_weight {
@@ -21,6 +22,7 @@ struct stage_sum {
 struct stage {
     struct backend *backend;
     const struct program *program;
+    struct fusion fusion; /* of the cell's layers */
     struct cell cell;
     struct stage_limits limits;
     struct exchange exchange;
