@@ -84,6 +84,17 @@ struct row_sum {
     struct buffer *out, *q8; /* the norm, as floats and quantised as by quantize; out may be x */
 };
 
+/* q, k and v of a step before attention: biases are added, the first q_rot values of each head of q
+ * and k_rot of k turn by the row's angles; q stays where it is, k and v go into the cache. */
+struct head_rows {
+    struct buffer *q, *k, *v;                /* [rows][heads][head_dim]; k, v are read only; NULL: none */
+    struct buffer *q_bias, *k_bias, *v_bias; /* f32 [heads][head_dim] or NULL */
+    uint32_t n_heads;                        /* of q; the cache knows the others */
+    uint32_t q_rot, k_rot;                   /* equal, or 0: nothing turns */
+    enum rope_style style;
+    struct buffer *angles;                   /* f32 [rows][rot / 2][2] cos, sin; NULL where nothing turns */
+};
+
 /* act(gate + gate_bias) * (up + up_bias); without `up` only the first factor. */
 struct activation {
     enum act_kind kind;
@@ -136,12 +147,8 @@ struct backend_ops {
     err (*linear)(struct backend *b, const struct product *products, uint32_t n_products,
                   struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree);
     err (*sum_rows)(struct backend *b, const struct row_sum *s, uint32_t n_rows, uint32_t width);
-    /* angles f32 [rows][n_rot / 2][2] cos, sin. In place. */
-    err (*rope)(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
-                uint32_t n_heads,
-                uint32_t head_dim, uint32_t n_rot, enum rope_style style);
-    err (*kv_write)(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
-                    const struct row_places *at, uint32_t n_rows);
+    err (*heads)(struct backend *b, struct cache *c, const struct head_rows *h,
+                 const struct row_places *at, uint32_t n_rows);
     err (*attend)(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
                   const struct attend_shape *s, uint32_t n_rows, struct buffer *out);
     err (*activate)(struct backend *b, const struct activation *a, uint32_t n_rows, uint32_t width);

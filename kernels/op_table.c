@@ -42,10 +42,12 @@ static const struct op_row rows[] = {
     {OP_REDUCE, "bias add layer", FORMAT_F32, 3, 72, 72, 0, 5},
     {OP_REDUCE, "bias add layer q8 both", FORMAT_F32, 1, 2048, 2048, 0, 1},
     {OP_BIAS, "", FORMAT_F32, 3, 70, 70, 0, 0},
-    {OP_ROPE, "norm", FORMAT_F32, 3, 4, 20, 0, ROPE_NORM},
-    {OP_ROPE, "neox", FORMAT_F32, 3, 4, 20, 0, ROPE_NEOX},
-    {OP_KV_WRITE, "", FORMAT_F16, 40, 2, 24, 60, 0},
-    {OP_KV_WRITE, "", FORMAT_F32, 40, 2, 24, 60, 0},
+    {OP_KV_WRITE, "", FORMAT_F16, 40, 2, 24, 60, 2},
+    {OP_KV_WRITE, "", FORMAT_F32, 40, 2, 24, 60, 2},
+    {OP_KV_WRITE, "norm", FORMAT_F16, 3, 4, 20, 40, 2},
+    {OP_KV_WRITE, "neox", FORMAT_F16, 3, 9, 64, 64, 3},
+    {OP_KV_WRITE, "norm", FORMAT_F32, 2, 4, 32, 30, 1},
+    {OP_KV_WRITE, "neox bias", FORMAT_F32, 3, 4, 21, 40, 4},
     {OP_ATTEND, "", FORMAT_F16, 2, 4, 24, 40, 2},
     {OP_ATTEND, "", FORMAT_F32, 3, 4, 32, 600, 1},
     {OP_ATTEND, "window", FORMAT_F16, 2, 2, 16, 550, 2},
@@ -94,7 +96,7 @@ static float noise_float(uint64_t i, uint64_t salt) {
 /* Everything that one run allocates. */
 struct row_bench {
     struct backend *b;
-    struct buffer *buffers[12];
+    struct buffer *buffers[16];
     uint32_t n_buffers;
     struct matrix *matrices[PRODUCTS_MAX];
     struct cache *cache;
@@ -247,18 +249,6 @@ static err run_embed(struct row_bench *o, const struct op_row *r, struct bytes *
     return result_read(o, y, (size_t)r->n_rows * r->in * 4, out);
 }
 
-static err run_rope(struct row_bench *o, const struct op_row *r, struct bytes *out) {
-    struct rope rope = {.n_rot = r->in / 2 * 2 - 4, .freq_base = 10000, .freq_scale = 1};
-    size_t n = (size_t)r->n_rows * r->out * r->in;
-    float angles[256];
-    struct buffer *x, *a;
-    for (uint32_t t = 0; t < r->n_rows; t++) rope_table(&rope, (int32_t)(t * 1000), angles + t * rope.n_rot);
-    TRY(buffer_noise(o, n, 1, &x));
-    TRY(buffer_of(o, angles, (size_t)r->n_rows * rope.n_rot, &a));
-    TRY(o->b->ops->rope(o->b, x, a, r->n_rows, r->out, r->in, rope.n_rot, (enum rope_style)r->option));
-    return result_read(o, x, n * 4, out);
-}
-
 static err run_quantize(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     struct buffer *x, *y;
     TRY(buffer_noise(o, (size_t)r->n_rows * r->in, 1, &x));
@@ -354,33 +344,56 @@ static void buffers_free(struct row_bench *o) {
     o->n_buffers = 0;
 }
 
-/* Fills positions [0, at] of the cache, then attends from the last n_rows. */
+/* k and v of n rows into the cache from position `first` on; of q, too, where the row is about that. */
+static err heads_noise(struct row_bench *o, const struct op_row *r, const struct cache_shape *shape, uint32_t first,
+                       uint32_t n, struct buffer *q) {
+    struct rope rope = {.n_rot = r->in / 2 * 2 - 4, .freq_base = 10000, .freq_scale = 1};
+    uint32_t width = shape->n_kv_heads * r->in;
+    int turns = is_variant(r, "norm") || is_variant(r, "neox");
+    float angles[64 * 64];
+    struct head_rows h = {.q = q, .n_heads = r->out, .style = is_variant(r, "neox") ? ROPE_NEOX : ROPE_NORM};
+    struct row_places places;
+    for (uint32_t t = 0; turns && t < n; t++) rope_table(&rope, (int32_t)(first + t) * 100, angles + t * rope.n_rot);
+    if (turns) TRY(buffer_of(o, angles, (size_t)n * rope.n_rot, &h.angles));
+    if (turns) h.q_rot = h.k_rot = rope.n_rot;
+    TRY(places_of(o, r, first, n, &places));
+    TRY(buffer_noise(o, (size_t)n * width, first + 1, &h.k));
+    TRY(buffer_noise(o, (size_t)n * width, first + 2, &h.v));
+    if (is_variant(r, "bias")) {
+        TRY(buffer_noise(o, (size_t)r->out * r->in, 6, &h.q_bias));
+        TRY(buffer_noise(o, width, 7, &h.k_bias));
+        TRY(buffer_noise(o, width, 8, &h.v_bias));
+    }
+    return o->b->ops->heads(o->b, o->cache, &h, &places, n);
+}
+
+/* Fills positions [0, at] of the cache, then attends from the last n_rows; a kv-write row also
+ * shows what became of q. */
 static err run_attend(struct row_bench *o, const struct op_row *r, struct bytes *out) {
-    int is_write = r->op == OP_KV_WRITE;
-    struct cache_shape shape = {r->at / KV_BLOCK_TOKENS + 1, is_write ? r->out : r->option, r->in, r->format};
-    uint32_t n_heads = r->out, width = shape.n_kv_heads * r->in;
+    struct cache_shape shape = {r->at / KV_BLOCK_TOKENS + 1, r->option, r->in, r->format};
+    uint32_t n_heads = r->out, begin = r->at + 1 - r->n_rows;
     struct attend_shape s = {.n_heads = n_heads, .n_kv_heads = shape.n_kv_heads, .head_dim = r->in,
-                             .group = n_heads / shape.n_kv_heads, .window = *r->variant ? 100 : 0,
+                             .group = n_heads / shape.n_kv_heads, .window = is_variant(r, "window") ? 100 : 0,
                              .n_chunks = r->at / ATTEND_CHUNK + 1};
     struct backend_limits limits = {r->n_rows, r->at + 1, n_heads, r->in};
+    size_t n = (size_t)r->n_rows * n_heads * r->in;
     struct row_places places;
-    struct buffer *k, *v, *q, *y;
+    struct buffer *q, *y;
     TRY(o->b->ops->prepare(o->b, &limits));
     TRY(o->b->ops->cache_create(o->b, &shape, &o->cache));
-    for (uint32_t at = 0; at <= r->at; at += 64) {
-        uint32_t n = r->at + 1 - at < 64 ? r->at + 1 - at : 64;
-        TRY(places_of(o, r, at, n, &places));
-        TRY(buffer_noise(o, (size_t)n * width, at + 1, &k));
-        TRY(buffer_noise(o, (size_t)n * width, at + 2, &v));
-        TRY(o->b->ops->kv_write(o->b, o->cache, k, v, &places, n));
+    for (uint32_t at = 0, n_new; at < begin; at += n_new) {
+        n_new = begin - at < 64 ? begin - at : 64;
+        TRY(heads_noise(o, r, &shape, at, n_new, NULL));
         TRY(o->b->ops->finish(o->b));
         buffers_free(o);
     }
-    TRY(places_of(o, r, r->at + 1 - r->n_rows, r->n_rows, &places));
-    TRY(buffer_noise(o, (size_t)r->n_rows * n_heads * r->in, 5, &q));
-    TRY(buffer_empty(o, (size_t)r->n_rows * n_heads * r->in, &y));
+    TRY(buffer_noise(o, n, 5, &q));
+    TRY(heads_noise(o, r, &shape, begin, r->n_rows, r->op == OP_KV_WRITE ? q : NULL));
+    TRY(places_of(o, r, begin, r->n_rows, &places));
+    TRY(buffer_empty(o, n, &y));
     TRY(o->b->ops->attend(o->b, o->cache, q, &places, &s, r->n_rows, y));
-    return result_read(o, y, (size_t)r->n_rows * n_heads * r->in * 4, out);
+    if (r->op == OP_KV_WRITE) TRY(result_read(o, q, n * 4, out));
+    return result_read(o, y, n * 4, out);
 }
 
 static err row_run(struct row_bench *o, const struct op_row *r, struct bytes *out) {
@@ -389,7 +402,6 @@ static err row_run(struct row_bench *o, const struct op_row *r, struct bytes *ou
     case OP_LINEAR: e = run_linear(o, r, out); break;
     case OP_EMBED: e = run_embed(o, r, out); break;
     case OP_QUANTIZE: e = run_quantize(o, r, out); break;
-    case OP_ROPE: e = run_rope(o, r, out); break;
     case OP_GLU:
     case OP_ACT: e = run_activate(o, r, out); break;
     case OP_SELECT: e = run_select(o, r, out); break;

@@ -16,11 +16,11 @@ struct cache {
 };
 
 enum kernel_id {
-    KERNEL_SUM_ROWS, KERNEL_QUANTIZE, KERNEL_ACTIVATE, KERNEL_SELECT, KERNEL_ROPE, N_KERNELS
+    KERNEL_SUM_ROWS, KERNEL_QUANTIZE, KERNEL_ACTIVATE, KERNEL_SELECT, N_KERNELS
 };
 
 static const char *const kernel_names[N_KERNELS] = {
-    "sum_rows", "quantize", "activate_rows", "select_rows", "rope"};
+    "sum_rows", "quantize", "activate_rows", "select_rows"};
 
 /* Whether dense products of many rows go through CLBlast. */
 enum gemm_use { GEMM_UNKNOWN, GEMM_TRIED, GEMM_YES, GEMM_NO };
@@ -30,7 +30,7 @@ struct opencl {
     struct device device;
     cl_program program, attend_program;
     cl_kernel kernels[N_KERNELS];
-    cl_kernel kv_write, attend_chunk, attend_combine;
+    cl_kernel heads_write, attend_chunk, attend_combine;
     struct matrix_kernels matrix_kernels[N_FORMATS];
     struct gemm gemm;
     struct linear_many many;
@@ -69,11 +69,11 @@ static void memory_release(cl_mem m) {
 }
 
 static void attend_release(struct opencl *o) {
-    kernel_release(o->kv_write);
+    kernel_release(o->heads_write);
     kernel_release(o->attend_chunk);
     kernel_release(o->attend_combine);
     program_release(o->attend_program);
-    o->kv_write = o->attend_chunk = o->attend_combine = NULL;
+    o->heads_write = o->attend_chunk = o->attend_combine = NULL;
     o->attend_program = NULL;
 }
 
@@ -265,9 +265,9 @@ static err attend_build(struct opencl *o, enum format kv) {
     attend_release(o);
     o->attend_format = kv;
     const char *files[] = {kv == FORMAT_F16 ? "#define KV_F16\n" : "#define KV_F32\n",
-                           "half.cl", "attend.cl", NULL};
+                           "half.cl", "attend.cl", "heads.cl", NULL};
     TRY(device_build(&o->device, &o->attend_forms, files, &o->attend_program));
-    TRY(kernel_create(o, o->attend_program, "kv_write", &o->kv_write));
+    TRY(kernel_create(o, o->attend_program, "heads_write", &o->heads_write));
     TRY(kernel_create(o, o->attend_program, "attend_chunk", &o->attend_chunk));
     return kernel_create(o, o->attend_program, "attend_combine", &o->attend_combine);
 }
@@ -372,20 +372,21 @@ static err linear(struct backend *b, const struct product *products, uint32_t n_
     return OK;
 }
 
-static err rope(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
-                uint32_t n_heads, uint32_t head_dim, uint32_t n_rot, enum rope_style style) {
-    cl_uint n_pairs = n_rot / 2, n = n_rows * n_heads * n_pairs;
-    int is_neox = style == ROPE_NEOX;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ROPE], n, ARG(x->mem), ARG(angles->mem),
-                        ARG(head_dim), ARG(n_pairs), ARG(n_heads), ARG(is_neox), ARG(n));
-}
-
-static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
-                    const struct row_places *at, uint32_t n_rows) {
-    cl_uint n = n_rows * c->shape.n_kv_heads * c->shape.head_dim;
-    return LAUNCH_ITEMS(self(b), self(b)->kv_write, n, ARG(c->k), ARG(c->v), ARG(k->mem), ARG(v->mem),
-                        ARG(at->position->mem), ARG(at->table_begin->mem), ARG(at->table->mem),
-                        ARG(c->shape.head_dim), ARG(c->shape.n_kv_heads), ARG(n));
+static err heads(struct backend *b, struct cache *c, const struct head_rows *h, const struct row_places *at,
+                 uint32_t n_rows) {
+    struct opencl *o = self(b);
+    cl_mem q = memory_of(h->q), k = memory_of(h->k), v = memory_of(h->v), q_bias = memory_of(h->q_bias),
+           k_bias = memory_of(h->k_bias), v_bias = memory_of(h->v_bias), angles = memory_of(h->angles);
+    cl_uint n_q = h->q ? h->n_heads : 0, n_kv = h->k ? c->shape.n_kv_heads : 0, q_pairs = h->q_rot / 2,
+            k_pairs = h->k_rot / 2;
+    int is_neox = h->style == ROPE_NEOX, is_wide = o->attend_forms.lanes_per_item == PACKED_LANES;
+    /* A head is one work-item long, or as wide as 32 of them. */
+    size_t local[3] = {is_wide ? 1 : 32, is_wide ? 8 : 1, 1};
+    size_t global[3] = {local[0], (n_q + 2 * n_kv + local[1] - 1) / local[1] * local[1], n_rows};
+    return LAUNCH(o, o->heads_write, 3, global, local, ARG(c->k), ARG(c->v), ARG(q), ARG(k), ARG(v), ARG(q_bias),
+                  ARG(k_bias), ARG(v_bias), ARG(angles), ARG(at->position->mem), ARG(at->table_begin->mem),
+                  ARG(at->table->mem), ARG(n_q), ARG(n_kv), ARG(c->shape.head_dim), ARG(q_pairs), ARG(k_pairs),
+                  ARG(is_neox));
 }
 
 static err attend_tile(struct opencl *o, struct cache *c, struct buffer *q, const struct row_places *at,
@@ -441,8 +442,8 @@ static const struct backend_ops opencl_ops = {
     .matrix_prepare = opencl_matrix_prepare, .matrix_load = opencl_matrix_load,
     .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
-    .embed = embed, .quantize = quantize, .linear = linear, .sum_rows = sum_rows, .rope = rope,
-    .kv_write = kv_write, .attend = attend, .activate = activate, .select = select_rows,
+    .embed = embed, .quantize = quantize, .linear = linear, .sum_rows = sum_rows, .heads = heads,
+    .attend = attend, .activate = activate, .select = select_rows,
 };
 
 static err kernels_build(struct opencl *o) {
@@ -454,7 +455,7 @@ static err kernels_build(struct opencl *o) {
 }
 
 static err plain_ops_check(struct opencl *o) {
-    static const enum op_kind ops[] = {OP_NORM, OP_QUANTIZE, OP_REDUCE, OP_BIAS, OP_ROPE,
+    static const enum op_kind ops[] = {OP_NORM, OP_QUANTIZE, OP_REDUCE, OP_BIAS,
                                        OP_GLU, OP_ACT, OP_ADD, OP_SELECT};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) TRY(rows_check(o, ops[i], FORMAT_F32));
     return OK;

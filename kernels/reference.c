@@ -384,22 +384,22 @@ static err sum_rows(struct backend *b, const struct row_sum *s, uint32_t n_rows,
     return OK;
 }
 
-static err rope(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
-                uint32_t n_heads, uint32_t head_dim, uint32_t n_rot, enum rope_style style) {
-    (void)b;
-    uint32_t n_pairs = n_rot / 2;
-    for (size_t v = 0; v < (size_t)n_rows * n_heads; v++) {
-        float *h = floats(x) + v * head_dim;
-        const float *cs = floats(angles) + v / n_heads * n_rot;
-        for (uint32_t i = 0; i < n_pairs; i++) {
-            uint32_t i0 = style == ROPE_NORM ? 2 * i : i;
-            uint32_t i1 = style == ROPE_NORM ? 2 * i + 1 : i + n_pairs;
-            float x0 = h[i0], x1 = h[i1], c = cs[2 * i], s = cs[2 * i + 1];
-            h[i0] = fmaf(x0, c, -(x1 * s));
-            h[i1] = fmaf(x0, s, x1 * c);
-        }
+static void head_turn(float *h, const float *angles, uint32_t n_rot, enum rope_style style) {
+    for (uint32_t i = 0; i < n_rot / 2; i++) {
+        uint32_t i0 = style == ROPE_NORM ? 2 * i : i;
+        uint32_t i1 = style == ROPE_NORM ? 2 * i + 1 : i + n_rot / 2;
+        float x0 = h[i0], x1 = h[i1], c = angles[2 * i], s = angles[2 * i + 1];
+        h[i0] = fmaf(x0, c, -(x1 * s));
+        h[i1] = fmaf(x0, s, x1 * c);
     }
-    return OK;
+}
+
+/* Adds the bias and turns: a head of row t, in place. */
+static void head_prepare(float *h, const struct buffer *bias, uint32_t head, uint32_t head_dim,
+                         const struct head_rows *rows, uint32_t n_rot, uint32_t t) {
+    for (uint32_t d = 0; bias && d < head_dim; d++)
+        h[d] += ((const float *)(const void *)bias->data)[head * head_dim + d];
+    if (n_rot) head_turn(h, floats(rows->angles) + (size_t)t * n_rot, n_rot, rows->style);
 }
 
 /* Index of (position, kv head, d) in K, and in V. */
@@ -415,19 +415,31 @@ static size_t block_of(const struct row_places *at, uint32_t row, uint32_t posit
     return (size_t)ints(at->table)[(uint32_t)ints(at->table_begin)[row] + position / KV_BLOCK_TOKENS];
 }
 
-static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
-                    const struct row_places *at, uint32_t n_rows) {
-    (void)b;
+/* k and v of row t and a KV head into the cache. */
+static void head_store(struct reference *r, struct cache *c, const struct head_rows *h,
+                       const struct row_places *at, uint32_t t, uint32_t head) {
     const struct cache_shape *s = &c->shape;
+    uint32_t position = (uint32_t)ints(at->position)[t], slot = position % KV_BLOCK_TOKENS;
+    size_t block = block_of(at, t, position), from = ((size_t)t * s->n_kv_heads + head) * s->head_dim;
+    float *x = r->dense;
+    memcpy(x, floats(h->k) + from, s->head_dim * sizeof *x);
+    head_prepare(x, h->k_bias, head, s->head_dim, h, h->k_rot, t);
+    for (uint32_t d = 0; d < s->head_dim; d++) cache_put(s, c->k, k_index(s, block, head, d, slot), x[d]);
+    memcpy(x, floats(h->v) + from, s->head_dim * sizeof *x);
+    head_prepare(x, h->v_bias, head, s->head_dim, h, 0, t);
+    for (uint32_t d = 0; d < s->head_dim; d++) cache_put(s, c->v, v_index(s, block, head, d, slot), x[d]);
+}
+
+static err heads(struct backend *b, struct cache *c, const struct head_rows *h,
+                 const struct row_places *at, uint32_t n_rows) {
+    struct reference *r = (struct reference *)b;
+    uint32_t head_dim = c->shape.head_dim;
+    TRY(scratch_grow(r, head_dim));
     for (uint32_t t = 0; t < n_rows; t++) {
-        uint32_t position = (uint32_t)ints(at->position)[t], slot = position % KV_BLOCK_TOKENS;
-        size_t block = block_of(at, t, position);
-        for (uint32_t i = 0; i < s->n_kv_heads * s->head_dim; i++) {
-            size_t from = (size_t)t * s->n_kv_heads * s->head_dim + i;
-            uint32_t head = i / s->head_dim, d = i % s->head_dim;
-            cache_put(s, c->k, k_index(s, block, head, d, slot), floats(k)[from]);
-            cache_put(s, c->v, v_index(s, block, head, d, slot), floats(v)[from]);
-        }
+        for (uint32_t i = 0; h->q && i < h->n_heads; i++)
+            head_prepare(floats(h->q) + ((size_t)t * h->n_heads + i) * head_dim, h->q_bias, i, head_dim, h,
+                         h->q_rot, t);
+        for (uint32_t i = 0; h->k && i < c->shape.n_kv_heads; i++) head_store(r, c, h, at, t, i);
     }
     return OK;
 }
@@ -550,8 +562,8 @@ static const struct backend_ops reference_ops = {
     .matrix_prepare = matrix_prepare, .matrix_load = matrix_load,
     .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
-    .embed = embed, .quantize = quantize, .linear = linear, .sum_rows = sum_rows, .rope = rope,
-    .kv_write = kv_write, .attend = attend, .activate = activate_rows, .select = select_rows,
+    .embed = embed, .quantize = quantize, .linear = linear, .sum_rows = sum_rows, .heads = heads,
+    .attend = attend, .activate = activate_rows, .select = select_rows,
 };
 
 err backend_reference(struct backend **out) {

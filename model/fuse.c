@@ -4,11 +4,15 @@
 
 const struct op *fused_find_on(const struct fused *f, enum op_kind kind, int value) {
     for (uint32_t i = 0; i < f->n_ops; i++)
-        if (f->ops[i]->kind == kind && (value < 0 || f->ops[i]->in[0] == value)) return f->ops[i];
+        if (f->ops[i]->kind == kind && f->ops[i]->in[0] == value) return f->ops[i];
     return NULL;
 }
 
-const struct op *fused_find(const struct fused *f, enum op_kind kind) { return fused_find_on(f, kind, -1); }
+const struct op *fused_find(const struct fused *f, enum op_kind kind) {
+    for (uint32_t i = 0; i < f->n_ops; i++)
+        if (f->ops[i]->kind == kind) return f->ops[i];
+    return NULL;
+}
 
 int fused_keeps(const struct fused *f, const struct op *op) {
     for (uint32_t i = 0; i < f->n_ops; i++)

@@ -148,23 +148,48 @@ static err run_embed(struct stage *s, const struct op *op, uint32_t n_rows) {
                                value(s, op->out));
 }
 
+static err run_heads(struct stage *s, const struct fused *f, const struct step *step) {
+    const struct program *p = s->program;
+    const struct op *write = fused_find(f, OP_KV_WRITE);
+    int k = write->in[0], v = write->in[1], q = -1;
+    for (uint32_t i = 0; i < f->n_ops; i++)
+        if (f->ops[i]->out >= 0 && f->ops[i]->out != k && f->ops[i]->out != v) q = f->ops[i]->out;
+    struct head_rows h = {
+        .q = value_or_null(s, q),
+        .k = value(s, k),
+        .v = value(s, v),
+        .q_bias = vector_of(s, fused_find_on(f, OP_BIAS, q), 0),
+        .k_bias = vector_of(s, fused_find_on(f, OP_BIAS, k), 0),
+        .v_bias = vector_of(s, fused_find_on(f, OP_BIAS, v), 0),
+        .n_heads = q >= 0 ? s->widths[q] / p->head_dim : 0,
+        .q_rot = fused_find_on(f, OP_ROPE, q) ? p->rope.n_rot : 0,
+        .k_rot = fused_find_on(f, OP_ROPE, k) ? p->rope.n_rot : 0,
+        .style = p->rope.style,
+        .angles = s->angles,
+    };
+    if (s->widths[k] == 0) return OK; /* nothing is ours */
+    return STAGE_OPS(s)->heads(s->backend, s->caches[write->layer], &h, &s->places, step->n_rows);
+}
+
+/* A rope that no kv-write follows at once. */
+static err run_rope(struct stage *s, const struct op *op, uint32_t n_rows) {
+    const struct program *p = s->program;
+    struct head_rows h = {.q = value(s, op->in[0]), .n_heads = s->widths[op->in[0]] / p->head_dim,
+                          .q_rot = p->rope.n_rot, .style = p->rope.style, .angles = s->angles};
+    return STAGE_OPS(s)->heads(s->backend, s->caches[op->layer], &h, &s->places, n_rows);
+}
+
 /* Ops that a shard that owns nothing of the value skips. */
 static err run_local(struct stage *s, const struct op *op, const struct step *step, uint32_t n_rows) {
     const struct backend_ops *ops = STAGE_OPS(s);
     struct backend *b = s->backend;
-    const struct rope *rope = &s->program->rope;
-    struct buffer *a = value(s, op->in[0]);
-    struct buffer *c = op->in[1] >= 0 ? value(s, op->in[1]) : NULL;
-    struct buffer *out = op->out >= 0 ? value(s, op->out) : NULL;
+    struct buffer *a = value(s, op->in[0]), *out = value_or_null(s, op->out);
     uint32_t width = s->widths[op->in[0]];
     if (width == 0) return OK;
     switch (op->kind) {
     case OP_QUANTIZE: return ops->quantize(b, a, n_rows, width, out);
     case OP_BIAS: return run_bias(s, op, n_rows);
-    case OP_ROPE:
-        return ops->rope(b, a, s->angles, n_rows, width / s->program->head_dim,
-                         s->program->head_dim, rope->n_rot, rope->style);
-    case OP_KV_WRITE: return ops->kv_write(b, s->caches[op->layer], a, c, &s->places, n_rows);
+    case OP_ROPE: return run_rope(s, op, n_rows);
     case OP_ATTEND: return run_attend(s, op, step);
     case OP_SELECT: return ops->select(b, a, s->out_rows, step->n_outs, width, out);
     default: return err_set(ERR_INTERNAL, "op '%s' cannot be run", op_name(op->kind));
@@ -187,6 +212,7 @@ static err run_group(struct stage *s, const struct fused *f, const struct step *
     switch (f->kind) {
     case FUSED_LINEAR: return n_rows ? run_linear(s, f, n_rows) : OK;
     case FUSED_SUM: return n_rows ? run_sum(s, f, n_rows) : OK;
+    case FUSED_HEADS: return run_heads(s, f, step);
     case FUSED_ACT: return n_rows ? run_act(s, f, n_rows) : OK;
     default:
         for (uint32_t i = 0; i < f->n_ops; i++) TRY(run_op(s, f->ops[i], step, logits));

@@ -35,18 +35,3 @@ kernel void select_rows(global const float *in, global const int *index, uint wi
     if (i >= n) return;
     out[i] = in[(size_t)index[i / width] * width + i % width];
 }
-
-/* Rotates pairs in place; angles [rows][n_pairs] of (cos, sin);
- * n = rows * n_heads * n_pairs. */
-kernel void rope(global float *x, global const float2 *angles, uint head_dim, uint n_pairs,
-                 uint n_heads, int is_neox, uint n) {
-    size_t at = get_global_id(0);
-    if (at >= n) return;
-    size_t i = at % n_pairs, head = at / n_pairs, row = head / n_heads;
-    global float *h = x + head * head_dim;
-    size_t i0 = is_neox ? i : 2 * i, i1 = is_neox ? i + n_pairs : 2 * i + 1;
-    float2 a = angles[row * n_pairs + i];
-    float x0 = h[i0], x1 = h[i1];
-    h[i0] = fma(x0, a.x, -(x1 * a.y));
-    h[i1] = fma(x0, a.y, x1 * a.x);
-}
