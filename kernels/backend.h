@@ -3,8 +3,8 @@
  * of every op to the bit. One thread uses a backend.
  *
  * Shapes: [rows, width] row-major f32 unless said so; `n_rows` counts rows of the step.
- * Ops are enqueued in order and return at once; buffer_read waits. What an op
- * needs is allocated before: a step allocates nothing. */
+ * Ops are enqueued in order and return at once; buffer_read, buffer_write and finish wait. What
+ * an op needs is allocated before: a step allocates nothing. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
@@ -21,6 +21,8 @@
 struct buffer; /* bytes on the device */
 struct matrix; /* a weight slice in the backend's own layout */
 struct cache;  /* KV cache of one layer */
+
+#define BUFFER_PART_ALIGN 512 /* bytes; what OpenCL devices ask for at most */
 
 struct backend_limits {
     uint32_t rows_max;      /* rows of a step */
@@ -116,9 +118,14 @@ struct backend_ops {
     err (*prepare)(struct backend *b, const struct backend_limits *l);
 
     err (*buffer_create)(struct backend *b, size_t n_bytes, struct buffer **out);
+    /* n_bytes of a buffer from `at` on, a multiple of BUFFER_PART_ALIGN, as a buffer of their own; freed
+     * before the whole is. */
+    err (*buffer_part)(struct backend *b, struct buffer *whole, size_t at, size_t n_bytes, struct buffer **out);
     void (*buffer_free)(struct backend *b, struct buffer *m);
     /* The data is copied before return. */
     err (*buffer_write)(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src);
+    /* Returns at once: src stays as it is until the next buffer_read or finish has returned. */
+    err (*buffer_send)(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src);
     err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
     err (*finish)(struct backend *b); /* waits for all that was enqueued */
 

@@ -135,6 +135,22 @@ static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out)
     return OK;
 }
 
+static err buffer_part(struct backend *b, struct buffer *whole, size_t at, size_t n_bytes, struct buffer **out) {
+    struct buffer *m;
+    cl_buffer_region region = {at, n_bytes};
+    cl_int code;
+    TRY(NEW(m, 1));
+    m->n_bytes = n_bytes;
+    m->mem = clCreateSubBuffer(whole->mem, CL_MEM_READ_WRITE, CL_BUFFER_CREATE_TYPE_REGION, &region, &code);
+    err e = device_check(&self(b)->device, code, "take a part of a buffer");
+    if (e != OK) {
+        free(m);
+        return e;
+    }
+    *out = m;
+    return OK;
+}
+
 static void buffer_free(struct backend *b, struct buffer *m) {
     (void)b;
     if (!m) return;
@@ -142,11 +158,19 @@ static void buffer_free(struct backend *b, struct buffer *m) {
     free(m);
 }
 
-static err buffer_write(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+static err write_enqueue(struct backend *b, struct buffer *m, cl_bool waits, size_t at, size_t n, const void *src) {
     struct device *d = &self(b)->device;
     if (n == 0) return OK;
-    return device_check(d, clEnqueueWriteBuffer(d->queue, m->mem, CL_TRUE, at, n, src, 0, NULL, NULL),
+    return device_check(d, clEnqueueWriteBuffer(d->queue, m->mem, waits, at, n, src, 0, NULL, NULL),
                         "write a buffer");
+}
+
+static err buffer_write(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+    return write_enqueue(b, m, CL_TRUE, at, n, src);
+}
+
+static err buffer_send(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+    return write_enqueue(b, m, CL_FALSE, at, n, src);
 }
 
 static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst) {
@@ -437,8 +461,8 @@ static err select_rows(struct backend *b, struct buffer *in, struct buffer *inde
 
 static const struct backend_ops opencl_ops = {
     .destroy = opencl_destroy, .prepare = opencl_prepare,
-    .buffer_create = buffer_create, .buffer_free = buffer_free,
-    .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
+    .buffer_create = buffer_create, .buffer_part = buffer_part, .buffer_free = buffer_free,
+    .buffer_write = buffer_write, .buffer_send = buffer_send, .buffer_read = buffer_read, .finish = finish,
     .matrix_prepare = opencl_matrix_prepare, .matrix_load = opencl_matrix_load,
     .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,

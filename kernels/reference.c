@@ -11,6 +11,7 @@
 struct buffer {
     uint8_t *data;
     size_t n_bytes;
+    int is_part; /* the data is another's */
 };
 
 struct matrix {
@@ -61,10 +62,17 @@ static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out)
     return OK;
 }
 
+static err buffer_part(struct backend *b, struct buffer *whole, size_t at, size_t n_bytes, struct buffer **out) {
+    (void)b;
+    TRY(NEW(*out, 1));
+    **out = (struct buffer){whole->data + at, n_bytes, 1};
+    return OK;
+}
+
 static void buffer_free(struct backend *b, struct buffer *m) {
     (void)b;
     if (!m) return;
-    free(m->data);
+    if (!m->is_part) free(m->data);
     free(m);
 }
 
@@ -557,8 +565,8 @@ static err select_rows(struct backend *b, struct buffer *in, struct buffer *inde
 
 static const struct backend_ops reference_ops = {
     .destroy = reference_destroy, .prepare = reference_prepare,
-    .buffer_create = buffer_create, .buffer_free = buffer_free,
-    .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
+    .buffer_create = buffer_create, .buffer_part = buffer_part, .buffer_free = buffer_free,
+    .buffer_write = buffer_write, .buffer_send = buffer_write, .buffer_read = buffer_read, .finish = finish,
     .matrix_prepare = matrix_prepare, .matrix_load = matrix_load,
     .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,

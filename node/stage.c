@@ -36,7 +36,8 @@ static err run_linear(struct stage *s, const struct fused *f, uint32_t n_rows) {
                                 sum->segment_cols, &sum->own);
 }
 
-/* Subtree sums of all shards: each will finish the tree. */
+/* Subtree sums of all shards: each will finish the tree. host_all changes again after the next
+ * buffer_read only, so it may be sent. */
 static err leaves_share(struct stage *s, const struct op *op, uint32_t n_rows, struct row_sum *out) {
     const struct stage_sum *sum = &s->sums[s->program->weights[op->weight[0]].in_axis];
     uint32_t n = n_rows * s->program->dim;
@@ -52,7 +53,7 @@ static err leaves_share(struct stage *s, const struct op *op, uint32_t n_rows, s
     TRY(STAGE_OPS(s)->buffer_read(s->backend, out->leaves, 0, mine * 4, s->host_mine));
     TRY(s->exchange.share(s->exchange.context, op->layer, s->host_mine, s->counts, s->host_all));
     out->leaves = s->gathered;
-    return STAGE_OPS(s)->buffer_write(s->backend, s->gathered, 0, all * 4, s->host_all);
+    return STAGE_OPS(s)->buffer_send(s->backend, s->gathered, 0, all * 4, s->host_all);
 }
 
 static const struct tree one_leaf = {.n_leaves = 1, .n_results = 1, .emits = {1}};
@@ -220,24 +221,21 @@ static err run_group(struct stage *s, const struct fused *f, const struct step *
     }
 }
 
-static err write_ints(struct stage *s, struct buffer *m, const int32_t *src, uint32_t n) {
-    return STAGE_OPS(s)->buffer_write(s->backend, m, 0, (size_t)n * 4, src);
-}
-
 /* What every op of the step reads: where rows stand, their angles. */
-static err places_write(struct stage *s, const struct step *step) {
+static err places_send(struct stage *s, const struct step *step) {
     const struct rope *rope = &s->program->rope;
-    TRY(write_ints(s, s->tokens, step->token, step->n_rows));
-    TRY(write_ints(s, s->places.position, step->position, step->n_rows));
-    TRY(write_ints(s, s->places.table_begin, step->table_begin, step->n_rows));
-    TRY(write_ints(s, s->places.table, step->table, step->n_table));
-    for (uint32_t i = 0; i < step->n_outs; i++) s->host_ints[i] = step->outs[i].row;
-    TRY(write_ints(s, s->out_rows, s->host_ints, step->n_outs));
+    const int32_t *const parts[] = {step->token, step->position, step->table_begin};
+    int32_t *out_rows = s->host_step + (size_t)3 * s->part_ints, *table = out_rows + s->part_ints;
+    for (size_t i = 0; i < 3; i++) memcpy(s->host_step + i * s->part_ints, parts[i], step->n_rows * sizeof **parts);
+    for (uint32_t i = 0; i < step->n_outs; i++) out_rows[i] = step->outs[i].row;
+    memcpy(table, step->table, step->n_table * sizeof *table);
+    size_t n_bytes = ((size_t)4 * s->part_ints + step->n_table) * sizeof *table;
+    TRY(STAGE_OPS(s)->buffer_send(s->backend, s->step_data, 0, n_bytes, s->host_step));
     if (rope->n_rot == 0) return OK;
     for (uint32_t i = 0; i < step->n_rows; i++)
         rope_table(rope, step->position[i], s->host_angles + (size_t)i * rope->n_rot);
-    return STAGE_OPS(s)->buffer_write(s->backend, s->angles, 0,
-                                      (size_t)step->n_rows * rope->n_rot * 4, s->host_angles);
+    return STAGE_OPS(s)->buffer_send(s->backend, s->angles, 0, (size_t)step->n_rows * rope->n_rot * 4,
+                                     s->host_angles);
 }
 
 static err step_check(const struct stage *s, const struct step *step) {
@@ -253,13 +251,14 @@ static err step_check(const struct stage *s, const struct step *step) {
     return OK;
 }
 
+/* Nothing waits but exchanges between shards and the end: what is sent stays until then. */
 err stage_run(struct stage *s, const struct step *step, float *hidden, float *logits) {
     const struct program *p = s->program;
     size_t hidden_bytes = (size_t)step->n_rows * p->dim * 4;
     TRY(step_check(s, step));
-    TRY(places_write(s, step));
+    TRY(places_send(s, step));
     if (s->cell.layer_begin > 0)
-        TRY(STAGE_OPS(s)->buffer_write(s->backend, value(s, p->value_x), 0, hidden_bytes, hidden));
+        TRY(STAGE_OPS(s)->buffer_send(s->backend, value(s, p->value_x), 0, hidden_bytes, hidden));
     for (uint32_t i = 0; i < s->fusion.n_groups; i++) {
         const struct fused *f = &s->fusion.groups[i];
         err e = run_group(s, f, step, logits);
