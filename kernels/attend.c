@@ -16,10 +16,10 @@
 static err build_program(struct device *d, enum format kv, const struct kernel_forms *forms, cl_program *out) {
     const char *type = kv == FORMAT_F16 ? "#define KV_F16\n" : "#define KV_F32\n";
     const char *sizes = DEFINE(QUERIES, QUERIES) DEFINE(LANES, LANES);
-    const char *lanes[] = {type, sizes, "half.cl", "attend.cl", "attend_lanes.cl", NULL};
+    const char *lanes[] = {type, sizes, "half.cl", "attend.cl", "attend_lanes.cl", "heads.cl", NULL};
     const char *wide[] = {type, sizes, "half.cl", "attend.cl", "#define T 1\n", "attend_tile.cl",
                           "#undef T\n#define T 2\n", "attend_tile.cl", "#undef T\n#define T 4\n", "attend_tile.cl",
-                          "#undef T\n#define T 8\n", "attend_tile.cl", "attend_wide.cl", NULL};
+                          "#undef T\n#define T 8\n", "attend_tile.cl", "attend_wide.cl", "heads.cl", NULL};
     return device_build(d, forms, forms->lanes_per_item == 1 ? lanes : wide, out);
 }
 
@@ -28,7 +28,7 @@ err attend_kernels_build(struct device *d, enum format kv, struct attend_kernels
     const struct {
         const char *name;
         cl_kernel *to;
-    } kernels[] = {{"kv_write", &k->write}, {"attend_chunk", &k->chunk}, {"attend_combine", &k->combine}};
+    } kernels[] = {{"heads_write", &k->heads}, {"attend_chunk", &k->chunk}, {"attend_combine", &k->combine}};
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
         cl_int code;
         *kernels[i].to = clCreateKernel(k->program, kernels[i].name, &code);
@@ -38,7 +38,7 @@ err attend_kernels_build(struct device *d, enum format kv, struct attend_kernels
 }
 
 void attend_kernels_release(struct attend_kernels *k) {
-    const cl_kernel kernels[] = {k->write, k->chunk, k->combine};
+    const cl_kernel kernels[] = {k->heads, k->chunk, k->combine};
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
         if (kernels[i]) clReleaseKernel(kernels[i]);
     if (k->program) clReleaseProgram(k->program);
@@ -96,13 +96,23 @@ void attend_cache_free(struct cache *c) {
     free(c);
 }
 
-err attend_write(struct device *d, const struct attend_kernels *kernels, const struct cache *c, cl_mem k,
-                 cl_mem v, const struct attend_places *at, uint32_t n_rows) {
-    cl_uint n = n_rows * c->shape.n_kv_heads * c->shape.head_dim;
-    return device_launch_items(d, kernels->write,
-                               DEVICE_ARGS(ARG(c->k), ARG(c->v), ARG(k), ARG(v), ARG(at->position),
-                                           ARG(at->table_begin), ARG(at->table), ARG(c->shape.head_dim),
-                                           ARG(c->shape.n_kv_heads), ARG(n)), n);
+static cl_mem memory_of(const struct buffer *m) { return m ? m->mem : NULL; }
+
+err attend_heads(struct device *d, const struct attend_kernels *kernels, const struct cache *c,
+                 const struct head_rows *h, const struct attend_places *at, uint32_t n_rows) {
+    cl_mem q = memory_of(h->q), k = memory_of(h->k), v = memory_of(h->v), q_bias = memory_of(h->q_bias),
+           k_bias = memory_of(h->k_bias), v_bias = memory_of(h->v_bias), angles = memory_of(h->angles);
+    cl_uint n_q = h->q ? h->n_heads : 0, n_kv = h->k ? c->shape.n_kv_heads : 0, q_pairs = h->q_rot / 2,
+            k_pairs = h->k_rot / 2;
+    int is_neox = h->style == ROPE_NEOX, is_wide = kernels->forms.lanes_per_item == PACKED_LANES;
+    /* A head is one work-item long, or as wide as 32 of them. */
+    size_t local[3] = {is_wide ? 1 : 32, is_wide ? 8 : 1, 1};
+    size_t global[3] = {local[0], (n_q + 2 * n_kv + local[1] - 1) / local[1] * local[1], n_rows};
+    return device_launch(d, kernels->heads,
+                         DEVICE_ARGS(ARG(c->k), ARG(c->v), ARG(q), ARG(k), ARG(v), ARG(q_bias), ARG(k_bias),
+                                     ARG(v_bias), ARG(angles), ARG(at->position), ARG(at->table_begin),
+                                     ARG(at->table), ARG(n_q), ARG(n_kv), ARG(c->shape.head_dim), ARG(q_pairs),
+                                     ARG(k_pairs), ARG(is_neox)), 3, global, local);
 }
 
 /* How the queries of a step are shared out: tiles of rows, and of the heads of each KV head. */

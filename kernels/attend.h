@@ -14,7 +14,7 @@ struct cache {
 struct attend_kernels {
     struct kernel_forms forms;
     cl_program program; /* NULL: not built */
-    cl_kernel write, chunk, combine;
+    cl_kernel heads, chunk, combine;
 };
 
 /* What the kernels of a step pass on, [tile rows][heads][chunks][2 + head_dim]: rows of a step that
@@ -40,9 +40,9 @@ void attend_scratch_release(struct attend_scratch *s);
 err attend_cache_create(struct device *d, const struct cache_shape *s, struct cache **out);
 void attend_cache_free(struct cache *c);
 
-/* The ops kv_write and attend of struct backend_ops. */
-err attend_write(struct device *d, const struct attend_kernels *kernels, const struct cache *c, cl_mem k,
-                 cl_mem v, const struct attend_places *at, uint32_t n_rows);
+/* The ops heads and attend of struct backend_ops. */
+err attend_heads(struct device *d, const struct attend_kernels *kernels, const struct cache *c,
+                 const struct head_rows *h, const struct attend_places *at, uint32_t n_rows);
 err attend_run(struct device *d, const struct attend_kernels *kernels, const struct attend_scratch *scratch,
                const struct cache *c, cl_mem q, const struct attend_places *at, const struct attend_shape *s,
                uint32_t n_rows, cl_mem out);

@@ -12,12 +12,11 @@
 #include "kernels/op_table.h"
 
 enum kernel_id {
-    KERNEL_BIAS, KERNEL_GLU, KERNEL_ACT, KERNEL_ADD, KERNEL_SELECT, KERNEL_ROPE, KERNEL_REDUCE,
-    KERNEL_NORM, KERNEL_QUANTIZE, N_KERNELS
+    KERNEL_SUM_ROWS, KERNEL_QUANTIZE, KERNEL_ACTIVATE, KERNEL_SELECT, N_KERNELS
 };
 
 static const char *const kernel_names[N_KERNELS] = {
-    "bias", "glu", "act", "add", "select_rows", "rope", "reduce", "norm", "quantize"};
+    "sum_rows", "quantize", "activate_rows", "select_rows"};
 
 /* Whether dense products of many rows go through CLBlast. */
 enum gemm_use { GEMM_UNKNOWN, GEMM_TRIED, GEMM_YES, GEMM_NO };
@@ -34,6 +33,7 @@ struct opencl {
     struct linear_many many;
     uint32_t blocks_max; /* of a row of a quantised matrix */
     enum gemm_use gemm_use[N_FORMATS]; /* of the dense formats */
+    struct kernel_forms plain_forms;
     int is_checked; /* ops are compared with the reference as they are built */
     int is_checking;
     uint32_t rows_max;
@@ -62,15 +62,23 @@ static void memory_release(cl_mem m) {
     if (m) clReleaseMemObject(m);
 }
 
+static void kernels_release(struct opencl *o) {
+    for (int i = 0; i < N_KERNELS; i++) {
+        kernel_release(o->kernels[i]);
+        o->kernels[i] = NULL;
+    }
+    program_release(o->program);
+    o->program = NULL;
+}
+
 static void opencl_destroy(struct backend *b) {
     struct opencl *o = self(b);
-    for (int i = 0; i < N_KERNELS; i++) kernel_release(o->kernels[i]);
+    kernels_release(o);
     for (int i = 0; i < N_FORMATS; i++) matrix_kernels_release(&o->matrix_kernels[i]);
     for (int i = 0; i < N_FORMATS; i++) attend_kernels_release(&o->attend_kernels[i]);
     attend_scratch_release(&o->attend_scratch);
     gemm_release(&o->gemm);
     linear_many_release(&o->many);
-    program_release(o->program);
     device_close(&o->device);
     free(o);
 }
@@ -102,6 +110,22 @@ static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out)
     return OK;
 }
 
+static err buffer_part(struct backend *b, struct buffer *whole, size_t at, size_t n_bytes, struct buffer **out) {
+    struct buffer *m;
+    cl_buffer_region region = {at, n_bytes};
+    cl_int code;
+    TRY(NEW(m, 1));
+    m->n_bytes = n_bytes;
+    m->mem = clCreateSubBuffer(whole->mem, CL_MEM_READ_WRITE, CL_BUFFER_CREATE_TYPE_REGION, &region, &code);
+    err e = device_check(&self(b)->device, code, "take a part of a buffer");
+    if (e != OK) {
+        free(m);
+        return e;
+    }
+    *out = m;
+    return OK;
+}
+
 static void buffer_free(struct backend *b, struct buffer *m) {
     (void)b;
     if (!m) return;
@@ -109,18 +133,19 @@ static void buffer_free(struct backend *b, struct buffer *m) {
     free(m);
 }
 
-static err buffer_write(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+static err write_enqueue(struct backend *b, struct buffer *m, cl_bool waits, size_t at, size_t n, const void *src) {
     struct device *d = &self(b)->device;
     if (n == 0) return OK;
-    return device_check(d, clEnqueueWriteBuffer(d->queue, m->mem, CL_TRUE, at, n, src, 0, NULL, NULL),
+    return device_check(d, clEnqueueWriteBuffer(d->queue, m->mem, waits, at, n, src, 0, NULL, NULL),
                         "write a buffer");
 }
 
-static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst) {
-    struct device *d = &self(b)->device;
-    if (n == 0) return OK;
-    return device_check(d, clEnqueueReadBuffer(d->queue, m->mem, CL_TRUE, at, n, dst, 0, NULL, NULL),
-                        "read a buffer");
+static err buffer_write(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+    return write_enqueue(b, m, CL_TRUE, at, n, src);
+}
+
+static err buffer_send(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+    return write_enqueue(b, m, CL_FALSE, at, n, src);
 }
 
 static err buffer_wrap(struct backend *b, void *memory, size_t n_bytes, struct buffer **out) {
@@ -161,6 +186,13 @@ static err call(struct backend *b, void (*run)(const void *args, const void *in)
 static err finish(struct backend *b) {
     struct device *d = &self(b)->device;
     return device_check(d, clFinish(d->queue), "finish");
+}
+
+static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst) {
+    struct device *d = &self(b)->device;
+    if (n == 0) return finish(b); /* who reads nothing waits nevertheless, see buffer_send */
+    return device_check(d, clEnqueueReadBuffer(d->queue, m->mem, CL_TRUE, at, n, dst, 0, NULL, NULL),
+                        "read a buffer");
 }
 
 /* What every device can run. */
@@ -300,15 +332,22 @@ static err embed(struct backend *b, const struct matrix *m, struct buffer *ids, 
     return matrix_embed(&o->device, &o->matrix_kernels[m->layout.format], m, ids->mem, n_rows, out->mem);
 }
 
-static err norm(struct backend *b, enum norm_kind kind, float eps, struct buffer *in, struct buffer *w,
-                struct buffer *bias, uint32_t n_vectors, uint32_t width, struct buffer *out) {
-    int is_layer = kind == NORM_LAYER, has_bias = bias != NULL;
-    cl_mem bias_mem = bias ? bias->mem : w->mem;
+/* What is NULL is NULL in the kernel. */
+static cl_mem memory_of(const struct buffer *m) { return m ? m->mem : NULL; }
+
+static err sum_rows(struct backend *b, const struct row_sum *s, uint32_t n_rows, uint32_t width) {
+    struct opencl *o = self(b);
+    cl_mem leaves = memory_of(s->leaves), vector = memory_of(s->vector), x = memory_of(s->x),
+           sum = memory_of(s->sum), w = memory_of(s->weight), bias = memory_of(s->bias),
+           out = memory_of(s->out), q8 = memory_of(s->q8);
+    cl_ulong merges = s->leaves ? tree_merges(s->tree) : 0;
+    cl_uint n_leaves = s->leaves ? s->tree->n_leaves : 0;
+    int is_layer = s->kind == NORM_LAYER;
     float over_width = 1.0f / (float)width;
-    size_t global = n_vectors, local = 1;
-    return LAUNCH(self(b), self(b)->kernels[KERNEL_NORM], 1, &global, &local, ARG(is_layer), ARG(eps),
-                  ARG(in->mem), ARG(w->mem), ARG(bias_mem), ARG(has_bias), ARG(width),
-                  ARG(over_width), ARG(out->mem));
+    size_t items = o->plain_forms.lanes_per_item == PACKED_LANES ? 1 : 64, global = n_rows * items;
+    return LAUNCH(o, o->kernels[KERNEL_SUM_ROWS], 1, &global, &items, ARG(leaves), ARG(merges), ARG(n_leaves),
+                  ARG(vector), ARG(x), ARG(sum), ARG(width), ARG(is_layer), ARG(s->eps), ARG(over_width), ARG(w),
+                  ARG(bias), ARG(out), ARG(q8));
 }
 
 static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width, struct buffer *out) {
@@ -341,35 +380,15 @@ static err linear(struct backend *b, const struct product *products, uint32_t n_
     return OK;
 }
 
-static err reduce(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n, struct buffer *out) {
-    cl_ulong merges = tree_merges(tree);
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_REDUCE], n, ARG(in->mem), ARG(merges),
-                        ARG(tree->n_leaves), ARG(out->mem), ARG(n));
-}
-
-static err bias_add(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows, uint32_t width) {
-    cl_uint n = n_rows * width;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_BIAS], n, ARG(x->mem), ARG(bias->mem),
-                        ARG(width), ARG(n));
-}
-
-static err rope(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
-                uint32_t n_heads, uint32_t head_dim, uint32_t n_rot, enum rope_style style) {
-    cl_uint n_pairs = n_rot / 2, n = n_rows * n_heads * n_pairs;
-    int is_neox = style == ROPE_NEOX;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ROPE], n, ARG(x->mem), ARG(angles->mem),
-                        ARG(head_dim), ARG(n_pairs), ARG(n_heads), ARG(is_neox), ARG(n));
-}
-
 static struct attend_places places_of(const struct row_places *at) {
     return (struct attend_places){at->position->mem, at->table_begin->mem, at->table->mem};
 }
 
-static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
-                    const struct row_places *at, uint32_t n_rows) {
+static err heads(struct backend *b, struct cache *c, const struct head_rows *h, const struct row_places *at,
+                 uint32_t n_rows) {
     struct opencl *o = self(b);
     struct attend_places places = places_of(at);
-    return attend_write(&o->device, &o->attend_kernels[c->shape.format], c, k->mem, v->mem, &places, n_rows);
+    return attend_heads(&o->device, &o->attend_kernels[c->shape.format], c, h, &places, n_rows);
 }
 
 static err attend(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
@@ -380,21 +399,16 @@ static err attend(struct backend *b, struct cache *c, struct buffer *q, const st
                       n_rows, out->mem);
 }
 
-static err glu(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up, uint32_t n,
-               struct buffer *out) {
-    int k = (int)kind;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_GLU], (n + 15) / 16, ARG(k), ARG(gate->mem), ARG(up->mem),
-                        ARG(out->mem), ARG(n));
-}
-
-static err act(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n, struct buffer *out) {
-    int k = (int)kind;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ACT], (n + 15) / 16, ARG(k), ARG(in->mem),
-                        ARG(out->mem), ARG(n));
-}
-
-static err add(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n, struct buffer *out) {
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ADD], n, ARG(x->mem), ARG(y->mem), ARG(out->mem), ARG(n));
+static err activate(struct backend *b, const struct activation *a, uint32_t n_rows, uint32_t width) {
+    struct opencl *o = self(b);
+    int kind = (int)a->kind;
+    cl_mem gate_bias = memory_of(a->gate_bias), up = memory_of(a->up), up_bias = memory_of(a->up_bias),
+           out = memory_of(a->out), q8 = memory_of(a->q8);
+    cl_uint n = n_rows * ((width + 31) / 32);
+    /* Vectors make a work-item long: smaller groups leave no core without one. */
+    size_t local = o->plain_forms.lanes_per_item == PACKED_LANES ? 16 : 64, global = (n + local - 1) / local * local;
+    return LAUNCH(o, o->kernels[KERNEL_ACTIVATE], 1, &global, &local, ARG(kind), ARG(a->gate->mem), ARG(gate_bias),
+                  ARG(up), ARG(up_bias), ARG(width), ARG(out), ARG(q8), ARG(n));
 }
 
 static err select_rows(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out,
@@ -406,31 +420,40 @@ static err select_rows(struct backend *b, struct buffer *in, struct buffer *inde
 
 static const struct backend_ops opencl_ops = {
     .destroy = opencl_destroy, .prepare = opencl_prepare,
-    .buffer_create = buffer_create, .buffer_free = buffer_free,
-    .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
+    .buffer_create = buffer_create, .buffer_part = buffer_part, .buffer_free = buffer_free,
+    .buffer_write = buffer_write, .buffer_send = buffer_send, .buffer_read = buffer_read, .finish = finish,
     .buffer_wrap = buffer_wrap, .call = call,
     .matrix_prepare = opencl_matrix_prepare, .matrices_load = opencl_matrices_load,
     .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
-    .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,
-    .bias = bias_add, .rope = rope, .kv_write = kv_write, .attend = attend, .glu = glu, .act = act,
-    .add = add, .select = select_rows,
+    .embed = embed, .quantize = quantize, .linear = linear, .sum_rows = sum_rows, .heads = heads,
+    .attend = attend, .activate = activate, .select = select_rows,
 };
 
 static err kernels_build(struct opencl *o) {
-    const char *files[] = {"pointwise.cl", "rows.cl", NULL};
-    TRY(device_build(&o->device, &o->device.forms, files, &o->program));
+    const char *files[] = {"values.cl", "rows.cl", "pointwise.cl", NULL};
+    TRY(device_build(&o->device, &o->plain_forms, files, &o->program));
     for (int i = 0; i < N_KERNELS; i++)
         TRY(kernel_create(o, o->program, kernel_names[i], &o->kernels[i]));
     return OK;
 }
 
-/* The ops that have one form only: a device that fails one is refused. */
 static err plain_ops_check(struct opencl *o) {
-    static const enum op_kind ops[] = {OP_NORM, OP_QUANTIZE, OP_REDUCE, OP_BIAS, OP_ROPE,
+    static const enum op_kind ops[] = {OP_NORM, OP_QUANTIZE, OP_REDUCE, OP_BIAS,
                                        OP_GLU, OP_ACT, OP_ADD, OP_SELECT};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) TRY(rows_check(o, ops[i], FORMAT_F32));
     return OK;
+}
+
+/* The ops that depend on no format, built and checked. */
+static err kernels_get(struct opencl *o) {
+    for (;;) {
+        err e = kernels_build(o);
+        if (e == OK && o->is_checked) e = plain_ops_check(o);
+        if (e == OK) return OK;
+        kernels_release(o);
+        TRY(forms_give_way(&o->plain_forms, e));
+    }
 }
 
 static err opencl_open(struct opencl *o, const char *substring, const struct kernel_forms *forms) {
@@ -442,10 +465,11 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     o->base.is_host = o->device.is_cpu;
     o->base.can_call = o->device.can_call;
     for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->attend_kernels[f].forms = o->device.forms;
+    o->plain_forms = o->device.forms;
     o->is_checked = o->device.keeps_programs = forms == NULL; /* PoCL compiles more to give binaries away */
-    TRY(kernels_build(o));
+    TRY(kernels_get(o));
     compiler_note(o);
-    return o->is_checked ? plain_ops_check(o) : OK;
+    return OK;
 }
 
 err backend_opencl_forms(const char *substring, const struct kernel_forms *forms, struct backend **out) {

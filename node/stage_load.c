@@ -207,15 +207,20 @@ static err values_create(struct stage *s) {
 }
 
 static err places_create(struct stage *s) {
-    uint32_t rows = s->limits.rows_max, n_rot = s->program->rope.n_rot;
-    TRY(buffer_new(s, rows, &s->tokens));
-    TRY(buffer_new(s, (size_t)rows * n_rot, &s->angles));
-    TRY(buffer_new(s, s->outs_max, &s->out_rows));
-    TRY(buffer_new(s, rows, &s->places.position));
-    TRY(buffer_new(s, rows, &s->places.table_begin));
-    TRY(buffer_new(s, s->table_max, &s->places.table));
-    TRY(NEW(s->host_ints, rows));
-    return NEW(s->host_angles, (size_t)rows * n_rot);
+    const uint32_t align = BUFFER_PART_ALIGN / sizeof(int32_t), n_rot = s->program->rope.n_rot;
+    struct buffer **const parts[] = {&s->tokens, &s->places.position, &s->places.table_begin, &s->out_rows,
+                                     &s->places.table};
+    const uint32_t n_parts = sizeof parts / sizeof *parts;
+    s->part_ints = (s->limits.rows_max + align - 1) / align * align;
+    size_t n_ints = (size_t)s->part_ints * (n_parts - 1) + s->table_max;
+    TRY(buffer_new(s, n_ints, &s->step_data));
+    for (uint32_t i = 0; i < n_parts; i++) {
+        size_t at = (size_t)i * s->part_ints, n = i + 1 < n_parts ? s->part_ints : s->table_max;
+        TRY(STAGE_OPS(s)->buffer_part(s->backend, s->step_data, at * 4, n * 4, parts[i]));
+    }
+    TRY(NEW(s->host_step, n_ints));
+    TRY(buffer_new(s, (size_t)s->limits.rows_max * n_rot, &s->angles));
+    return NEW(s->host_angles, (size_t)s->limits.rows_max * n_rot);
 }
 
 static err caches_create(struct stage *s) {
@@ -262,6 +267,7 @@ static err stage_fill(struct stage *s, const struct gguf *g,
     const struct program *p = s->program;
     uint32_t n_shards = s->cell.n_shards;
     cut_make(p, n_shards, s->cell.shard, s->cell.shares, &s->cut);
+    TRY(fuse_create(p, s->cell.layer_begin, s->cell.layer_end, &s->fusion));
     TRY(NEW(s->weights, p->n_weights));
     TRY(NEW(s->values, p->n_values));
     TRY(NEW(s->widths, p->n_values));
@@ -340,15 +346,16 @@ static void weights_free(struct stage *s) {
 void stage_free(struct stage *s) {
     if (!s) return;
     const struct backend_ops *ops = STAGE_OPS(s);
+    ops->finish(s->backend); /* after a step that failed, what was sent may still be on its way */
     weights_free(s);
+    fuse_free(&s->fusion);
     for (uint32_t i = 0; s->values && i < s->program->n_values; i++)
         ops->buffer_free(s->backend, s->values[i]);
     for (uint32_t i = 0; s->caches && i < s->program->n_layers; i++)
         ops->cache_free(s->backend, s->caches[i]);
     for (int a = 0; a < N_AXES; a++) free(s->sums[a].n_results);
-    struct buffer *const buffers[] = {s->tokens, s->angles, s->out_rows, s->gathered,
-                                      s->areas[0], s->areas[1], s->places.position, s->places.table_begin,
-                                      s->places.table};
+    struct buffer *const buffers[] = {s->tokens, s->out_rows, s->places.position, s->places.table_begin,
+                                      s->places.table, s->step_data, s->angles, s->gathered, s->areas[0], s->areas[1]};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         ops->buffer_free(s->backend, buffers[i]);
     free(s->values);
@@ -356,7 +363,7 @@ void stage_free(struct stage *s) {
     free(s->caches);
     free(s->vocab_widths);
     free(s->counts);
-    free(s->host_ints);
+    free(s->host_step);
     free(s->host_angles);
     free(s->host_mine);
     free(s->host_all);

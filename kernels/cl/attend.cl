@@ -54,24 +54,6 @@ ushort half_from(float f) {
     return (ushort)(sign | (r - 0x38000000) >> 13);
 }
 
-/* k, v [rows, n_kv * head_dim] into the cache; n = rows * n_kv * head_dim. */
-kernel void kv_write(global KV *ck, global KV *cv, global const float *k, global const float *v,
-                     global const int *position, global const int *table_begin,
-                     global const int *table, uint head_dim, uint n_kv, uint n) {
-    size_t from = get_global_id(0), t = from / (n_kv * head_dim), i = from % (n_kv * head_dim);
-    if (from >= n) return;
-    uint p = position[t], slot = p % BLOCK, head = i / head_dim, d = i % head_dim;
-    size_t block = table[table_begin[t] + p / BLOCK];
-    size_t base = (block * n_kv + head) * head_dim * BLOCK;
-#ifdef KV_F16
-    ck[base + d * BLOCK + slot] = half_from(k[from]);
-    cv[base + slot * head_dim + d] = half_from(v[from]);
-#else
-    ck[base + d * BLOCK + slot] = k[from];
-    cv[base + slot * head_dim + d] = v[from];
-#endif
-}
-
 /* The positions that a row sees: [x, y). */
 uint2 row_sees(int position, uint window) {
     uint end = position + 1;
