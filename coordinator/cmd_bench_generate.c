@@ -18,8 +18,9 @@
 #define SHARDS_MAX 16
 #define TOKENS_MAX (1 << 24)
 #define REPEAT_MAX 99
-#define TIMES_MAX (1 << 16) /* tokens of one text */
+#define TIMES_MAX (1 << 20) /* tokens that all streams write */
 #define READ_S 0.5
+#define STREAMS_MAX 64
 
 /* A grid and a prompt, or a context that decoding goes on from; tokens per second are medians. */
 struct row {
@@ -32,7 +33,7 @@ struct row {
 struct bench {
     struct config config;
     const char *grids_text, *prompts_text, *contexts_text;
-    uint64_t n_tokens, n_repeats;
+    uint64_t n_tokens, n_repeats, n_streams;
     int is_json, is_verbose, is_reference;
     uint32_t grids[LIST_MAX][2], prompts[2 * LIST_MAX], n_grids, n_prompts; /* grid: stages, shards */
     uint32_t n_contexts; /* the last of the prompts */
@@ -40,7 +41,7 @@ struct bench {
     struct model model;
     uint64_t weight_bytes; /* of the file, that a decoded token multiplies */
     int32_t *tokens;       /* [prompt_max] */
-    int64_t *times_us;     /* [written_max + 2] of the text that runs */
+    int64_t *times_us;     /* [n_streams * written_max + 2] of the texts that run */
     struct engine *engine;
     struct link_progress progress;
     struct row rows[LIST_MAX * 2 * LIST_MAX];
@@ -50,10 +51,11 @@ struct bench {
 
 static const char about[] =
     "Reads a prompt and writes --tokens tokens, --repeat times on each grid of stages and\n"
-    "shards, and prints medians. GB/s are the file's bytes of the weights that a decoded token\n"
-    "multiplies (no KV cache) per second; \"of read\" is their share of a plain read of this\n"
-    "host's memory by all its cores, taken before and after. For --contexts a text of that many\n"
-    "tokens is read once, and --repeat times --tokens are written after it: decoding at a depth.";
+    "shards, and prints medians, of all --streams together. GB/s are the file's bytes of the\n"
+    "weights that a decoded token multiplies (no KV cache) per second; \"of read\" is their share\n"
+    "of a plain read of this host's memory by all its cores, taken before and after. For --contexts\n"
+    "a text of that many tokens is read once (by each stream), and --repeat times --tokens are\n"
+    "written after it: decoding at a depth.";
 
 /* ---- the command line ---- */
 
@@ -83,11 +85,12 @@ static err add_context(void *context, const char *item) {
     return OK;
 }
 
-/* What the longest text writes. */
+/* What each stream writes at most. */
 static err check_written(struct bench *t) {
     uint64_t n = t->n_contexts ? t->n_tokens * t->n_repeats + 1 : t->n_tokens;
-    if (n > TIMES_MAX) return err_set(ERR_USAGE, "bench generate: one text would write %llu tokens, at most %d",
-                                      (unsigned long long)n, TIMES_MAX);
+    if (n * t->n_streams > TIMES_MAX)
+        return err_set(ERR_USAGE, "bench generate: %llu tokens would be written in one go, at most %d",
+                       (unsigned long long)(n * t->n_streams), TIMES_MAX);
     t->written_max = (uint32_t)n;
     return OK;
 }
@@ -99,6 +102,8 @@ static err parse(struct bench *t, int argc, char **argv, struct option_result *w
         {"contexts", OPTION_TEXT, &t->contexts_text, "N,...", "decode with so many positions in the cache", 0, 0},
         {"tokens", OPTION_WHOLE, &t->n_tokens, "N", "tokens to write; default 64", 2, TOKENS_MAX},
         {"repeat", OPTION_WHOLE, &t->n_repeats, "N", "runs of each; default 3", 1, REPEAT_MAX},
+        {"streams", OPTION_WHOLE, &t->n_streams, "N", "texts side by side, a step of each in turn; default 1", 1,
+         STREAMS_MAX},
         {"json", OPTION_SWITCH, &t->is_json, NULL, "one JSON object on standard output", 0, 0},
         {"reference", OPTION_SWITCH, &t->is_reference, NULL, "compute in plain C, without a device", 0, 0},
         {"verbose", OPTION_SWITCH, &t->is_verbose, NULL, "what the launcher says", 0, 0},
@@ -137,7 +142,7 @@ static err prepare(struct bench *t, const char *path) {
                        t->prompt_max, t->written_max, p->n_context);
     t->weight_bytes = weight_bytes(p);
     TRY(NEW(t->tokens, t->prompt_max));
-    TRY(NEW(t->times_us, t->written_max + 2));
+    TRY(NEW(t->times_us, t->n_streams * t->written_max + 2));
     for (uint32_t i = 0; i < t->prompt_max; i++) t->tokens[i] = (int32_t)((i * UINT64_C(7919) + 11) % p->n_vocab);
     return OK;
 }
@@ -146,35 +151,69 @@ static uint32_t rows_max(const struct bench *t) {
     return t->prompt_max < t->config.prefill_chunk ? t->prompt_max : (uint32_t)t->config.prefill_chunk;
 }
 
-/* times_us: when each token came. */
-static err sequence_run(struct bench *t, struct sequence *s, int64_t *times_us) {
-    struct result r;
-    while (sequence_finish(s) == SEQUENCE_RUNS) {
-        int has_step = 1;
-        while (has_step && engine_n_pending(t->engine) < engine_depth(t->engine)) {
-            struct step step;
-            TRY(sequence_next(s, &step, &has_step));
-            if (has_step) TRY(engine_submit(t->engine, &step));
-        }
-        TRY(engine_next(t->engine, &r));
-        TRY(sequence_commit(s, &r));
-        if (r.n_outs) *times_us++ = clock_us();
+/* Texts that are read and written side by side, a step of each in turn. */
+struct streams {
+    struct sequence *of[STREAMS_MAX];
+    uint32_t n, turn;
+    uint32_t *owners; /* [depth] of the steps under way, a ring */
+    uint32_t n_sent, n_done;
+    uint32_t n_begun; /* streams that have a first token */
+    uint64_t n_since; /* tokens since all have */
+};
+
+/* Submits as many steps as the engine holds. */
+static err streams_submit(struct bench *t, struct streams *s) {
+    uint32_t depth = engine_depth(t->engine), n_without = 0;
+    while (n_without < s->n && engine_n_pending(t->engine) < depth) {
+        struct step step;
+        int has_step;
+        uint32_t i = s->turn;
+        s->turn = (i + 1) % s->n;
+        TRY(sequence_next(s->of[i], &step, &has_step));
+        n_without = has_step ? 0 : n_without + 1;
+        if (!has_step) continue;
+        s->owners[s->n_sent++ % depth] = i;
+        TRY(engine_submit(t->engine, &step));
     }
-    while (engine_n_pending(t->engine)) TRY(engine_next(t->engine, &r));
     return OK;
 }
 
-/* One text, from the first row of the prompt to the last token. times_us: when it began, and each token came. */
-static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, int64_t *times_us) {
+/* times_us: when all had a first token, and when each token since came. */
+static err streams_run(struct bench *t, struct streams *s, int64_t *times_us) {
+    struct result r;
+    for (;;) {
+        TRY(streams_submit(t, s));
+        if (!engine_n_pending(t->engine)) return OK;
+        TRY(engine_next(t->engine, &r));
+        struct sequence *owner = s->of[s->owners[s->n_done++ % engine_depth(t->engine)]];
+        if (sequence_finish(owner) != SEQUENCE_RUNS) continue;
+        TRY(sequence_commit(owner, &r));
+        if (!r.n_outs) continue;
+        size_t n_tokens;
+        sequence_tokens(owner, &n_tokens);
+        if (s->n_begun == s->n) times_us[++s->n_since] = clock_us();
+        else if (n_tokens == 1 && ++s->n_begun == s->n) times_us[0] = clock_us();
+    }
+}
+
+/* Texts of all streams, from the first row of the prompt to the last token. times_us: when they began, and as
+ * streams_run has it; *n_since: how many these are. */
+static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, int64_t *times_us, uint64_t *n_since) {
     struct sequence_options o = {
         .prompt = t->tokens, .n_prompt = n_prompt, .n_vocab = t->model.program->n_vocab,
         .context = n_prompt + n_tokens, .max_tokens = n_tokens, .rows_max = rows_max(t),
         .top_p = 1, .repeat_penalty = 1, .ignores_end = 1};
-    struct sequence *s;
-    TRY(sequence_create(&o, &s));
+    struct streams s = {.n = (uint32_t)t->n_streams};
+    err e = NEW(s.owners, engine_depth(t->engine));
+    for (uint32_t i = 0; i < s.n && e == OK; i++) {
+        o.block_begin = i * engine_slot_blocks(t->engine);
+        e = sequence_create(&o, &s.of[i]);
+    }
     times_us[0] = clock_us();
-    err e = sequence_run(t, s, times_us + 1);
-    sequence_free(s);
+    if (e == OK) e = streams_run(t, &s, times_us + 1);
+    for (uint32_t i = 0; i < s.n; i++) sequence_free(s.of[i]);
+    free(s.owners);
+    *n_since = s.n_since;
     return e;
 }
 
@@ -182,17 +221,17 @@ static double tokens_per_s(uint64_t n, int64_t begin_us, int64_t end_us) {
     return (double)n * 1e6 / (double)(end_us - begin_us);
 }
 
-/* A text for each repetition, or one for all of them where decoding goes on from a context. */
+/* A text for each repetition, or one for all of them, in as many parts, where decoding goes on from a context. */
 static err prompt_run(struct bench *t, uint32_t p, int is_context, double *prefill, double *decode) {
-    uint64_t n = t->n_tokens, n_prompt = t->prompts[p];
-    for (uint64_t i = 0; i < t->n_repeats; i++) {
-        int64_t *times = t->times_us;
-        link_progress_show(&t->progress, "measuring", p * t->n_repeats + i, t->n_prompts * t->n_repeats, 0);
-        if (is_context && i == 0) TRY(text_run(t, t->prompts[p], (uint32_t)(n * t->n_repeats + 1), times));
-        if (!is_context) TRY(text_run(t, t->prompts[p], (uint32_t)n, times));
-        prefill[i] = tokens_per_s(n_prompt, times[0], times[1]);
-        if (is_context) decode[i] = tokens_per_s(n, times[1 + i * n], times[1 + (i + 1) * n]);
-        else decode[i] = tokens_per_s(n - 1, times[1], times[n]);
+    uint64_t n = t->n_repeats, n_since = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        int64_t *times = t->times_us, *since = times + 1;
+        link_progress_show(&t->progress, "measuring", p * n + i, t->n_prompts * n, 0);
+        if (is_context && i == 0) TRY(text_run(t, t->prompts[p], (uint32_t)(n * t->n_tokens + 1), times, &n_since));
+        if (!is_context) TRY(text_run(t, t->prompts[p], (uint32_t)t->n_tokens, times, &n_since));
+        uint64_t begin = is_context ? n_since * i / n : 0, end = is_context ? n_since * (i + 1) / n : n_since;
+        prefill[i] = tokens_per_s(t->prompts[p] * t->n_streams, times[0], since[0]);
+        decode[i] = tokens_per_s(end - begin, since[begin], since[end]);
     }
     return OK;
 }
@@ -205,7 +244,8 @@ static int compare_rates(const void *a, const void *b) {
 static err prompts_run(struct bench *t, struct row *rows) {
     double prefill[REPEAT_MAX], decode[REPEAT_MAX];
     uint32_t n_first = t->prompts[0] < rows_max(t) ? t->prompts[0] : rows_max(t);
-    TRY(text_run(t, n_first, 2, t->times_us)); /* drivers finish building kernels */
+    uint64_t n_since;
+    TRY(text_run(t, n_first, 2, t->times_us, &n_since)); /* drivers finish building kernels */
     for (uint32_t p = 0; p < t->n_prompts; p++) {
         TRY(prompt_run(t, p, rows[p].is_context, prefill, decode));
         qsort(prefill, t->n_repeats, sizeof *prefill, compare_rates);
@@ -220,7 +260,7 @@ static err job_run(struct bench *t, struct row *rows) {
     struct engine_options o = {
         .config = &t->config, .program = t->model.program, .model = t->model.path,
         .is_reference = t->is_reference, .is_verbose = t->is_verbose,
-        .context = t->prompt_max + t->written_max, .n_slots = 1, .rows_max = rows_max(t)};
+        .context = t->prompt_max + t->written_max, .n_slots = (uint32_t)t->n_streams, .rows_max = rows_max(t)};
     const struct engine_rank *ranks;
     TRY(engine_open(&o, &t->engine));
     const struct plan *plan = engine_plan(t->engine);
@@ -263,8 +303,9 @@ static double decode_bytes_per_s(const struct bench *t, const struct row *r) {
 static void print_text(const struct bench *t, const char *commit) {
     char bytes[16];
     plan_bytes_text(t->weight_bytes, bytes);
-    printf("%s: %s of weights per token; %llu tokens written, medians of %llu; %s, commit %s\n\n", t->model.path,
-           bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_repeats, t->device, commit);
+    printf("%s: %s of weights per token; %llu tokens written by each of %llu streams, medians of %llu; %s, "
+           "commit %s\n\n", t->model.path, bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_streams,
+           (unsigned long long)t->n_repeats, t->device, commit);
     printf("%-7s %8s %8s %14s %13s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
            "decode tok/s", "GB/s", "read GB/s", "of read", "of 1st");
     for (uint32_t i = 0; i < t->n_rows; i++) {
@@ -292,9 +333,9 @@ static err print_json(const struct bench *t, const char *commit) {
             r->decode / t->rows[i % t->n_prompts].decode));
     }
     return report_print_json(json_pack(
-        "{s:s, s:I, s:s, s:s, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes", (json_int_t)t->weight_bytes,
+        "{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes", (json_int_t)t->weight_bytes,
         "device", t->device, "commit", commit, "tokens", (json_int_t)t->n_tokens, "repeat",
-        (json_int_t)t->n_repeats, "rows", rows));
+        (json_int_t)t->n_repeats, "streams", (json_int_t)t->n_streams, "rows", rows));
 }
 
 static err bench(struct bench *t, const char *path, const char *commit) {
@@ -313,6 +354,7 @@ err cmd_bench_generate(int argc, char **argv, const char *commit) {
     argv[0] = name; /* for messages */
     t->n_tokens = 64;
     t->n_repeats = 3;
+    t->n_streams = 1;
     err e = parse(t, argc, argv, &words);
     if (e == OK && !words.is_help) e = bench(t, words.n_words ? words.words[0] : NULL, commit);
     model_close(&t->model);

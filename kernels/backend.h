@@ -3,8 +3,8 @@
  * of every op to the bit. One thread uses a backend.
  *
  * Shapes: [rows, width] row-major f32 unless said so; `n_rows` counts rows of the step.
- * Ops are enqueued in order and return at once; buffer_read waits. What an op
- * needs is allocated before: a step allocates nothing. */
+ * Ops are enqueued in order and return at once; buffer_read, buffer_write and finish wait. What
+ * an op needs is allocated before: a step allocates nothing. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
@@ -21,6 +21,9 @@
 struct buffer; /* bytes on the device */
 struct matrix; /* a weight slice in the backend's own layout */
 struct cache;  /* KV cache of one layer */
+
+#define CALL_BYTES 64 /* of the arguments of a call */
+#define BUFFER_PART_ALIGN 512 /* bytes; what OpenCL devices ask for at most */
 
 struct backend_limits {
     uint32_t rows_max;      /* rows of a step */
@@ -52,13 +55,22 @@ struct attend_shape {
 };
 
 /* Where a matrix comes from: `read` fills dst with rows x columns as file
- * blocks, row after row; columns are whole blocks of the format. Threads of the
- * loader call it one at a time. */
+ * blocks, row after row; columns are whole blocks of the format. Several threads of
+ * the loader call it at a time. */
 struct matrix_source {
     enum format format;
     void *context;
     err (*read)(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
                 uint64_t col_end, void *dst);
+};
+
+/* A matrix to load: rows x columns of a source. col_begin is a multiple of 32 where the format is
+ * quantised. */
+struct matrix_order {
+    struct matrix_source source;
+    uint64_t row_begin, row_end, col_begin, col_end;
+    struct matrix **out;
+    const char *name; /* for messages; may be NULL */
 };
 
 /* One of the matrices that a linear op multiplies: its rows [row_begin, row_end) into `out`. */
@@ -69,13 +81,48 @@ struct product {
 };
 #define PRODUCTS_MAX 3
 
+/* A value of whole rows: v = sum of `tree` over `leaves` + vector + x, in this order, and what
+ * becomes of it. What is NULL is left out. */
+struct row_sum {
+    struct buffer *leaves; /* [tree leaves][rows][width] */
+    const struct tree *tree;
+    struct buffer *vector; /* [width] */
+    struct buffer *x;      /* [rows][width] */
+    struct buffer *sum;    /* = v; may be x or the only leaf; must be there where v is not just x */
+    /* The norm of v: weight, bias f32 [width]. */
+    enum norm_kind kind;
+    float eps;
+    struct buffer *weight, *bias;
+    struct buffer *out, *q8; /* the norm, as floats and quantised as by quantize; out may be x */
+};
+
+/* q, k and v of a step before attention: biases are added, the first q_rot values of each head of q
+ * and k_rot of k turn by the row's angles; q stays where it is, k and v go into the cache. */
+struct head_rows {
+    struct buffer *q, *k, *v;                /* [rows][heads][head_dim]; k, v are read only; NULL: none */
+    struct buffer *q_bias, *k_bias, *v_bias; /* f32 [heads][head_dim] or NULL */
+    uint32_t n_heads;                        /* of q; the cache knows the others */
+    uint32_t q_rot, k_rot;                   /* equal, or 0: nothing turns */
+    enum rope_style style;
+    struct buffer *angles;                   /* f32 [rows][rot / 2][2] cos, sin; NULL where nothing turns */
+};
+
+/* act(gate + gate_bias) * (up + up_bias); without `up` only the first factor. */
+struct activation {
+    enum act_kind kind;
+    struct buffer *gate, *up;           /* [rows][width] */
+    struct buffer *gate_bias, *up_bias; /* f32 [width] or NULL */
+    struct buffer *out, *q8;            /* as floats, quantised; either may be NULL */
+};
+
 struct backend {
     const char *platform, *device, *driver; /* names */
     uint32_t lanes_per_item;                /* of its kernels, see kernel_forms */
     uint64_t memory_bytes;         /* of the device */
     const char *tuning;            /* the file that its tunables come from; "": defaults */
     int is_host;                   /* the device is this host's CPU and memory */
-    int keeps_compiler;            /* the driver compiles in this process, and caches on disk */
+    int keeps_compiler;            /* it compiled in this process, where the compiler stays until the end */
+    int can_call;                  /* buffer_wrap and call are there: the device is threads of this process */
     const struct backend_ops *ops;
 };
 
@@ -84,19 +131,28 @@ struct backend_ops {
     err (*prepare)(struct backend *b, const struct backend_limits *l);
 
     err (*buffer_create)(struct backend *b, size_t n_bytes, struct buffer **out);
+    /* n_bytes of a buffer from `at` on, a multiple of BUFFER_PART_ALIGN, as a buffer of their own; freed
+     * before the whole is. */
+    err (*buffer_part)(struct backend *b, struct buffer *whole, size_t at, size_t n_bytes, struct buffer **out);
     void (*buffer_free)(struct backend *b, struct buffer *m);
     /* The data is copied before return. */
     err (*buffer_write)(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src);
+    /* Returns at once: src stays as it is until the next buffer_read or finish has returned. */
+    err (*buffer_send)(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src);
     err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
     err (*finish)(struct backend *b); /* waits for all that was enqueued */
+    /* Only where can_call. A buffer of memory that is there already and outlives it: */
+    err (*buffer_wrap)(struct backend *b, void *memory, size_t n_bytes, struct buffer **out);
+    /* Enqueues run(args, in's bytes), on a thread of the device, which may wait there; args [n_bytes, at
+     * most CALL_BYTES] are copied. */
+    err (*call)(struct backend *b, void (*run)(const void *args, const void *in), const void *args,
+                size_t n_bytes, struct buffer *in);
 
-    /* Builds and checks what ops on a format need; is_table: embed too. matrix_load does so where
+    /* Builds and checks what ops on a format need; is_table: embed too. matrices_load does so where
      * it was not done. */
     err (*matrix_prepare)(struct backend *b, enum format f, int is_table);
-    /* Reads rows x columns of the source and packs them. col_begin is a multiple of
-     * 32 where the format is quantised. */
-    err (*matrix_load)(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
-                       uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out);
+    /* Reads and packs, in the order given as far as threads go; after a failure none is loaded. */
+    err (*matrices_load)(struct backend *b, const struct matrix_order *orders, uint32_t n);
     void (*matrix_free)(struct backend *b, struct matrix *m);
     uint64_t (*matrix_bytes)(const struct matrix *m);
 
@@ -106,11 +162,6 @@ struct backend_ops {
     /* out [rows, cols] = row ids[i] of m, decoded exactly. ids int32 [rows]. */
     err (*embed)(struct backend *b, const struct matrix *m, struct buffer *ids, uint32_t n_rows,
                  struct buffer *out);
-    /* Each vector of `width` of the n_vectors in `in`; w, bias f32 [width], bias may be NULL. in
-     * == out allowed. */
-    err (*norm)(struct backend *b, enum norm_kind kind, float eps, struct buffer *in,
-                struct buffer *w,
-                struct buffer *bias, uint32_t n_vectors, uint32_t width, struct buffer *out);
     /* out: struct q8_block [rows][width / 32]. */
     err (*quantize)(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
                     struct buffer *out);
@@ -119,29 +170,23 @@ struct backend_ops {
      * matrices, else f32. One launch where the formats are the same. */
     err (*linear)(struct backend *b, const struct product *products, uint32_t n_products,
                   struct buffer *in, uint32_t n_rows, uint32_t segment_cols, const struct tree *tree);
-    /* out [n] from leaves in [n_leaves][n]. */
-    err (*reduce)(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n,
-                  struct buffer *out);
-    err (*bias)(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows,
-                uint32_t width);
-    /* angles f32 [rows][n_rot / 2][2] cos, sin. In place. */
-    err (*rope)(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
-                uint32_t n_heads,
-                uint32_t head_dim, uint32_t n_rot, enum rope_style style);
-    err (*kv_write)(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
-                    const struct row_places *at, uint32_t n_rows);
+    err (*sum_rows)(struct backend *b, const struct row_sum *s, uint32_t n_rows, uint32_t width);
+    err (*heads)(struct backend *b, struct cache *c, const struct head_rows *h,
+                 const struct row_places *at, uint32_t n_rows);
     err (*attend)(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
                   const struct attend_shape *s, uint32_t n_rows, struct buffer *out);
-    err (*glu)(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up,
-               uint32_t n, struct buffer *out);
-    err (*act)(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n,
-               struct buffer *out);
-    err (*add)(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n,
-               struct buffer *out);
+    err (*activate)(struct backend *b, const struct activation *a, uint32_t n_rows, uint32_t width);
     /* out row i = in row index[i]. index int32 [n_out]. */
     err (*select)(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out,
                   uint32_t width, struct buffer *out);
 };
+
+/* One matrix alone. */
+static inline err matrix_load(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
+                              uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out) {
+    struct matrix_order order = {*source, row_begin, row_end, col_begin, col_end, out, NULL};
+    return b->ops->matrices_load(b, &order, 1);
+}
 
 /* 32 activations in 8 bits: value[i] = scale * q[i]. */
 struct q8_block {

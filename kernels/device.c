@@ -1,10 +1,9 @@
 #include "kernels/device.h"
 
-#include <errno.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -13,6 +12,7 @@
 
 #include "base/env.h"
 #include "base/log.h"
+#include "kernels/program_cache.h"
 #include "model/packed.h"
 
 #define PLATFORMS_MAX 16
@@ -64,13 +64,6 @@ struct found {
     cl_device_id device;
 };
 
-/* Compiled kernels are code: a folder that somebody else made will not do. */
-static int folder_make(const char *path) {
-    struct stat s;
-    if (mkdir(path, 0700) == 0) return 1;
-    return errno == EEXIST && stat(path, &s) == 0 && s.st_uid == geteuid() && access(path, W_OK) == 0;
-}
-
 /* PoCL hides its device where it cannot keep compiled kernels: a user without a home that can be
  * written gets a folder for them among the temporary files. Before the first OpenCL call. */
 static void cache_folder_choose(void) {
@@ -78,9 +71,9 @@ static void cache_folder_choose(void) {
     if (!home || env_get("POCL_CACHE_DIR") || env_get("XDG_CACHE_HOME")) return;
     char path[600];
     snprintf(path, sizeof path, "%.500s/.cache", home);
-    if (folder_make(path)) return;
+    if (program_cache_folder(path)) return;
     snprintf(path, sizeof path, "%.500s/caravan-kernels-%u", tmp && *tmp ? tmp : "/tmp", (unsigned)geteuid());
-    if (!folder_make(path) || env_set("POCL_CACHE_DIR", path) != OK)
+    if (!program_cache_folder(path) || env_set("POCL_CACHE_DIR", path) != OK)
         log_warn("device.cache", "text=\"neither %s/.cache nor %s can be written; set POCL_CACHE_DIR\"", home, path);
 }
 
@@ -229,6 +222,7 @@ err device_open(const char *substring, struct device *out) {
     out->id = f.device;
     platform_text(&f, CL_PLATFORM_NAME, out->platform, sizeof out->platform);
     device_text(&f, CL_DEVICE_NAME, out->name, sizeof out->name);
+    device_text(&f, CL_DEVICE_VERSION, out->version, sizeof out->version);
     device_text(&f, CL_DRIVER_VERSION, out->driver, sizeof out->driver);
     tune_defaults(&out->tuning);
     out->memory_bytes = device_number(&f, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof(cl_ulong));
@@ -236,6 +230,9 @@ err device_open(const char *substring, struct device *out) {
     out->is_cpu = (device_type(&f) & CL_DEVICE_TYPE_CPU) != 0;
     out->is_pocl = strstr(out->platform, "Portable Computing Language") != NULL;
     out->forms = forms_choose(out, &f);
+    /* Others may run a function only once somebody waits for it, and on that one's thread. */
+    out->can_call = out->is_cpu && out->is_pocl &&
+                    (device_number(&f, CL_DEVICE_EXECUTION_CAPABILITIES, sizeof(cl_ulong)) & CL_EXEC_NATIVE_KERNEL);
     cl_int code;
     out->context = clCreateContext(NULL, 1, &out->id, NULL, NULL, &code);
     TRY(device_check(out, code, "create a context"));
@@ -283,12 +280,13 @@ static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     if (f->dot != DOT_PLAIN) TRY(bytes_printf(text, "#define %s\n", dot_names[f->dot]));
     if (f->has_amx) TRY(bytes_append_str(text, "#define DOT_AMX\n"));
     if (!f->has_half) TRY(bytes_append_str(text, "#define INTEGER_HALF\n"));
+    TRY(bytes_append_str(text, source_text("fetch.cl")));
     TRY(bytes_append_str(text, "#define NUMBER_FUNCTION\n#define REAL float\n#define AS_REAL as_float\n"
-                               "#define AS_INT as_int\n#define TO_INT convert_int\n#define NUMBER(n) number_##n\n"));
+                               "#define AS_INT as_int\n#define NUMBER(n) number_##n\n"));
     TRY(bytes_append_str(text, source_text("number.cl")));
-    TRY(bytes_append_str(text, "#undef REAL\n#undef AS_REAL\n#undef AS_INT\n#undef TO_INT\n#undef NUMBER\n"
+    TRY(bytes_append_str(text, "#undef REAL\n#undef AS_REAL\n#undef AS_INT\n#undef NUMBER\n"
                                "#define REAL float16\n#define AS_REAL as_float16\n#define AS_INT as_int16\n"
-                               "#define TO_INT convert_int16\n#define NUMBER(n) number16_##n\n"));
+                               "#define NUMBER(n) number16_##n\n"));
     return bytes_append_str(text, source_text("number.cl"));
 }
 
@@ -303,44 +301,65 @@ static err program_text(const struct kernel_forms *forms, const char *const *fil
     return OK;
 }
 
+/* Whether a text has `name` as a word of its own. */
+static int is_named(const char *text, const char *name) {
+    size_t n = strlen(name);
+    for (const char *at = text; (at = strstr(at, name)); at += n)
+        if ((at == text || (!isalnum((unsigned char)at[-1]) && at[-1] != '_')) && !isalnum((unsigned char)at[n]) &&
+            at[n] != '_')
+            return 1;
+    return 0;
+}
+
 /* Only those that the text names: another value compiles again only what it concerns. */
 static err build_options(const struct device *d, const char *text, struct bytes *out) {
     TRY(bytes_append_str(out, "-cl-std=CL1.2"));
     for (int i = 0; i < N_TUNABLES; i++)
-        if (strstr(text, tunables[i].name))
+        if (is_named(text, tunables[i].name))
             TRY(bytes_printf(out, " -D %s=%u", tunables[i].name, d->tuning.values[i]));
     return OK;
 }
 
 err device_build(struct device *d, const struct kernel_forms *forms, const char *const *files,
                  cl_program *out) {
-    struct bytes text = {0}, options = {0};
+    struct bytes text = {0}, options_text = {0};
     cl_program program = NULL;
     err e;
     TRY_GOTO(program_text(forms, files, &text), done);
-    TRY_GOTO(build_options(d, (const char *)text.data, &options), done);
+    TRY_GOTO(build_options(d, (const char *)text.data, &options_text), done);
+    const char *options = (const char *)options_text.data;
+    if (d->keeps_programs && (program = program_cache_get(d, options, &text))) goto done;
     cl_int code;
     const char *source = (const char *)text.data;
     program = clCreateProgramWithSource(d->context, 1, &source, &text.len, &code);
     TRY_GOTO(device_check(d, code, "create a program"), done);
-    if (clBuildProgram(program, 1, &d->id, (const char *)options.data, NULL, NULL) != CL_SUCCESS)
-        e = build_error(d, program);
+    d->has_compiled = 1;
+    if (clBuildProgram(program, 1, &d->id, options, NULL, NULL) != CL_SUCCESS) e = build_error(d, program);
+    else if (d->keeps_programs) program_cache_put(d, options, &text, program);
 done:
     bytes_free(&text);
-    bytes_free(&options);
+    bytes_free(&options_text);
     if (e != OK && program) clReleaseProgram(program);
     if (e == OK) *out = program;
     return e;
 }
 
-err device_memory(struct device *d, size_t n_bytes, cl_mem *out) {
+static err memory_create(struct device *d, cl_mem_flags flags, size_t n_bytes, void *at, cl_mem *out) {
     if (d->allocation_bytes && n_bytes > d->allocation_bytes)
         return err_set(ERR_MEMORY, "device '%s': one buffer of %zu MB is needed, %llu MB are possible; "
                                    "use more shards or stages",
                        d->name, n_bytes >> 20, (unsigned long long)(d->allocation_bytes >> 20));
     cl_int code;
-    *out = clCreateBuffer(d->context, CL_MEM_READ_WRITE, n_bytes ? n_bytes : 64, NULL, &code);
+    *out = clCreateBuffer(d->context, CL_MEM_READ_WRITE | flags, n_bytes, at, &code);
     return device_check(d, code, "allocate memory");
+}
+
+err device_memory(struct device *d, size_t n_bytes, cl_mem *out) {
+    return memory_create(d, 0, n_bytes ? n_bytes : 64, NULL, out);
+}
+
+err device_memory_at(struct device *d, void *at, size_t n_bytes, cl_mem *out) {
+    return memory_create(d, CL_MEM_USE_HOST_PTR, n_bytes, at, out);
 }
 
 err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,

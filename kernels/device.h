@@ -17,9 +17,12 @@ struct device {
     cl_device_id id;
     cl_context context;
     cl_command_queue queue;
-    char platform[128], name[128], driver[128];
+    char platform[128], name[128], version[128], driver[128];
     uint64_t memory_bytes, allocation_bytes;
     int is_cpu, is_pocl;
+    int keeps_programs; /* built ones are kept in the program cache */
+    int has_compiled;   /* a program came from its source, not from the cache */
+    int can_call; /* runs functions of this process, on threads of its own */
     struct kernel_forms forms; /* the fastest that this device should be able to run */
     struct tuning tuning;      /* defaults; whoever opens may fill it before the first build */
 };
@@ -37,6 +40,8 @@ err device_build(struct device *d, const struct kernel_forms *forms, const char 
 err device_check(const struct device *d, cl_int code, const char *what);
 
 err device_memory(struct device *d, size_t n_bytes, cl_mem *out);
+/* The same in memory of ours, which stays as long as the driver uses the buffer. */
+err device_memory_at(struct device *d, void *at, size_t n_bytes, cl_mem *out);
 
 /* What a backend's buffers are here. */
 struct buffer {

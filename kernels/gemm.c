@@ -62,12 +62,23 @@ err gemm_prepare(struct device *d, enum format f, uint32_t rows_max, struct gemm
     return OK;
 }
 
+static void program_release(struct gemm *g, int f) {
+    if (g->unpack[f]) clReleaseKernel(g->unpack[f]);
+    if (g->tree[f]) clReleaseKernel(g->tree[f]);
+    if (g->program[f]) clReleaseProgram(g->program[f]);
+    g->unpack[f] = g->tree[f] = NULL;
+    g->program[f] = NULL;
+}
+
+void gemm_forget(struct gemm *g, enum format f) {
+    program_release(g, (int)f);
+    for (int i = 0; i < N_FORMATS; i++)
+        if (g->program[i]) return;
+    gemm_release(g);
+}
+
 void gemm_release(struct gemm *g) {
-    for (int f = 0; f < N_FORMATS; f++) {
-        if (g->unpack[f]) clReleaseKernel(g->unpack[f]);
-        if (g->tree[f]) clReleaseKernel(g->tree[f]);
-        if (g->program[f]) clReleaseProgram(g->program[f]);
-    }
+    for (int f = 0; f < N_FORMATS; f++) program_release(g, f);
     if (g->weights) clReleaseMemObject(g->weights);
     if (g->leaves) clReleaseMemObject(g->leaves);
     *g = (struct gemm){0};

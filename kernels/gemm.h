@@ -22,6 +22,9 @@ err gemm_tune(struct device *d, const struct tuning *t);
 err gemm_prepare(struct device *d, enum format f, uint32_t rows_max, struct gemm *g);
 void gemm_release(struct gemm *g);
 
+/* A format is not multiplied this way after all; the last one gives the scratch back. */
+void gemm_forget(struct gemm *g, enum format f);
+
 /* Whether a product can go this way at all: rows enough, all segments equal, scratch large enough. */
 int gemm_can(const struct device *d, const struct gemm *g, const struct matrix *m, uint32_t n_rows,
              uint32_t segment_cols, const struct tree *tree);

@@ -23,20 +23,16 @@ static inline int32_t number_as_int(float f) {
 #define REAL float
 #define AS_REAL(i) number_as_float(i)
 #define AS_INT(f) number_as_int(f)
-#define TO_INT(f) ((int32_t)(f))
 #define fma(a, b, c) fmaf(a, b, c)
 #define fmin(a, b) fminf(a, b)
 #define fmax(a, b) fmaxf(a, b)
-#define rint(a) rintf(a)
 #include "kernels/cl/number.cl"
 #undef fma
 #undef fmin
 #undef fmax
-#undef rint
 #undef REAL
 #undef AS_REAL
 #undef AS_INT
-#undef TO_INT
 #undef NUMBER
 
 #endif

@@ -13,8 +13,12 @@
     {OP_LINEAR, "", f, 16, 20, 64, 0, 2}, {OP_LINEAR, "", f, 19, 17, 1152, 32, 2},             \
         {OP_LINEAR, "three", f, 135, 40, 128, 0, 4}
 #define LINEAR_QUANTISED_ROWS(f) LINEAR_ROWS(f), LINEAR_MANY_ROWS(f)
+/* About the tiles of dense.c: 14 rows and a block of 56, 32 outputs, and the narrower ones. */
 #define LINEAR_DENSE_ROWS(f)                                                                   \
     LINEAR_ROWS(f), {OP_LINEAR, "short segment", f, 2, 17, 72, 0, 3},                          \
+        {OP_LINEAR, "", f, 7, 16, 40, 0, 1}, {OP_LINEAR, "", f, 13, 40, 96, 32, 3},            \
+        {OP_LINEAR, "", f, 14, 32, 64, 0, 2}, {OP_LINEAR, "", f, 15, 31, 64, 0, 1},            \
+        {OP_LINEAR, "short segment", f, 29, 49, 72, 0, 3},                                     \
         {OP_LINEAR, "many rows", f, 70, 40, 128, 0, 4}
 #define EMBED_ROW(f) {OP_EMBED, "", f, 3, 50, 256, 0, 0}
 
@@ -29,24 +33,44 @@ static const struct op_row rows[] = {
     EMBED_ROW(FORMAT_Q4_0), EMBED_ROW(FORMAT_Q4_1), EMBED_ROW(FORMAT_Q5_0), EMBED_ROW(FORMAT_Q5_1),
     EMBED_ROW(FORMAT_Q2_K), EMBED_ROW(FORMAT_Q3_K), EMBED_ROW(FORMAT_Q4_K), EMBED_ROW(FORMAT_Q5_K),
     EMBED_ROW(FORMAT_Q6_K),
-    {OP_NORM, "rms", FORMAT_F32, 3, 100, 100, 0, NORM_RMS},
-    {OP_NORM, "layer", FORMAT_F32, 3, 256, 256, 0, NORM_LAYER},
+    {OP_NORM, "rms", FORMAT_F32, 3, 100, 100, 0, 0},
+    {OP_NORM, "layer", FORMAT_F32, 3, 256, 256, 0, 0},
+    {OP_NORM, "rms q8", FORMAT_F32, 3, 160, 160, 0, 0},
+    {OP_NORM, "rms in place", FORMAT_F32, 6, 24, 24, 0, 0},
     {OP_QUANTIZE, "", FORMAT_F32, 3, 96, 96, 0, 0},
     {OP_REDUCE, "", FORMAT_F32, 2, 100, 100, 0, 10},
+    {OP_REDUCE, "add", FORMAT_F32, 2, 100, 100, 0, 1},
+    {OP_REDUCE, "add rms q8", FORMAT_F32, 3, 224, 224, 0, 16},
+    {OP_REDUCE, "bias add layer", FORMAT_F32, 3, 72, 72, 0, 5},
+    {OP_REDUCE, "bias add layer q8 both", FORMAT_F32, 1, 2048, 2048, 0, 1},
     {OP_BIAS, "", FORMAT_F32, 3, 70, 70, 0, 0},
-    {OP_ROPE, "norm", FORMAT_F32, 3, 4, 20, 0, ROPE_NORM},
-    {OP_ROPE, "neox", FORMAT_F32, 3, 4, 20, 0, ROPE_NEOX},
-    {OP_KV_WRITE, "", FORMAT_F16, 40, 2, 24, 60, 0},
-    {OP_KV_WRITE, "", FORMAT_F32, 40, 2, 24, 60, 0},
+    {OP_KV_WRITE, "", FORMAT_F16, 40, 2, 24, 60, 2},
+    {OP_KV_WRITE, "", FORMAT_F32, 40, 2, 24, 60, 2},
+    {OP_KV_WRITE, "norm", FORMAT_F16, 3, 4, 20, 40, 2},
+    {OP_KV_WRITE, "neox", FORMAT_F16, 3, 9, 64, 64, 3},
+    {OP_KV_WRITE, "norm", FORMAT_F32, 2, 4, 32, 30, 1},
+    {OP_KV_WRITE, "neox bias", FORMAT_F32, 3, 4, 21, 40, 4},
     {OP_ATTEND, "", FORMAT_F16, 2, 4, 24, 40, 2},
     {OP_ATTEND, "", FORMAT_F32, 3, 4, 32, 600, 1},
     {OP_ATTEND, "window", FORMAT_F16, 2, 2, 16, 550, 2},
+    {OP_ATTEND, "", FORMAT_F16, 1, 16, 64, 530, 2},
+    {OP_ATTEND, "", FORMAT_F32, 3, 14, 80, 300, 2},
+    {OP_ATTEND, "", FORMAT_F16, 12, 2, 128, 262, 2},
+    {OP_ATTEND, "", FORMAT_F16, 3, 9, 40, 100, 1},
+    {OP_ATTEND, "window", FORMAT_F32, 20, 4, 72, 362, 2},
+    {OP_ATTEND, "sequences", FORMAT_F16, 16, 4, 64, 520, 4},
+    {OP_ATTEND, "sequences", FORMAT_F32, 7, 6, 24, 90, 2},
+    {OP_ATTEND, "shard", FORMAT_F16, 5, 4, 32, 290, 2},
+    {OP_ATTEND, "shard", FORMAT_F32, 2, 17, 16, 70, 2},
     {OP_GLU, "silu", FORMAT_F32, 3, 70, 70, 0, ACT_SILU},
     {OP_GLU, "gelu", FORMAT_F32, 3, 70, 70, 0, ACT_GELU_TANH},
+    {OP_GLU, "silu q8", FORMAT_F32, 3, 96, 96, 0, ACT_SILU},
+    {OP_GLU, "bias silu q8 both", FORMAT_F32, 3, 96, 96, 0, ACT_SILU},
     {OP_ACT, "silu", FORMAT_F32, 3, 70, 70, 0, ACT_SILU},
     {OP_ACT, "gelu", FORMAT_F32, 3, 70, 70, 0, ACT_GELU_TANH},
     {OP_ACT, "relu", FORMAT_F32, 3, 70, 70, 0, ACT_RELU},
-    {OP_ADD, "", FORMAT_F32, 3, 70, 70, 0, 0},
+    {OP_ACT, "bias gelu", FORMAT_F32, 3, 50, 50, 0, ACT_GELU_TANH},
+    {OP_ADD, "", FORMAT_F32, 3, 70, 70, 0, 1},
     {OP_SELECT, "", FORMAT_F32, 5, 33, 33, 0, 3},
 };
 
@@ -83,7 +107,7 @@ static float noise_float(uint64_t i, uint64_t salt) {
 /* Everything that one run allocates. */
 struct row_bench {
     struct backend *b;
-    struct buffer *buffers[8];
+    struct buffer *buffers[16];
     uint32_t n_buffers;
     struct matrix *matrices[PRODUCTS_MAX];
     struct cache *cache;
@@ -171,7 +195,7 @@ static err matrix_noise(struct row_bench *o, const struct op_row *r, uint32_t ro
                         struct matrix **out) {
     struct op_row copy = *r;
     struct matrix_source source = {r->format, &copy, noise_read};
-    return o->b->ops->matrix_load(o->b, &source, row_begin, row_begin + n, r->at, r->at + r->in, out);
+    return matrix_load(o->b, &source, row_begin, row_begin + n, r->at, r->at + r->in, out);
 }
 
 /* One matrix, or as many as the row says, each with fewer rows; the second begins inside its matrix
@@ -226,53 +250,70 @@ static err run_embed(struct row_bench *o, const struct op_row *r, struct bytes *
     return result_read(o, y, (size_t)r->n_rows * r->in * 4, out);
 }
 
-static err run_rope(struct row_bench *o, const struct op_row *r, struct buffer *x, size_t n,
-                    struct bytes *out) {
-    struct rope rope = {.n_rot = r->in / 2 * 2 - 4, .freq_base = 10000, .freq_scale = 1};
-    float angles[256];
-    struct buffer *a;
-    for (uint32_t t = 0; t < r->n_rows; t++) rope_table(&rope, (int32_t)(t * 1000), angles + t * rope.n_rot);
-    TRY(buffer_of(o, angles, (size_t)r->n_rows * rope.n_rot, &a));
-    TRY(o->b->ops->rope(o->b, x, a, r->n_rows, r->out, r->in, rope.n_rot, (enum rope_style)r->option));
-    return result_read(o, x, n * 4, out);
-}
-
-/* Ops on plain values: x [n_rows, width] and a vector or a second value. */
-static err run_plain(struct row_bench *o, const struct op_row *r, struct bytes *out) {
-    const struct backend_ops *ops = o->b->ops;
-    struct buffer *x, *w, *y;
-    uint32_t width = r->op == OP_ROPE ? r->out * r->in : r->in, n = r->n_rows * width;
-    size_t n_bytes = (size_t)n * 4;
-    TRY(buffer_noise(o, n, 1, &x));
-    TRY(buffer_noise(o, n, 2, &w));
-    TRY(buffer_empty(o, (size_t)n * 2, &y));
-    switch (r->op) {
-    case OP_NORM:
-        TRY(ops->norm(o->b, (enum norm_kind)r->option, 1e-5f, x, w, r->option ? w : NULL, r->n_rows, width, y));
-        break;
-    case OP_QUANTIZE:
-        TRY(ops->quantize(o->b, x, r->n_rows, width, y));
-        n_bytes = q8_bytes(r->n_rows, width);
-        break;
-    case OP_BIAS: TRY(ops->bias(o->b, x, w, r->n_rows, width)); return result_read(o, x, n_bytes, out);
-    case OP_ROPE: return run_rope(o, r, x, n, out);
-    case OP_GLU: TRY(ops->glu(o->b, (enum act_kind)r->option, x, w, n, y)); break;
-    case OP_ACT: TRY(ops->act(o->b, (enum act_kind)r->option, x, n, y)); break;
-    default: TRY(ops->add(o->b, x, w, n, y)); break;
-    }
-    return result_read(o, y, n_bytes, out);
-}
-
-static err run_reduce(struct row_bench *o, const struct op_row *r, struct bytes *out) {
+static err run_quantize(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     struct buffer *x, *y;
-    struct range own[3] = {{0, 3}, {3, 4}, {4, r->option}};
+    TRY(buffer_noise(o, (size_t)r->n_rows * r->in, 1, &x));
+    TRY(buffer_empty(o, q8_bytes(r->n_rows, r->in) / 4, &y));
+    TRY(o->b->ops->quantize(o->b, x, r->n_rows, r->in, y));
+    return result_read(o, y, q8_bytes(r->n_rows, r->in), out);
+}
+
+static int is_variant(const struct op_row *r, const char *word) { return strstr(r->variant, word) != NULL; }
+
+/* Results: as floats, unless the variant says q8, then quantised; or both. */
+static err results_make(struct row_bench *o, const struct op_row *r, struct buffer **floats, struct buffer **q8) {
+    *floats = *q8 = NULL;
+    if (is_variant(r, "q8")) TRY(buffer_empty(o, q8_bytes(r->n_rows, r->in) / 4, q8));
+    if (is_variant(r, "q8") && !is_variant(r, "both")) return OK;
+    return buffer_empty(o, (size_t)r->n_rows * r->in, floats);
+}
+
+static err results_read(struct row_bench *o, const struct op_row *r, struct buffer *floats, struct buffer *q8,
+                        struct bytes *out) {
+    if (floats) TRY(result_read(o, floats, (size_t)r->n_rows * r->in * 4, out));
+    return q8 ? result_read(o, q8, q8_bytes(r->n_rows, r->in), out) : OK;
+}
+
+/* The leaves of three shards, or of one. */
+static err leaves_noise(struct row_bench *o, const struct op_row *r, struct tree *tree, struct row_sum *s) {
+    uint32_t n = r->option;
+    struct range own[3] = {{0, n < 3 ? n : 3}, {3, n < 4 ? n : 4}, {4, n}};
+    tree_finish(n, own, n > 4 ? 3 : 1, tree);
+    s->tree = tree;
+    return buffer_noise(o, (size_t)tree->n_leaves * r->n_rows * r->in, 1, &s->leaves);
+}
+
+static err run_sum(struct row_bench *o, const struct op_row *r, struct bytes *out) {
+    int is_layer = is_variant(r, "layer"), has_norm = r->op == OP_NORM || is_layer || is_variant(r, "rms");
+    struct row_sum s = {.kind = is_layer ? NORM_LAYER : NORM_RMS, .eps = 1e-5f};
     struct tree tree;
-    tree_finish(r->option, own, 3, &tree);
-    uint32_t n = r->n_rows * r->out;
-    TRY(buffer_noise(o, (size_t)tree.n_leaves * n, 1, &x));
-    TRY(buffer_empty(o, n, &y));
-    TRY(o->b->ops->reduce(o->b, x, &tree, n, y));
-    return result_read(o, y, (size_t)n * 4, out);
+    size_t n = (size_t)r->n_rows * r->in;
+    if (r->option) TRY(leaves_noise(o, r, &tree, &s));
+    if (r->op == OP_BIAS || is_variant(r, "bias")) TRY(buffer_noise(o, r->in, 2, &s.vector));
+    if (r->op != OP_REDUCE || is_variant(r, "add")) TRY(buffer_noise(o, n, 3, &s.x));
+    if (r->op != OP_NORM) s.sum = s.x; /* in place, as models do it */
+    if (r->op != OP_NORM && !s.x) TRY(buffer_empty(o, n, &s.sum));
+    if (has_norm) {
+        TRY(buffer_noise(o, r->in, 4, &s.weight));
+        if (is_layer) TRY(buffer_noise(o, r->in, 5, &s.bias));
+        TRY(results_make(o, r, &s.out, &s.q8));
+        if (is_variant(r, "in place")) s.out = s.x;
+    }
+    TRY(o->b->ops->sum_rows(o->b, &s, r->n_rows, r->in));
+    if (s.sum) TRY(result_read(o, s.sum, n * 4, out));
+    return results_read(o, r, s.out, s.q8, out);
+}
+
+static err run_activate(struct row_bench *o, const struct op_row *r, struct bytes *out) {
+    struct activation a = {.kind = (enum act_kind)r->option};
+    size_t n = (size_t)r->n_rows * r->in;
+    TRY(buffer_noise(o, n, 1, &a.gate));
+    if (r->op == OP_GLU) TRY(buffer_noise(o, n, 2, &a.up));
+    if (is_variant(r, "bias")) TRY(buffer_noise(o, r->in, 3, &a.gate_bias));
+    if (a.up && a.gate_bias) TRY(buffer_noise(o, r->in, 4, &a.up_bias));
+    TRY(results_make(o, r, &a.out, &a.q8));
+    TRY(o->b->ops->activate(o->b, &a, r->n_rows, r->in));
+    return results_read(o, r, a.out, a.q8, out);
 }
 
 static err run_select(struct row_bench *o, const struct op_row *r, struct bytes *out) {
@@ -286,17 +327,35 @@ static err run_select(struct row_bench *o, const struct op_row *r, struct bytes 
     return result_read(o, y, (size_t)r->option * r->in * 4, out);
 }
 
-/* One sequence of at + 1 positions, its blocks in reverse order; rows stand
- * at its end. */
-static err places_of(struct row_bench *o, const struct op_row *r, uint32_t first, uint32_t n_rows,
+/* A sequence of at + 1 positions, its blocks in reverse order; rows stand at its end. Where
+ * `is_mixed`, every third row belongs to another one, half as far, with the same blocks in order. */
+static err places_of(struct row_bench *o, const struct op_row *r, uint32_t first, uint32_t n_rows, int is_mixed,
                      struct row_places *out) {
-    int32_t position[64], begin[64] = {0}, table[64];
+    int32_t position[64], begin[64], table[2 * 64];
     uint32_t n_blocks = r->at / KV_BLOCK_TOKENS + 1;
-    for (uint32_t i = 0; i < n_rows; i++) position[i] = (int32_t)(first + i);
-    for (uint32_t i = 0; i < n_blocks; i++) table[i] = (int32_t)(n_blocks - 1 - i);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        int is_other = is_mixed && i % 3 == 2;
+        position[i] = (int32_t)(is_other ? (first + i) / 2 : first + i);
+        begin[i] = is_other ? (int32_t)n_blocks : 0;
+    }
+    for (uint32_t i = 0; i < n_blocks; i++) {
+        table[i] = (int32_t)(n_blocks - 1 - i);
+        table[n_blocks + i] = (int32_t)i;
+    }
     TRY(buffer_of(o, position, n_rows, &out->position));
     TRY(buffer_of(o, begin, n_rows, &out->table_begin));
-    return buffer_of(o, table, n_blocks, &out->table);
+    return buffer_of(o, table, 2 * n_blocks, &out->table);
+}
+
+/* Heads of a model with as many KV heads, or, as a shard may have them, the last query head of one KV
+ * head and all of the next. */
+static struct attend_shape attend_shape_of(const struct op_row *r, uint32_t n_kv_heads) {
+    int is_shard = strcmp(r->variant, "shard") == 0;
+    uint32_t group = is_shard ? r->out - 1 : r->out / n_kv_heads;
+    return (struct attend_shape){.n_heads = r->out, .n_kv_heads = n_kv_heads, .head_dim = r->in,
+                                 .head_begin = is_shard ? 2 * group - 1 : 0, .kv_begin = is_shard ? 1 : 0,
+                                 .group = group, .window = strcmp(r->variant, "window") == 0 ? 100 : 0,
+                                 .n_chunks = r->at / ATTEND_CHUNK + 1};
 }
 
 static void buffers_free(struct row_bench *o) {
@@ -304,33 +363,54 @@ static void buffers_free(struct row_bench *o) {
     o->n_buffers = 0;
 }
 
-/* Fills positions [0, at] of the cache, then attends from the last n_rows. */
-static err run_attend(struct row_bench *o, const struct op_row *r, struct bytes *out) {
-    int is_write = r->op == OP_KV_WRITE;
-    struct cache_shape shape = {r->at / KV_BLOCK_TOKENS + 1, is_write ? r->out : r->option, r->in, r->format};
-    uint32_t n_heads = r->out, width = shape.n_kv_heads * r->in;
-    struct attend_shape s = {.n_heads = n_heads, .n_kv_heads = shape.n_kv_heads, .head_dim = r->in,
-                             .group = n_heads / shape.n_kv_heads, .window = *r->variant ? 100 : 0,
-                             .n_chunks = r->at / ATTEND_CHUNK + 1};
-    struct backend_limits limits = {r->n_rows, r->at + 1, n_heads, r->in};
+/* k and v of n rows into the cache from position `first` on; of q, too, where the row is about that. */
+static err heads_noise(struct row_bench *o, const struct op_row *r, const struct cache_shape *shape, uint32_t first,
+                       uint32_t n, struct buffer *q) {
+    struct rope rope = {.n_rot = r->in / 2 * 2 - 4, .freq_base = 10000, .freq_scale = 1};
+    uint32_t width = shape->n_kv_heads * r->in;
+    int turns = is_variant(r, "norm") || is_variant(r, "neox");
+    float angles[64 * 64];
+    struct head_rows h = {.q = q, .n_heads = r->out, .style = is_variant(r, "neox") ? ROPE_NEOX : ROPE_NORM};
     struct row_places places;
-    struct buffer *k, *v, *q, *y;
+    for (uint32_t t = 0; turns && t < n; t++) rope_table(&rope, (int32_t)(first + t) * 100, angles + t * rope.n_rot);
+    if (turns) TRY(buffer_of(o, angles, (size_t)n * rope.n_rot, &h.angles));
+    if (turns) h.q_rot = h.k_rot = rope.n_rot;
+    TRY(places_of(o, r, first, n, 0, &places));
+    TRY(buffer_noise(o, (size_t)n * width, first + 1, &h.k));
+    TRY(buffer_noise(o, (size_t)n * width, first + 2, &h.v));
+    if (is_variant(r, "bias")) {
+        TRY(buffer_noise(o, (size_t)r->out * r->in, 6, &h.q_bias));
+        TRY(buffer_noise(o, width, 7, &h.k_bias));
+        TRY(buffer_noise(o, width, 8, &h.v_bias));
+    }
+    return o->b->ops->heads(o->b, o->cache, &h, &places, n);
+}
+
+/* Fills positions [0, at] of the cache, then attends from the last n_rows; a kv-write row also
+ * shows what became of q. */
+static err run_attend(struct row_bench *o, const struct op_row *r, struct bytes *out) {
+    struct cache_shape shape = {r->at / KV_BLOCK_TOKENS + 1, r->option, r->in, r->format};
+    uint32_t n_heads = r->out, begin = r->at + 1 - r->n_rows;
+    struct attend_shape s = attend_shape_of(r, shape.n_kv_heads);
+    struct backend_limits limits = {r->n_rows, r->at + 1, n_heads, r->in};
+    size_t n = (size_t)r->n_rows * n_heads * r->in;
+    struct row_places places;
+    struct buffer *q, *y;
     TRY(o->b->ops->prepare(o->b, &limits));
     TRY(o->b->ops->cache_create(o->b, &shape, &o->cache));
-    for (uint32_t at = 0; at <= r->at; at += 64) {
-        uint32_t n = r->at + 1 - at < 64 ? r->at + 1 - at : 64;
-        TRY(places_of(o, r, at, n, &places));
-        TRY(buffer_noise(o, (size_t)n * width, at + 1, &k));
-        TRY(buffer_noise(o, (size_t)n * width, at + 2, &v));
-        TRY(o->b->ops->kv_write(o->b, o->cache, k, v, &places, n));
+    for (uint32_t at = 0, n_new; at < begin; at += n_new) {
+        n_new = begin - at < 64 ? begin - at : 64;
+        TRY(heads_noise(o, r, &shape, at, n_new, NULL));
         TRY(o->b->ops->finish(o->b));
         buffers_free(o);
     }
-    TRY(places_of(o, r, r->at + 1 - r->n_rows, r->n_rows, &places));
-    TRY(buffer_noise(o, (size_t)r->n_rows * n_heads * r->in, 5, &q));
-    TRY(buffer_empty(o, (size_t)r->n_rows * n_heads * r->in, &y));
+    TRY(buffer_noise(o, n, 5, &q));
+    TRY(heads_noise(o, r, &shape, begin, r->n_rows, r->op == OP_KV_WRITE ? q : NULL));
+    TRY(places_of(o, r, begin, r->n_rows, is_variant(r, "sequences"), &places));
+    TRY(buffer_empty(o, n, &y));
     TRY(o->b->ops->attend(o->b, o->cache, q, &places, &s, r->n_rows, y));
-    return result_read(o, y, (size_t)r->n_rows * n_heads * r->in * 4, out);
+    if (r->op == OP_KV_WRITE) TRY(result_read(o, q, n * 4, out));
+    return result_read(o, y, n * 4, out);
 }
 
 err op_row_run(const struct op_row *r, struct backend *b, struct bytes *out) {
@@ -339,11 +419,13 @@ err op_row_run(const struct op_row *r, struct backend *b, struct bytes *out) {
     switch (r->op) {
     case OP_LINEAR: e = run_linear(o, r, out); break;
     case OP_EMBED: e = run_embed(o, r, out); break;
-    case OP_REDUCE: e = run_reduce(o, r, out); break;
+    case OP_QUANTIZE: e = run_quantize(o, r, out); break;
+    case OP_GLU:
+    case OP_ACT: e = run_activate(o, r, out); break;
     case OP_SELECT: e = run_select(o, r, out); break;
     case OP_KV_WRITE:
     case OP_ATTEND: e = run_attend(o, r, out); break;
-    default: e = run_plain(o, r, out); break;
+    default: e = run_sum(o, r, out); break;
     }
     buffers_free(o);
     for (int i = 0; i < PRODUCTS_MAX; i++) b->ops->matrix_free(b, o->matrices[i]);

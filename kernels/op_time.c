@@ -10,7 +10,6 @@
 #define RUNS_MIN 3
 #define RUNS_MAX 64
 #define RUN_OPS_MAX 512
-#define HEAD_DIM 64 /* of rope: a row is whole heads */
 #define CACHES_MAX 256
 
 struct op_time {
@@ -23,8 +22,9 @@ struct op_time {
     uint64_t matrix_bytes;     /* of one, packed */
     uint32_t segment_cols;
     struct tree tree;
-    struct buffer *x, *w, *y; /* input; second input, vector, ids or angles; output */
-    struct buffer *q8;        /* the input of a quantised product */
+    struct buffer *x, *w, *y; /* input; second input, weight or ids; output */
+    struct buffer *q8;        /* input of a quantised product, or quantised output */
+    struct buffer *k, *v, *angles;
     struct cache *caches[CACHES_MAX];
     uint32_t n_caches;
     struct row_places places;
@@ -45,35 +45,57 @@ static err plain_read(void *context, uint64_t row_begin, uint64_t row_end, uint6
     size_t n = (row_end - row_begin) * format_bytes(f, col_end - col_begin);
     uint64_t z = row_begin + 1;
     uint8_t *at = dst;
-    for (size_t i = 0; i < n; i++) {
-        if (i % 8 == 0) z = z * 0x9E3779B97F4A7C15u + 0xD1B54A32D192ED03u;
-        at[i] = (uint8_t)(32 | (z >> (24 + i % 8 * 5) & 31));
+    for (size_t i = 0; i < n; i += sizeof z) {
+        z = z * 0x9E3779B97F4A7C15u + 0xD1B54A32D192ED03u;
+        uint64_t eight = 0x2020202020202020u | (z >> 3 & 0x1F1F1F1F1F1F1F1Fu);
+        memcpy(at + i, &eight, n - i < sizeof eight ? n - i : sizeof eight);
     }
     return OK;
 }
 
+/* In one go, as the weights of a cell: they share pages. */
 static err matrices_load(struct op_time *t, uint64_t working_bytes) {
     enum format f = t->row.format;
-    struct matrix_source source = {f, &f, plain_read};
-    uint64_t sum = 0;
-    do {
-        struct matrix **m = &t->matrices[t->n_matrices];
-        TRY(t->b->ops->matrix_load(t->b, &source, 0, t->row.out, 0, t->row.in, m));
-        t->n_matrices++;
-        t->matrix_bytes = t->b->ops->matrix_bytes(*m);
-        sum += t->matrix_bytes;
-    } while (sum < working_bytes && t->n_matrices < MATRICES_MAX);
+    struct matrix_order orders[MATRICES_MAX];
+    struct packed_layout layout;
+    packed_layout_make(f, t->row.out, 0, t->row.in, &layout);
+    uint64_t n = working_bytes / layout.n_bytes + 1;
+    n = n < MATRICES_MAX ? n : MATRICES_MAX;
+    for (uint64_t i = 0; i < n; i++)
+        orders[i] = (struct matrix_order){{f, &f, plain_read}, 0, t->row.out, 0, t->row.in, &t->matrices[i], NULL};
+    TRY(t->b->ops->matrices_load(t->b, orders, (uint32_t)n));
+    t->n_matrices = (uint32_t)n;
+    t->matrix_bytes = t->b->ops->matrix_bytes(t->matrices[0]);
     return OK;
+}
+
+static err empty_create(struct op_time *t, size_t n, struct buffer **out) {
+    return t->b->ops->buffer_create(t->b, n * sizeof(float), out);
 }
 
 static err values_create(struct op_time *t, size_t n, struct buffer **out) {
     float *values;
     TRY(NEW(values, n));
     for (size_t i = 0; i < n; i++) values[i] = (float)(i * 7919 % 255) / 127 - 1;
+    err e = empty_create(t, n, out);
+    if (e == OK) e = t->b->ops->buffer_write(t->b, *out, 0, n * sizeof *values, values);
+    free(values);
+    return e;
+}
+
+/* n integers from `first` on, `step` apart. */
+static err integers_create(struct op_time *t, int32_t first, int32_t step, uint32_t n, struct buffer **out) {
+    int32_t *values;
+    TRY(NEW(values, n));
+    for (uint32_t i = 0; i < n; i++) values[i] = first + step * (int32_t)i;
     err e = t->b->ops->buffer_create(t->b, n * sizeof *values, out);
     if (e == OK) e = t->b->ops->buffer_write(t->b, *out, 0, n * sizeof *values, values);
     free(values);
     return e;
+}
+
+static err q8_create(struct op_time *t) {
+    return t->b->ops->buffer_create(t->b, q8_bytes(t->row.n_rows, t->row.in), &t->q8);
 }
 
 static size_t values_count(const struct op_time *t) { return (size_t)t->row.n_rows * t->row.in; }
@@ -86,9 +108,9 @@ static err linear_create(struct op_time *t) {
     t->segment_cols = r->in / n_segments;
     tree_own(n_segments, (struct range){0, n_segments}, &t->tree);
     TRY(values_create(t, values_count(t), &t->x));
-    TRY(t->b->ops->buffer_create(t->b, (size_t)t->tree.n_results * r->n_rows * r->out * 4, &t->y));
+    TRY(empty_create(t, (size_t)t->tree.n_results * r->n_rows * r->out, &t->y));
     if (!format_info(r->format)->is_quantised) return OK;
-    TRY(t->b->ops->buffer_create(t->b, q8_bytes(r->n_rows, r->in), &t->q8));
+    TRY(q8_create(t));
     return t->b->ops->quantize(t->b, t->x, r->n_rows, r->in, t->q8);
 }
 
@@ -113,7 +135,7 @@ static err embed_create(struct op_time *t) {
     err e = t->b->ops->buffer_create(t->b, r->n_rows * sizeof *ids, &t->w);
     if (e == OK) e = t->b->ops->buffer_write(t->b, t->w, 0, r->n_rows * sizeof *ids, ids);
     free(ids);
-    return e == OK ? t->b->ops->buffer_create(t->b, values_count(t) * 4, &t->y) : e;
+    return e == OK ? empty_create(t, values_count(t), &t->y) : e;
 }
 
 static err embed_run(struct op_time *t, uint32_t n_rows) {
@@ -124,80 +146,133 @@ static struct op_cost embed_cost(const struct op_time *t, double n_rows) {
     return (struct op_cost){n_rows * ((double)t->matrix_bytes / t->row.out + 4.0 * t->row.in), 0};
 }
 
-/* ---- plain values ---- */
+/* ---- plain values, each op with what steps make it do at once ---- */
 
-/* Two inputs and an output of rows; q8 is smaller than rows of floats are. */
+static double q8_bytes_of(const struct op_time *t, double n_rows) {
+    return n_rows * t->row.in / PACKED_BLOCK * (double)sizeof(struct q8_block);
+}
+
+/* Two inputs of rows, and results. */
 static err rows_create(struct op_time *t) {
     TRY(values_create(t, values_count(t), &t->x));
     TRY(values_create(t, values_count(t), &t->w));
-    return t->b->ops->buffer_create(t->b, values_count(t) * 4, &t->y);
-}
-
-static err reduce_create(struct op_time *t) {
-    tree_own(t->row.option, (struct range){0, t->row.option}, &t->tree);
-    TRY(values_create(t, values_count(t) * t->row.option, &t->x));
-    return t->b->ops->buffer_create(t->b, values_count(t) * 4, &t->y);
+    TRY(q8_create(t));
+    return empty_create(t, values_count(t), &t->y);
 }
 
 static err norm_run(struct op_time *t, uint32_t n_rows) {
-    return t->b->ops->norm(t->b, NORM_RMS, 1e-5f, t->x, t->w, NULL, n_rows, t->row.in, t->y);
-}
-
-static err quantize_run(struct op_time *t, uint32_t n_rows) {
-    return t->b->ops->quantize(t->b, t->x, n_rows, t->row.in, t->y);
-}
-
-/* In place: the same angles again and again keep the values small. */
-static err rope_run(struct op_time *t, uint32_t n_rows) {
-    return t->b->ops->rope(t->b, t->x, t->w, n_rows, t->row.in / HEAD_DIM, HEAD_DIM, HEAD_DIM, ROPE_NORM);
-}
-
-static err glu_run(struct op_time *t, uint32_t n_rows) {
-    return t->b->ops->glu(t->b, ACT_SILU, t->x, t->w, n_rows * t->row.in, t->y);
-}
-
-static err add_run(struct op_time *t, uint32_t n_rows) {
-    return t->b->ops->add(t->b, t->x, t->w, n_rows * t->row.in, t->y);
-}
-
-static err reduce_run(struct op_time *t, uint32_t n_rows) {
-    return t->b->ops->reduce(t->b, t->x, &t->tree, n_rows * t->row.in, t->y);
+    struct row_sum s = {.x = t->x, .kind = NORM_RMS, .eps = 1e-5f, .weight = t->w, .q8 = t->q8};
+    return t->b->ops->sum_rows(t->b, &s, n_rows, t->row.in);
 }
 
 static struct op_cost norm_cost(const struct op_time *t, double n_rows) {
-    return (struct op_cost){4.0 * t->row.in * (2 * n_rows + 1), 4.0 * n_rows * t->row.in};
+    return (struct op_cost){4.0 * t->row.in * (n_rows + 1) + q8_bytes_of(t, n_rows), 4 * n_rows * t->row.in};
 }
 
-static struct op_cost quantize_cost(const struct op_time *t, double n_rows) {
-    return (struct op_cost){n_rows * t->row.in * (4.0 + Q8_BLOCK_BYTES / 32.0), 0};
+/* A row of w is the norm's weight. */
+static err reduce_create(struct op_time *t) {
+    tree_own(t->row.option, (struct range){0, t->row.option}, &t->tree);
+    TRY(values_create(t, values_count(t) * t->row.option, &t->k));
+    return rows_create(t);
 }
 
-static struct op_cost rope_cost(const struct op_time *t, double n_rows) {
-    return (struct op_cost){n_rows * (8.0 * t->row.in + 4.0 * HEAD_DIM), 3.0 * n_rows * t->row.in};
-}
-
-static struct op_cost glu_cost(const struct op_time *t, double n_rows) {
-    return (struct op_cost){12.0 * n_rows * t->row.in, 0};
-}
-
-static struct op_cost add_cost(const struct op_time *t, double n_rows) {
-    return (struct op_cost){12.0 * n_rows * t->row.in, n_rows * t->row.in};
+static err reduce_run(struct op_time *t, uint32_t n_rows) {
+    struct row_sum s = {.leaves = t->k, .tree = &t->tree, .x = t->x, .sum = t->y, .kind = NORM_RMS, .eps = 1e-5f,
+                        .weight = t->w, .q8 = t->q8};
+    return t->b->ops->sum_rows(t->b, &s, n_rows, t->row.in);
 }
 
 static struct op_cost reduce_cost(const struct op_time *t, double n_rows) {
-    return (struct op_cost){4.0 * (t->row.option + 1) * n_rows * t->row.in, (t->row.option - 1.0) * n_rows * t->row.in};
+    double n = n_rows * t->row.in;
+    return (struct op_cost){4.0 * ((t->row.option + 2) * n + t->row.in) + q8_bytes_of(t, n_rows),
+                            (t->row.option + 4) * n};
 }
 
-/* ---- attention: every row from the last position of the same sequence ---- */
+static err quantize_run(struct op_time *t, uint32_t n_rows) {
+    return t->b->ops->quantize(t->b, t->x, n_rows, t->row.in, t->q8);
+}
 
-static err integers_create(struct op_time *t, int32_t first, int32_t step, uint32_t n, struct buffer **out) {
-    int32_t *values;
-    TRY(NEW(values, n));
-    for (uint32_t i = 0; i < n; i++) values[i] = first + step * (int32_t)i;
-    err e = t->b->ops->buffer_create(t->b, n * sizeof *values, out);
-    if (e == OK) e = t->b->ops->buffer_write(t->b, *out, 0, n * sizeof *values, values);
+static struct op_cost quantize_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){4.0 * n_rows * t->row.in + q8_bytes_of(t, n_rows), 0};
+}
+
+static err glu_run(struct op_time *t, uint32_t n_rows) {
+    struct activation a = {.kind = ACT_SILU, .gate = t->x, .up = t->w, .q8 = t->q8};
+    return t->b->ops->activate(t->b, &a, n_rows, t->row.in);
+}
+
+static struct op_cost glu_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){8.0 * n_rows * t->row.in + q8_bytes_of(t, n_rows), 0};
+}
+
+static err act_run(struct op_time *t, uint32_t n_rows) {
+    struct activation a = {.kind = ACT_GELU_TANH, .gate = t->x, .q8 = t->q8};
+    return t->b->ops->activate(t->b, &a, n_rows, t->row.in);
+}
+
+static err select_create(struct op_time *t) {
+    TRY(values_create(t, values_count(t), &t->x));
+    TRY(integers_create(t, 0, 1, t->row.n_rows, &t->w));
+    return empty_create(t, values_count(t), &t->y);
+}
+
+static err select_run(struct op_time *t, uint32_t n_rows) {
+    return t->b->ops->select(t->b, t->x, t->w, n_rows, t->row.in, t->y);
+}
+
+static struct op_cost select_cost(const struct op_time *t, double n_rows) {
+    return (struct op_cost){8.0 * n_rows * t->row.in, 0};
+}
+
+/* ---- attention and what comes before it ---- */
+
+static err places_create(struct op_time *t, int32_t first, int32_t step, uint32_t n_blocks) {
+    TRY(integers_create(t, first, step, t->row.n_rows, &t->places.position));
+    TRY(integers_create(t, 0, 0, t->row.n_rows, &t->places.table_begin));
+    return integers_create(t, 0, 1, n_blocks, &t->places.table);
+}
+
+static err cache_create(struct op_time *t, uint32_t n_blocks) {
+    struct cache_shape shape = {n_blocks, t->row.option, t->row.in, t->row.format};
+    TRY(t->b->ops->cache_create(t->b, &shape, &t->caches[t->n_caches]));
+    t->n_caches++;
+    return OK;
+}
+
+/* Of whole heads: real angles, or values that turn again and again would grow. */
+static err angles_create(struct op_time *t) {
+    struct rope rope = {.n_rot = t->row.in, .freq_base = 10000, .freq_scale = 1};
+    float *values;
+    TRY(NEW(values, values_count(t)));
+    for (uint32_t i = 0; i < t->row.n_rows; i++) rope_table(&rope, (int32_t)i, values + (size_t)i * t->row.in);
+    err e = empty_create(t, values_count(t), &t->angles);
+    if (e == OK) e = t->b->ops->buffer_write(t->b, t->angles, 0, values_count(t) * sizeof *values, values);
     free(values);
     return e;
+}
+
+/* Row i stands at position i of one sequence. */
+static err heads_create(struct op_time *t) {
+    const struct op_row *r = &t->row;
+    uint32_t n_blocks = r->n_rows / KV_BLOCK_TOKENS + 1;
+    TRY(cache_create(t, n_blocks));
+    TRY(places_create(t, 0, 1, n_blocks));
+    TRY(angles_create(t));
+    TRY(values_create(t, values_count(t) * r->option, &t->k));
+    TRY(values_create(t, values_count(t) * r->option, &t->v));
+    return values_create(t, values_count(t) * r->out, &t->x);
+}
+
+static err heads_run(struct op_time *t, uint32_t n_rows) {
+    struct head_rows h = {.q = t->x, .k = t->k, .v = t->v, .n_heads = t->row.out, .q_rot = t->row.in,
+                          .k_rot = t->row.in, .style = ROPE_NORM, .angles = t->angles};
+    return t->b->ops->heads(t->b, t->caches[0], &h, &t->places, n_rows);
+}
+
+static struct op_cost heads_cost(const struct op_time *t, double n_rows) {
+    const struct op_row *r = &t->row;
+    double n = n_rows * r->in, kv = 2.0 * r->option * (4 + (r->format == FORMAT_F16 ? 2 : 4));
+    return (struct op_cost){n * (8.0 * r->out + kv + 4), 3 * n * (r->out + r->option)};
 }
 
 static double kv_bytes(const struct op_time *t) {
@@ -205,22 +280,19 @@ static double kv_bytes(const struct op_time *t) {
     return (r->at + 1.0) * r->option * r->in * (r->format == FORMAT_F16 ? 4 : 8);
 }
 
-/* Caches stay empty: how long a kernel takes does not depend on what it reads. */
+/* Every row from the last position of the same sequence. Caches stay empty: how long a kernel takes
+ * does not depend on what it reads. */
 static err attend_create(struct op_time *t) {
     const struct op_row *r = &t->row;
     uint32_t n_blocks = r->at / KV_BLOCK_TOKENS + 1;
-    struct cache_shape shape = {n_blocks, r->option, r->in, r->format};
     t->attend = (struct attend_shape){.n_heads = r->out, .n_kv_heads = r->option, .head_dim = r->in,
                                       .group = r->out / r->option, .n_chunks = r->at / ATTEND_CHUNK + 1};
     do {
-        TRY(t->b->ops->cache_create(t->b, &shape, &t->caches[t->n_caches]));
-        t->n_caches++;
+        TRY(cache_create(t, n_blocks));
     } while (kv_bytes(t) * t->n_caches < (double)t->working_bytes && t->n_caches < CACHES_MAX);
-    TRY(integers_create(t, (int32_t)r->at, 0, r->n_rows, &t->places.position));
-    TRY(integers_create(t, 0, 0, r->n_rows, &t->places.table_begin));
-    TRY(integers_create(t, 0, 1, n_blocks, &t->places.table));
+    TRY(places_create(t, (int32_t)r->at, 0, n_blocks));
     TRY(values_create(t, values_count(t) * r->out, &t->x));
-    return t->b->ops->buffer_create(t->b, values_count(t) * r->out * 4, &t->y);
+    return empty_create(t, values_count(t) * r->out, &t->y);
 }
 
 static err attend_run(struct op_time *t, uint32_t n_rows) {
@@ -236,21 +308,21 @@ static struct op_cost attend_cost(const struct op_time *t, double n_rows) {
 static const struct op_case cases[] = {
     {OP_LINEAR, linear_create, linear_run, linear_cost}, {OP_EMBED, embed_create, embed_run, embed_cost},
     {OP_NORM, rows_create, norm_run, norm_cost},         {OP_QUANTIZE, rows_create, quantize_run, quantize_cost},
-    {OP_ROPE, rows_create, rope_run, rope_cost},         {OP_GLU, rows_create, glu_run, glu_cost},
-    {OP_ADD, rows_create, add_run, add_cost},            {OP_REDUCE, reduce_create, reduce_run, reduce_cost},
-    {OP_ATTEND, attend_create, attend_run, attend_cost},
+    {OP_REDUCE, reduce_create, reduce_run, reduce_cost}, {OP_KV_WRITE, heads_create, heads_run, heads_cost},
+    {OP_ATTEND, attend_create, attend_run, attend_cost}, {OP_GLU, rows_create, glu_run, glu_cost},
+    {OP_ACT, rows_create, act_run, quantize_cost},       {OP_SELECT, select_create, select_run, select_cost},
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
 /* ---- any op ---- */
 
 static err inputs_create(struct op_time *t) {
-    int is_attend = t->row.op == OP_ATTEND;
-    struct backend_limits limits = {t->row.n_rows, is_attend ? t->row.at + 1 : 1, is_attend ? t->row.out : 1,
-                                    is_attend ? t->row.in : 32};
+    const struct op_row *r = &t->row;
+    struct backend_limits limits = {r->n_rows, 1, 1, PACKED_BLOCK};
+    if (r->op == OP_ATTEND) limits = (struct backend_limits){r->n_rows, r->at + 1, r->out, r->in};
     TRY(t->b->ops->prepare(t->b, &limits));
-    if (t->row.op == OP_LINEAR) TRY(matrices_load(t, t->working_bytes));
-    if (t->row.op == OP_EMBED) TRY(matrices_load(t, 0));
+    if (r->op == OP_LINEAR) TRY(matrices_load(t, t->working_bytes));
+    if (r->op == OP_EMBED) TRY(matrices_load(t, 0));
     return t->kind->create(t);
 }
 
@@ -275,8 +347,8 @@ void op_time_free(struct op_time *t) {
     const struct backend_ops *ops = t->b->ops;
     for (uint32_t i = 0; i < t->n_matrices; i++) ops->matrix_free(t->b, t->matrices[i]);
     for (uint32_t i = 0; i < t->n_caches; i++) ops->cache_free(t->b, t->caches[i]);
-    struct buffer *const buffers[] = {t->x, t->w, t->y, t->q8, t->places.position, t->places.table_begin,
-                                      t->places.table};
+    struct buffer *const buffers[] = {t->x, t->w, t->y, t->q8, t->k, t->v, t->angles, t->places.position,
+                                      t->places.table_begin, t->places.table};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) ops->buffer_free(t->b, buffers[i]);
     free(t);
 }

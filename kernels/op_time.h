@@ -13,9 +13,10 @@
 /* An op with its inputs on a backend, ready to run. One thread; the backend outlives it. */
 struct op_time;
 
-/* `row` as in the op table; of it count op, format, n_rows (the most rows of a run), out, in, and
- * option of reduce (leaves), at and option of attend. For linear and embed `in` is a multiple of 32 and of the
- * format's block.
+/* `row` as in the op table; of it count op, format, n_rows (the most rows of a run), out, in, at of attend, and
+ * option of reduce (leaves), attend and kv-write. `in` is a multiple of 32, for linear and embed of the format's
+ * block, too. Ops come as a step has them: norm quantises what it gives; reduce adds the rows and norms and
+ * quantises the sum; kv-write turns q and k before; glu and act quantise.
  * working_bytes: of distinct matrices or KV caches; 0: one. ERR_UNSUPPORTED for an op that is not timed. */
 err op_time_create(struct backend *b, const struct op_row *row, uint64_t working_bytes, struct op_time **out);
 void op_time_free(struct op_time *t);

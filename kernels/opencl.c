@@ -1,28 +1,23 @@
 /* The OpenCL backend: one C function per op that enqueues its kernel. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "kernels/attend.h"
 #include "kernels/backend.h"
 #include "kernels/device.h"
 #include "kernels/gemm.h"
+#include "kernels/loader.h"
 #include "kernels/matrix.h"
 #include "kernels/op_table.h"
 #include "kernels/op_time.h"
 
-struct cache {
-    struct cache_shape shape;
-    cl_mem k, v;
-};
-
 enum kernel_id {
-    KERNEL_BIAS, KERNEL_GLU, KERNEL_ACT, KERNEL_ADD, KERNEL_SELECT, KERNEL_ROPE, KERNEL_REDUCE,
-    KERNEL_NORM, KERNEL_QUANTIZE, N_KERNELS
+    KERNEL_SUM_ROWS, KERNEL_QUANTIZE, KERNEL_ACTIVATE, KERNEL_SELECT, N_KERNELS
 };
 
 static const char *const kernel_names[N_KERNELS] = {
-    "bias", "glu", "act", "add", "select_rows", "rope", "reduce", "norm", "quantize"};
+    "sum_rows", "quantize", "activate_rows", "select_rows"};
 
 /* Whether dense products of many rows go through CLBlast. */
 enum gemm_use { GEMM_UNKNOWN, GEMM_TRIED, GEMM_YES, GEMM_NO };
@@ -30,25 +25,20 @@ enum gemm_use { GEMM_UNKNOWN, GEMM_TRIED, GEMM_YES, GEMM_NO };
 struct opencl {
     struct backend base;
     struct device device;
-    cl_program program, attend_program;
+    cl_program program;
     cl_kernel kernels[N_KERNELS];
-    cl_kernel kv_write, attend_chunk, attend_combine;
+    struct attend_kernels attend_kernels[N_FORMATS]; /* of the formats of caches */
+    struct attend_scratch attend_scratch;
     struct matrix_kernels matrix_kernels[N_FORMATS];
     struct gemm gemm;
     struct linear_many many;
     uint32_t blocks_max; /* of a row of a quantised matrix */
     enum gemm_use gemm_use[N_FORMATS]; /* of the dense formats */
-    struct kernel_forms attend_forms;
-    enum format attend_format;
+    struct kernel_forms plain_forms;
     int is_checked; /* ops are compared with the reference as they are built */
     int is_checking;
     uint32_t rows_max;
-    cl_mem partials; /* of attention, [tile rows][heads][chunks][head_dim + 2] */
-    size_t partials_bytes;
 };
-
-/* Attention's scratch; rows of a step are taken in tiles that fit. */
-#define PARTIALS_BYTES ((size_t)16 << 20)
 
 #define LAUNCH_ITEMS(o, kernel, n, ...)                                                        \
     device_launch_items(&(o)->device, kernel, DEVICE_ARGS(__VA_ARGS__), n)
@@ -62,6 +52,9 @@ static void kernel_release(cl_kernel k) {
     if (k) clReleaseKernel(k);
 }
 
+/* PoCL's compiler is loaded with the first source and stays. */
+static void compiler_note(struct opencl *o) { o->base.keeps_compiler = o->device.is_pocl && o->device.has_compiled; }
+
 static void program_release(cl_program p) {
     if (p) clReleaseProgram(p);
 }
@@ -70,24 +63,23 @@ static void memory_release(cl_mem m) {
     if (m) clReleaseMemObject(m);
 }
 
-static void attend_release(struct opencl *o) {
-    kernel_release(o->kv_write);
-    kernel_release(o->attend_chunk);
-    kernel_release(o->attend_combine);
-    program_release(o->attend_program);
-    o->kv_write = o->attend_chunk = o->attend_combine = NULL;
-    o->attend_program = NULL;
+static void kernels_release(struct opencl *o) {
+    for (int i = 0; i < N_KERNELS; i++) {
+        kernel_release(o->kernels[i]);
+        o->kernels[i] = NULL;
+    }
+    program_release(o->program);
+    o->program = NULL;
 }
 
 static void opencl_destroy(struct backend *b) {
     struct opencl *o = self(b);
-    for (int i = 0; i < N_KERNELS; i++) kernel_release(o->kernels[i]);
+    kernels_release(o);
     for (int i = 0; i < N_FORMATS; i++) matrix_kernels_release(&o->matrix_kernels[i]);
-    attend_release(o);
+    for (int i = 0; i < N_FORMATS; i++) attend_kernels_release(&o->attend_kernels[i]);
+    attend_scratch_release(&o->attend_scratch);
     gemm_release(&o->gemm);
     linear_many_release(&o->many);
-    program_release(o->program);
-    memory_release(o->partials);
     device_close(&o->device);
     free(o);
 }
@@ -103,17 +95,7 @@ static err opencl_prepare(struct backend *b, const struct backend_limits *l) {
     struct opencl *o = self(b);
     if (l->rows_max > o->rows_max) o->rows_max = l->rows_max;
     TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
-    size_t chunks = (l->context_max + ATTEND_CHUNK - 1) / ATTEND_CHUNK;
-    size_t row = l->n_heads_max * chunks * (l->head_dim_max + 2) * sizeof(float);
-    size_t all = row * l->rows_max;
-    size_t need = all < PARTIALS_BYTES ? all : row > PARTIALS_BYTES ? row : PARTIALS_BYTES;
-    if (need <= o->partials_bytes) return OK;
-    memory_release(o->partials);
-    o->partials = NULL;
-    o->partials_bytes = 0;
-    TRY(device_memory(&o->device, need, &o->partials));
-    o->partials_bytes = need;
-    return OK;
+    return attend_scratch_prepare(&o->device, l, &o->attend_scratch);
 }
 
 static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out) {
@@ -129,6 +111,22 @@ static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out)
     return OK;
 }
 
+static err buffer_part(struct backend *b, struct buffer *whole, size_t at, size_t n_bytes, struct buffer **out) {
+    struct buffer *m;
+    cl_buffer_region region = {at, n_bytes};
+    cl_int code;
+    TRY(NEW(m, 1));
+    m->n_bytes = n_bytes;
+    m->mem = clCreateSubBuffer(whole->mem, CL_MEM_READ_WRITE, CL_BUFFER_CREATE_TYPE_REGION, &region, &code);
+    err e = device_check(&self(b)->device, code, "take a part of a buffer");
+    if (e != OK) {
+        free(m);
+        return e;
+    }
+    *out = m;
+    return OK;
+}
+
 static void buffer_free(struct backend *b, struct buffer *m) {
     (void)b;
     if (!m) return;
@@ -136,23 +134,66 @@ static void buffer_free(struct backend *b, struct buffer *m) {
     free(m);
 }
 
-static err buffer_write(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+static err write_enqueue(struct backend *b, struct buffer *m, cl_bool waits, size_t at, size_t n, const void *src) {
     struct device *d = &self(b)->device;
     if (n == 0) return OK;
-    return device_check(d, clEnqueueWriteBuffer(d->queue, m->mem, CL_TRUE, at, n, src, 0, NULL, NULL),
+    return device_check(d, clEnqueueWriteBuffer(d->queue, m->mem, waits, at, n, src, 0, NULL, NULL),
                         "write a buffer");
 }
 
-static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst) {
+static err buffer_write(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+    return write_enqueue(b, m, CL_TRUE, at, n, src);
+}
+
+static err buffer_send(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src) {
+    return write_enqueue(b, m, CL_FALSE, at, n, src);
+}
+
+static err buffer_wrap(struct backend *b, void *memory, size_t n_bytes, struct buffer **out) {
     struct device *d = &self(b)->device;
-    if (n == 0) return OK;
-    return device_check(d, clEnqueueReadBuffer(d->queue, m->mem, CL_TRUE, at, n, dst, 0, NULL, NULL),
-                        "read a buffer");
+    struct buffer *m;
+    cl_int code;
+    TRY(NEW(m, 1));
+    m->n_bytes = n_bytes;
+    m->mem = clCreateBuffer(d->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, n_bytes, memory, &code);
+    err e = device_check(d, code, "use shared memory");
+    if (e != OK) free(m);
+    else *out = m;
+    return e;
+}
+
+struct call {
+    void (*run)(const void *args, const void *in);
+    const void *in; /* the device puts it in */
+    _Alignas(16) uint8_t args[CALL_BYTES];
+};
+
+static void CL_CALLBACK call_run(void *call) {
+    const struct call *c = call;
+    c->run(c->args, c->in);
+}
+
+static err call(struct backend *b, void (*run)(const void *args, const void *in), const void *args,
+                size_t n_bytes, struct buffer *in) {
+    struct device *d = &self(b)->device;
+    struct call c = {.run = run};
+    const void *place = &c.in;
+    if (n_bytes > sizeof c.args) return err_set(ERR_INTERNAL, "a call with %zu bytes", n_bytes);
+    memcpy(c.args, args, n_bytes);
+    return device_check(d, clEnqueueNativeKernel(d->queue, call_run, &c, sizeof c, 1, &in->mem, &place, 0, NULL, NULL),
+                        "call the host");
 }
 
 static err finish(struct backend *b) {
     struct device *d = &self(b)->device;
     return device_check(d, clFinish(d->queue), "finish");
+}
+
+static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst) {
+    struct device *d = &self(b)->device;
+    if (n == 0) return finish(b); /* who reads nothing waits nevertheless, see buffer_send */
+    return device_check(d, clEnqueueReadBuffer(d->queue, m->mem, CL_TRUE, at, n, dst, 0, NULL, NULL),
+                        "read a buffer");
 }
 
 /* What every device can run. */
@@ -186,22 +227,13 @@ static err forms_give_way(struct kernel_forms *forms, err e) {
 
 #define GEMM_DECIDE_S 0.005 /* of each way, a few products */
 
-/* CLBlast multiplies many rows of a dense format where it gives the
- * reference's bits on this device and is the faster way here. */
-static err gemm_decide(struct opencl *o, enum format f) {
+/* Whether CLBlast gives the reference's bits on this device and is the faster way here. */
+static err gemm_try(struct opencl *o, enum format f, int *is_better) {
     uint32_t n_rows = o->device.tuning.values[TUNE_GEMM_ROWS_MIN];
     const struct op_row speed = {OP_LINEAR, "speed", f, n_rows, 256, 1024, 0, 16};
     struct op_time *timing;
     double own, library;
-    int is_wanted = o->is_checked || o->device.forms.has_gemm;
-    if (o->rows_max < n_rows) return OK; /* asked again once larger steps are prepared for */
-    o->gemm_use[f] = GEMM_NO;
-    if (format_info(f)->is_quantised || !is_wanted) return OK;
-    TRY(gemm_prepare(&o->device, f, o->rows_max, &o->gemm));
-    if (o->device.forms.has_gemm) {
-        o->gemm_use[f] = GEMM_YES;
-        return OK;
-    }
+    *is_better = 0;
     o->gemm_use[f] = GEMM_TRIED;
     err e = rows_check(o, OP_LINEAR, f);
     o->gemm_use[f] = GEMM_NO;
@@ -216,9 +248,23 @@ static err gemm_decide(struct opencl *o, enum format f) {
     o->gemm_use[f] = GEMM_NO;
     op_time_free(timing);
     TRY(e);
-    o->gemm_use[f] = library < own ? GEMM_YES : GEMM_NO;
+    *is_better = library < own;
     log_info("device.clblast", "format=%s used=%s own_us=%.0f clblast_us=%.0f", format_info(f)->name,
-             library < own ? "yes" : "no", own * 1e6, library * 1e6);
+             *is_better ? "yes" : "no", own * 1e6, library * 1e6);
+    return OK;
+}
+
+/* Whether many rows of a dense format are multiplied by CLBlast; where not, nothing of it is kept. */
+static err gemm_decide(struct opencl *o, enum format f) {
+    int is_better = o->device.forms.has_gemm;
+    uint32_t rows_min = o->device.tuning.values[TUNE_GEMM_ROWS_MIN];
+    if (o->rows_max < rows_min) return OK; /* asked again once larger steps are prepared for */
+    o->gemm_use[f] = GEMM_NO;
+    if (format_info(f)->is_quantised || (!o->is_checked && !is_better)) return OK;
+    TRY(gemm_prepare(&o->device, f, o->rows_max, &o->gemm));
+    if (!is_better) TRY(gemm_try(o, f, &is_better));
+    o->gemm_use[f] = is_better ? GEMM_YES : GEMM_NO;
+    if (!is_better) gemm_forget(&o->gemm, f);
     return OK;
 }
 
@@ -238,86 +284,56 @@ static err matrix_kernels_get(struct opencl *o, enum format f) {
 static err opencl_matrix_prepare(struct backend *b, enum format f, int is_table) {
     struct opencl *o = self(b);
     TRY(matrix_kernels_get(o, f));
-    if (!is_table || !o->is_checked || o->matrix_kernels[f].embed) return OK;
-    return rows_check(o, OP_EMBED, f);
+    if (is_table && o->is_checked && !o->matrix_kernels[f].embed) TRY(rows_check(o, OP_EMBED, f));
+    compiler_note(o);
+    return OK;
 }
 
-static err opencl_matrix_load(struct backend *b, const struct matrix_source *source,
-                              uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
-                              uint64_t col_end, struct matrix **out) {
+static err opencl_matrices_load(struct backend *b, const struct matrix_order *orders, uint32_t n) {
     struct opencl *o = self(b);
-    TRY(matrix_kernels_get(o, source->format));
-    uint32_t n_blocks = (uint32_t)(col_end - col_begin) / PACKED_BLOCK;
-    if (format_info(source->format)->is_quantised && n_blocks > o->blocks_max) o->blocks_max = n_blocks;
-    if (o->matrix_kernels[source->format].linear_many)
-        TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
-    return matrix_create(&o->device, source, row_begin, row_end, col_begin, col_end, out);
+    for (uint32_t i = 0; i < n; i++) {
+        enum format f = orders[i].source.format;
+        uint32_t n_cols = (uint32_t)(orders[i].col_end - orders[i].col_begin), n_blocks = n_cols / PACKED_BLOCK;
+        TRY(matrix_kernels_get(o, f));
+        if (format_info(f)->is_quantised && n_blocks > o->blocks_max) o->blocks_max = n_blocks;
+        if (o->matrix_kernels[f].linear_many)
+            TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
+        if (!format_info(f)->is_quantised)
+            TRY(dense_prepare(&o->device, n_cols, &o->matrix_kernels[f].dense));
+    }
+    return loader_run(&o->device, orders, n);
 }
 
 static void opencl_matrix_free(struct backend *b, struct matrix *m) {
     (void)b;
-    if (!m) return;
-    memory_release(m->mem);
-    free(m);
+    loader_matrix_free(m);
 }
 
 static uint64_t opencl_matrix_bytes(const struct matrix *m) { return m->layout.n_bytes; }
 
-static err attend_build(struct opencl *o, enum format kv) {
-    attend_release(o);
-    o->attend_format = kv;
-    const char *files[] = {kv == FORMAT_F16 ? "#define KV_F16\n" : "#define KV_F32\n",
-                           "half.cl", "attend.cl", NULL};
-    TRY(device_build(&o->device, &o->attend_forms, files, &o->attend_program));
-    TRY(kernel_create(o, o->attend_program, "kv_write", &o->kv_write));
-    TRY(kernel_create(o, o->attend_program, "attend_chunk", &o->attend_chunk));
-    return kernel_create(o, o->attend_program, "attend_combine", &o->attend_combine);
-}
-
 /* Attention's kernels for a cache format, built and checked at its first use. */
 static err attend_get(struct opencl *o, enum format kv) {
-    while (!o->attend_program || o->attend_format != kv) {
-        err e = attend_build(o, kv);
-        if (e == OK && o->is_checked && !o->is_checking) e = rows_check(o, OP_KV_WRITE, kv);
-        if (e == OK && o->is_checked && !o->is_checking) e = rows_check(o, OP_ATTEND, kv);
+    struct attend_kernels *k = &o->attend_kernels[kv];
+    while (!k->program) {
+        err e = attend_kernels_build(&o->device, kv, k);
+        if (e == OK && o->is_checked) e = rows_check(o, OP_KV_WRITE, kv);
+        if (e == OK && o->is_checked) e = rows_check(o, OP_ATTEND, kv);
         if (e == OK) break;
-        attend_release(o);
-        TRY(forms_give_way(&o->attend_forms, e));
+        attend_kernels_release(k);
+        TRY(forms_give_way(&k->forms, e));
     }
     return OK;
+}
+
+static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
+    TRY(attend_get(self(b), s->format));
+    compiler_note(self(b));
+    return attend_cache_create(&self(b)->device, s, out);
 }
 
 static void cache_free(struct backend *b, struct cache *c) {
     (void)b;
-    if (!c) return;
-    memory_release(c->k);
-    memory_release(c->v);
-    free(c);
-}
-
-static err zeroed_memory(struct device *d, size_t n, cl_mem *out) {
-    TRY(device_memory(d, n, out));
-    cl_uint zero = 0;
-    return device_check(d, clEnqueueFillBuffer(d->queue, *out, &zero, sizeof zero, 0, n, 0, NULL, NULL),
-                        "clear a buffer");
-}
-
-static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
-    struct opencl *o = self(b);
-    TRY(attend_get(o, s->format));
-    struct cache *c;
-    TRY(NEW(c, 1));
-    c->shape = *s;
-    size_t n = (size_t)s->n_blocks * s->n_kv_heads * s->head_dim * KV_BLOCK_TOKENS *
-               (s->format == FORMAT_F16 ? 2 : 4);
-    err e = zeroed_memory(&o->device, n, &c->k);
-    if (e == OK) e = zeroed_memory(&o->device, n, &c->v);
-    if (e != OK) {
-        cache_free(b, c);
-        return e;
-    }
-    *out = c;
-    return OK;
+    attend_cache_free(c);
 }
 
 static err embed(struct backend *b, const struct matrix *m, struct buffer *ids, uint32_t n_rows,
@@ -326,15 +342,22 @@ static err embed(struct backend *b, const struct matrix *m, struct buffer *ids, 
     return matrix_embed(&o->device, &o->matrix_kernels[m->layout.format], m, ids->mem, n_rows, out->mem);
 }
 
-static err norm(struct backend *b, enum norm_kind kind, float eps, struct buffer *in, struct buffer *w,
-                struct buffer *bias, uint32_t n_vectors, uint32_t width, struct buffer *out) {
-    int is_layer = kind == NORM_LAYER, has_bias = bias != NULL;
-    cl_mem bias_mem = bias ? bias->mem : w->mem;
+/* What is NULL is NULL in the kernel. */
+static cl_mem memory_of(const struct buffer *m) { return m ? m->mem : NULL; }
+
+static err sum_rows(struct backend *b, const struct row_sum *s, uint32_t n_rows, uint32_t width) {
+    struct opencl *o = self(b);
+    cl_mem leaves = memory_of(s->leaves), vector = memory_of(s->vector), x = memory_of(s->x),
+           sum = memory_of(s->sum), w = memory_of(s->weight), bias = memory_of(s->bias),
+           out = memory_of(s->out), q8 = memory_of(s->q8);
+    cl_ulong merges = s->leaves ? tree_merges(s->tree) : 0;
+    cl_uint n_leaves = s->leaves ? s->tree->n_leaves : 0;
+    int is_layer = s->kind == NORM_LAYER;
     float over_width = 1.0f / (float)width;
-    size_t global = n_vectors, local = 1;
-    return LAUNCH(self(b), self(b)->kernels[KERNEL_NORM], 1, &global, &local, ARG(is_layer), ARG(eps),
-                  ARG(in->mem), ARG(w->mem), ARG(bias_mem), ARG(has_bias), ARG(width),
-                  ARG(over_width), ARG(out->mem));
+    size_t items = o->plain_forms.lanes_per_item == PACKED_LANES ? 1 : 64, global = n_rows * items;
+    return LAUNCH(o, o->kernels[KERNEL_SUM_ROWS], 1, &global, &items, ARG(leaves), ARG(merges), ARG(n_leaves),
+                  ARG(vector), ARG(x), ARG(sum), ARG(width), ARG(is_layer), ARG(s->eps), ARG(over_width), ARG(w),
+                  ARG(bias), ARG(out), ARG(q8));
 }
 
 static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width, struct buffer *out) {
@@ -367,76 +390,35 @@ static err linear(struct backend *b, const struct product *products, uint32_t n_
     return OK;
 }
 
-static err reduce(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n, struct buffer *out) {
-    cl_ulong merges = tree_merges(tree);
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_REDUCE], n, ARG(in->mem), ARG(merges),
-                        ARG(tree->n_leaves), ARG(out->mem), ARG(n));
+static struct attend_places places_of(const struct row_places *at) {
+    return (struct attend_places){at->position->mem, at->table_begin->mem, at->table->mem};
 }
 
-static err bias_add(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows, uint32_t width) {
-    cl_uint n = n_rows * width;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_BIAS], n, ARG(x->mem), ARG(bias->mem),
-                        ARG(width), ARG(n));
-}
-
-static err rope(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
-                uint32_t n_heads, uint32_t head_dim, uint32_t n_rot, enum rope_style style) {
-    cl_uint n_pairs = n_rot / 2, n = n_rows * n_heads * n_pairs;
-    int is_neox = style == ROPE_NEOX;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ROPE], n, ARG(x->mem), ARG(angles->mem),
-                        ARG(head_dim), ARG(n_pairs), ARG(n_heads), ARG(is_neox), ARG(n));
-}
-
-static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
-                    const struct row_places *at, uint32_t n_rows) {
-    cl_uint n = n_rows * c->shape.n_kv_heads * c->shape.head_dim;
-    return LAUNCH_ITEMS(self(b), self(b)->kv_write, n, ARG(c->k), ARG(c->v), ARG(k->mem), ARG(v->mem),
-                        ARG(at->position->mem), ARG(at->table_begin->mem), ARG(at->table->mem),
-                        ARG(c->shape.head_dim), ARG(c->shape.n_kv_heads), ARG(n));
-}
-
-static err attend_tile(struct opencl *o, struct cache *c, struct buffer *q, const struct row_places *at,
-                       const struct attend_shape *s, cl_uint row_begin, uint32_t n_rows, struct buffer *out) {
-    float scale = 1.0f / sqrtf((float)s->head_dim);
-    size_t chunks[3] = {s->n_chunks, s->n_heads, n_rows}, one[3] = {1, 1, 1};
-    TRY(LAUNCH(o, o->attend_chunk, 3, chunks, one, ARG(c->k), ARG(c->v), ARG(q->mem),
-               ARG(at->position->mem), ARG(at->table_begin->mem), ARG(at->table->mem), ARG(s->head_dim),
-               ARG(s->n_kv_heads), ARG(s->head_begin), ARG(s->kv_begin), ARG(s->group), ARG(s->window),
-               ARG(scale), ARG(row_begin), ARG(o->partials)));
-    size_t heads[2] = {s->n_heads, n_rows};
-    return LAUNCH(o, o->attend_combine, 2, heads, one, ARG(o->partials), ARG(at->position->mem),
-                  ARG(s->n_chunks), ARG(s->head_dim), ARG(s->window), ARG(row_begin), ARG(out->mem));
+static err heads(struct backend *b, struct cache *c, const struct head_rows *h, const struct row_places *at,
+                 uint32_t n_rows) {
+    struct opencl *o = self(b);
+    struct attend_places places = places_of(at);
+    return attend_heads(&o->device, &o->attend_kernels[c->shape.format], c, h, &places, n_rows);
 }
 
 static err attend(struct backend *b, struct cache *c, struct buffer *q, const struct row_places *at,
                   const struct attend_shape *s, uint32_t n_rows, struct buffer *out) {
     struct opencl *o = self(b);
-    size_t row_bytes = (size_t)s->n_heads * s->n_chunks * (s->head_dim + 2) * sizeof(float);
-    uint32_t tile = (uint32_t)(o->partials_bytes / row_bytes);
-    if (tile == 0)
-        return err_set(ERR_INTERNAL, "attention over %u chunks was not prepared for", s->n_chunks);
-    for (uint32_t at_row = 0; at_row < n_rows; at_row += tile) {
-        uint32_t n = n_rows - at_row < tile ? n_rows - at_row : tile;
-        TRY(attend_tile(o, c, q, at, s, at_row, n, out));
-    }
-    return OK;
+    struct attend_places places = places_of(at);
+    return attend_run(&o->device, &o->attend_kernels[c->shape.format], &o->attend_scratch, c, q->mem, &places, s,
+                      n_rows, out->mem);
 }
 
-static err glu(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up, uint32_t n,
-               struct buffer *out) {
-    int k = (int)kind;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_GLU], (n + 15) / 16, ARG(k), ARG(gate->mem), ARG(up->mem),
-                        ARG(out->mem), ARG(n));
-}
-
-static err act(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n, struct buffer *out) {
-    int k = (int)kind;
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ACT], (n + 15) / 16, ARG(k), ARG(in->mem),
-                        ARG(out->mem), ARG(n));
-}
-
-static err add(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n, struct buffer *out) {
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_ADD], n, ARG(x->mem), ARG(y->mem), ARG(out->mem), ARG(n));
+static err activate(struct backend *b, const struct activation *a, uint32_t n_rows, uint32_t width) {
+    struct opencl *o = self(b);
+    int kind = (int)a->kind;
+    cl_mem gate_bias = memory_of(a->gate_bias), up = memory_of(a->up), up_bias = memory_of(a->up_bias),
+           out = memory_of(a->out), q8 = memory_of(a->q8);
+    cl_uint n = n_rows * ((width + 31) / 32);
+    /* Vectors make a work-item long: smaller groups leave no core without one. */
+    size_t local = o->plain_forms.lanes_per_item == PACKED_LANES ? 16 : 64, global = (n + local - 1) / local * local;
+    return LAUNCH(o, o->kernels[KERNEL_ACTIVATE], 1, &global, &local, ARG(kind), ARG(a->gate->mem), ARG(gate_bias),
+                  ARG(up), ARG(up_bias), ARG(width), ARG(out), ARG(q8), ARG(n));
 }
 
 static err select_rows(struct backend *b, struct buffer *in, struct buffer *index, uint32_t n_out,
@@ -448,30 +430,40 @@ static err select_rows(struct backend *b, struct buffer *in, struct buffer *inde
 
 static const struct backend_ops opencl_ops = {
     .destroy = opencl_destroy, .prepare = opencl_prepare,
-    .buffer_create = buffer_create, .buffer_free = buffer_free,
-    .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
-    .matrix_prepare = opencl_matrix_prepare, .matrix_load = opencl_matrix_load,
+    .buffer_create = buffer_create, .buffer_part = buffer_part, .buffer_free = buffer_free,
+    .buffer_write = buffer_write, .buffer_send = buffer_send, .buffer_read = buffer_read, .finish = finish,
+    .buffer_wrap = buffer_wrap, .call = call,
+    .matrix_prepare = opencl_matrix_prepare, .matrices_load = opencl_matrices_load,
     .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
-    .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,
-    .bias = bias_add, .rope = rope, .kv_write = kv_write, .attend = attend, .glu = glu, .act = act,
-    .add = add, .select = select_rows,
+    .embed = embed, .quantize = quantize, .linear = linear, .sum_rows = sum_rows, .heads = heads,
+    .attend = attend, .activate = activate, .select = select_rows,
 };
 
 static err kernels_build(struct opencl *o) {
-    const char *files[] = {"pointwise.cl", "rows.cl", NULL};
-    TRY(device_build(&o->device, &o->device.forms, files, &o->program));
+    const char *files[] = {"values.cl", "rows.cl", "pointwise.cl", NULL};
+    TRY(device_build(&o->device, &o->plain_forms, files, &o->program));
     for (int i = 0; i < N_KERNELS; i++)
         TRY(kernel_create(o, o->program, kernel_names[i], &o->kernels[i]));
     return OK;
 }
 
-/* The ops that have one form only: a device that fails one is refused. */
 static err plain_ops_check(struct opencl *o) {
-    static const enum op_kind ops[] = {OP_NORM, OP_QUANTIZE, OP_REDUCE, OP_BIAS, OP_ROPE,
+    static const enum op_kind ops[] = {OP_NORM, OP_QUANTIZE, OP_REDUCE, OP_BIAS,
                                        OP_GLU, OP_ACT, OP_ADD, OP_SELECT};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) TRY(rows_check(o, ops[i], FORMAT_F32));
     return OK;
+}
+
+/* The ops that depend on no format, built and checked. */
+static err kernels_get(struct opencl *o) {
+    for (;;) {
+        err e = kernels_build(o);
+        if (e == OK && o->is_checked) e = plain_ops_check(o);
+        if (e == OK) return OK;
+        kernels_release(o);
+        TRY(forms_give_way(&o->plain_forms, e));
+    }
 }
 
 static err opencl_open(struct opencl *o, const char *substring, const struct kernel_forms *forms,
@@ -488,12 +480,14 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     o->base.lanes_per_item = d->forms.lanes_per_item;
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
-    o->base.keeps_compiler = o->device.is_pocl;
-    for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->device.forms;
-    o->attend_forms = o->device.forms;
+    o->base.can_call = o->device.can_call;
+    for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->attend_kernels[f].forms = o->device.forms;
+    o->plain_forms = o->device.forms;
     o->is_checked = forms == NULL;
-    TRY(kernels_build(o));
-    return o->is_checked ? plain_ops_check(o) : OK;
+    d->keeps_programs = !forms && !tuning; /* PoCL compiles more to give binaries away */
+    TRY(kernels_get(o));
+    compiler_note(o);
+    return OK;
 }
 
 err backend_opencl_tuned(const char *substring, const struct kernel_forms *forms, const struct tuning *tuning,

@@ -11,6 +11,7 @@
 struct buffer {
     uint8_t *data;
     size_t n_bytes;
+    int is_part; /* the data is another's */
 };
 
 struct matrix {
@@ -61,10 +62,17 @@ static err buffer_create(struct backend *b, size_t n_bytes, struct buffer **out)
     return OK;
 }
 
+static err buffer_part(struct backend *b, struct buffer *whole, size_t at, size_t n_bytes, struct buffer **out) {
+    (void)b;
+    TRY(NEW(*out, 1));
+    **out = (struct buffer){whole->data + at, n_bytes, 1};
+    return OK;
+}
+
 static void buffer_free(struct backend *b, struct buffer *m) {
     (void)b;
     if (!m) return;
-    free(m->data);
+    if (!m->is_part) free(m->data);
     free(m);
 }
 
@@ -114,28 +122,36 @@ static err matrix_prepare(struct backend *b, enum format f, int is_table) {
     return OK;
 }
 
-static err matrix_load(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
-                       uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out) {
+static err matrix_read(struct reference *r, const struct matrix_order *o) {
+    const struct matrix_source *source = &o->source;
     uint64_t per = format_info(source->format)->block_values;
-    uint64_t read_begin = col_begin / per * per, read_end = (col_end + per - 1) / per * per;
-    TRY(scratch_grow((struct reference *)b, (uint32_t)(col_end - col_begin) + 256));
+    uint64_t read_begin = o->col_begin / per * per, read_end = (o->col_end + per - 1) / per * per;
+    TRY(scratch_grow(r, (uint32_t)(o->col_end - o->col_begin) + 256));
     struct matrix *m;
     TRY(NEW(m, 1));
+    *o->out = m;
     m->format = source->format;
-    m->rows = (uint32_t)(row_end - row_begin);
-    m->cols = (uint32_t)(col_end - col_begin);
-    m->block_first = (uint32_t)((col_begin - read_begin) / 32);
+    m->rows = (uint32_t)(o->row_end - o->row_begin);
+    m->cols = (uint32_t)(o->col_end - o->col_begin);
+    m->block_first = (uint32_t)((o->col_begin - read_begin) / 32);
     m->row_bytes = format_bytes(m->format, read_end - read_begin);
-    m->data = mem_zeroed(m->rows, m->row_bytes);
-    err e = m->data ? OK : ERR_MEMORY;
-    if (e == OK && m->rows && m->cols)
-        e = source->read(source->context, row_begin, row_end, read_begin, read_end, m->data);
-    if (e != OK) {
-        matrix_free(b, m);
-        return e;
+    TRY((m->data = mem_zeroed(m->rows, m->row_bytes)) ? OK : ERR_MEMORY);
+    if (!m->rows || !m->cols) return OK;
+    return source->read(source->context, o->row_begin, o->row_end, read_begin, read_end, m->data);
+}
+
+static err matrices_load(struct backend *b, const struct matrix_order *orders, uint32_t n) {
+    err e = OK;
+    for (uint32_t i = 0; i < n; i++) *orders[i].out = NULL;
+    for (uint32_t i = 0; i < n && e == OK; i++) {
+        e = matrix_read((struct reference *)b, &orders[i]);
+        if (e != OK && orders[i].name) err_context(e, "tensor '%s'", orders[i].name);
     }
-    *out = m;
-    return OK;
+    for (uint32_t i = 0; i < n && e != OK; i++) {
+        matrix_free(b, *orders[i].out);
+        *orders[i].out = NULL;
+    }
+    return e;
 }
 
 static uint64_t matrix_bytes(const struct matrix *m) { return (uint64_t)m->rows * m->row_bytes; }
@@ -241,30 +257,20 @@ static float mean_square_of(const float *x, uint32_t n, float mean, float over_n
     return lanes_add(lane) * over_n;
 }
 
-static err norm(struct backend *b, enum norm_kind kind, float eps, struct buffer *in,
-                struct buffer *w, struct buffer *bias, uint32_t n_vectors, uint32_t width,
-                struct buffer *out) {
-    (void)b;
+/* x and y may be the same. */
+static void row_norm(enum norm_kind kind, float eps, const float *x, const float *w, const float *bias,
+                     uint32_t width, float *y) {
     float over_n = 1.0f / (float)width;
-    for (uint32_t v = 0; v < n_vectors; v++) {
-        const float *x = floats(in) + (size_t)v * width;
-        float *y = floats(out) + (size_t)v * width;
-        float mean = kind == NORM_LAYER ? mean_of(x, width, over_n) : 0;
-        float scale = number_rsqrt(mean_square_of(x, width, mean, over_n) + eps);
-        for (uint32_t i = 0; i < width; i++) {
-            float n = (x[i] - mean) * scale * floats(w)[i];
-            y[i] = bias ? n + floats(bias)[i] : n;
-        }
+    float mean = kind == NORM_LAYER ? mean_of(x, width, over_n) : 0;
+    float scale = number_rsqrt(mean_square_of(x, width, mean, over_n) + eps);
+    for (uint32_t i = 0; i < width; i++) {
+        float n = (x[i] - mean) * scale * w[i];
+        y[i] = bias ? n + bias[i] : n;
     }
-    return OK;
 }
 
-static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
-                    struct buffer *out) {
-    (void)b;
-    struct q8_block *block = (struct q8_block *)(void *)out->data;
-    for (size_t i = 0; i < (size_t)n_rows * (width / 32); i++, block++) {
-        const float *x = floats(in) + i * 32;
+static void row_quantize(const float *x, uint32_t width, struct q8_block *block) {
+    for (uint32_t i = 0; i < width / 32; i++, x += 32, block++) {
         float top = 0;
         for (int k = 0; k < 32; k++) top = fmaxf(top, fabsf(x[k]));
         int is_zero = !(top > 1e-20f); /* also keeps every product normal */
@@ -277,6 +283,17 @@ static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint3
             if (k >= 16) block->sum_second += (int8_t)v;
         }
     }
+}
+
+static struct q8_block *q8_row(struct buffer *m, uint32_t row, uint32_t width) {
+    return (struct q8_block *)(void *)m->data + (size_t)row * (width / 32);
+}
+
+static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width,
+                    struct buffer *out) {
+    (void)b;
+    for (uint32_t t = 0; t < n_rows; t++)
+        row_quantize(floats(in) + (size_t)t * width, width, q8_row(out, t, width));
     return OK;
 }
 
@@ -357,40 +374,48 @@ static err linear(struct backend *b, const struct product *products, uint32_t n_
     return OK;
 }
 
-static err reduce(struct backend *b, struct buffer *in, const struct tree *tree, uint32_t n,
-                  struct buffer *out) {
-    (void)b;
-    for (uint32_t i = 0; i < n; i++) {
-        struct adder a = {.tree = tree};
-        for (uint32_t s = 0; s < tree->n_leaves; s++)
-            adder_push(&a, floats(in)[(size_t)s * n + i], &floats(out)[i]);
-    }
-    return OK;
+static float tree_sum(const struct tree *tree, const float *leaf, size_t stride) {
+    struct adder a = {.tree = tree};
+    float sum = 0;
+    for (uint32_t i = 0; i < tree->n_leaves; i++) adder_push(&a, leaf[i * stride], &sum);
+    return sum;
 }
 
-static err bias_add(struct backend *b, struct buffer *x, struct buffer *bias, uint32_t n_rows,
-                    uint32_t width) {
-    (void)b;
-    for (size_t i = 0; i < (size_t)n_rows * width; i++) floats(x)[i] += floats(bias)[i % width];
-    return OK;
-}
-
-static err rope(struct backend *b, struct buffer *x, struct buffer *angles, uint32_t n_rows,
-                uint32_t n_heads, uint32_t head_dim, uint32_t n_rot, enum rope_style style) {
-    (void)b;
-    uint32_t n_pairs = n_rot / 2;
-    for (size_t v = 0; v < (size_t)n_rows * n_heads; v++) {
-        float *h = floats(x) + v * head_dim;
-        const float *cs = floats(angles) + v / n_heads * n_rot;
-        for (uint32_t i = 0; i < n_pairs; i++) {
-            uint32_t i0 = style == ROPE_NORM ? 2 * i : i;
-            uint32_t i1 = style == ROPE_NORM ? 2 * i + 1 : i + n_pairs;
-            float x0 = h[i0], x1 = h[i1], c = cs[2 * i], s = cs[2 * i + 1];
-            h[i0] = fmaf(x0, c, -(x1 * s));
-            h[i1] = fmaf(x0, s, x1 * c);
+static err sum_rows(struct backend *b, const struct row_sum *s, uint32_t n_rows, uint32_t width) {
+    struct reference *r = (struct reference *)b;
+    TRY(scratch_grow(r, width));
+    for (uint32_t t = 0; t < n_rows; t++) {
+        size_t at = (size_t)t * width;
+        float *v = s->sum ? floats(s->sum) + at : floats(s->x) + at;
+        for (uint32_t i = 0; s->sum && i < width; i++) {
+            float f = s->leaves ? tree_sum(s->tree, floats(s->leaves) + at + i, (size_t)n_rows * width) : 0;
+            if (s->vector) f = s->leaves ? f + floats(s->vector)[i] : floats(s->vector)[i];
+            v[i] = s->x ? floats(s->x)[at + i] + f : f;
         }
+        if (!s->weight) continue;
+        float *out = s->out ? floats(s->out) + at : r->dense;
+        row_norm(s->kind, s->eps, v, floats(s->weight), s->bias ? floats(s->bias) : NULL, width, out);
+        if (s->q8) row_quantize(out, width, q8_row(s->q8, t, width));
     }
     return OK;
+}
+
+static void head_turn(float *h, const float *angles, uint32_t n_rot, enum rope_style style) {
+    for (uint32_t i = 0; i < n_rot / 2; i++) {
+        uint32_t i0 = style == ROPE_NORM ? 2 * i : i;
+        uint32_t i1 = style == ROPE_NORM ? 2 * i + 1 : i + n_rot / 2;
+        float x0 = h[i0], x1 = h[i1], c = angles[2 * i], s = angles[2 * i + 1];
+        h[i0] = fmaf(x0, c, -(x1 * s));
+        h[i1] = fmaf(x0, s, x1 * c);
+    }
+}
+
+/* Adds the bias and turns: a head of row t, in place. */
+static void head_prepare(float *h, const struct buffer *bias, uint32_t head, uint32_t head_dim,
+                         const struct head_rows *rows, uint32_t n_rot, uint32_t t) {
+    for (uint32_t d = 0; bias && d < head_dim; d++)
+        h[d] += ((const float *)(const void *)bias->data)[head * head_dim + d];
+    if (n_rot) head_turn(h, floats(rows->angles) + (size_t)t * n_rot, n_rot, rows->style);
 }
 
 /* Index of (position, kv head, d) in K, and in V. */
@@ -406,19 +431,31 @@ static size_t block_of(const struct row_places *at, uint32_t row, uint32_t posit
     return (size_t)ints(at->table)[(uint32_t)ints(at->table_begin)[row] + position / KV_BLOCK_TOKENS];
 }
 
-static err kv_write(struct backend *b, struct cache *c, struct buffer *k, struct buffer *v,
-                    const struct row_places *at, uint32_t n_rows) {
-    (void)b;
+/* k and v of row t and a KV head into the cache. */
+static void head_store(struct reference *r, struct cache *c, const struct head_rows *h,
+                       const struct row_places *at, uint32_t t, uint32_t head) {
     const struct cache_shape *s = &c->shape;
+    uint32_t position = (uint32_t)ints(at->position)[t], slot = position % KV_BLOCK_TOKENS;
+    size_t block = block_of(at, t, position), from = ((size_t)t * s->n_kv_heads + head) * s->head_dim;
+    float *x = r->dense;
+    memcpy(x, floats(h->k) + from, s->head_dim * sizeof *x);
+    head_prepare(x, h->k_bias, head, s->head_dim, h, h->k_rot, t);
+    for (uint32_t d = 0; d < s->head_dim; d++) cache_put(s, c->k, k_index(s, block, head, d, slot), x[d]);
+    memcpy(x, floats(h->v) + from, s->head_dim * sizeof *x);
+    head_prepare(x, h->v_bias, head, s->head_dim, h, 0, t);
+    for (uint32_t d = 0; d < s->head_dim; d++) cache_put(s, c->v, v_index(s, block, head, d, slot), x[d]);
+}
+
+static err heads(struct backend *b, struct cache *c, const struct head_rows *h,
+                 const struct row_places *at, uint32_t n_rows) {
+    struct reference *r = (struct reference *)b;
+    uint32_t head_dim = c->shape.head_dim;
+    TRY(scratch_grow(r, head_dim));
     for (uint32_t t = 0; t < n_rows; t++) {
-        uint32_t position = (uint32_t)ints(at->position)[t], slot = position % KV_BLOCK_TOKENS;
-        size_t block = block_of(at, t, position);
-        for (uint32_t i = 0; i < s->n_kv_heads * s->head_dim; i++) {
-            size_t from = (size_t)t * s->n_kv_heads * s->head_dim + i;
-            uint32_t head = i / s->head_dim, d = i % s->head_dim;
-            cache_put(s, c->k, k_index(s, block, head, d, slot), floats(k)[from]);
-            cache_put(s, c->v, v_index(s, block, head, d, slot), floats(v)[from]);
-        }
+        for (uint32_t i = 0; h->q && i < h->n_heads; i++)
+            head_prepare(floats(h->q) + ((size_t)t * h->n_heads + i) * head_dim, h->q_bias, i, head_dim, h,
+                         h->q_rot, t);
+        for (uint32_t i = 0; h->k && i < c->shape.n_kv_heads; i++) head_store(r, c, h, at, t, i);
     }
     return OK;
 }
@@ -508,22 +545,20 @@ static float activate(enum act_kind kind, float x) {
     return x;
 }
 
-static err glu(struct backend *b, enum act_kind kind, struct buffer *gate, struct buffer *up,
-               uint32_t n, struct buffer *out) {
-    (void)b;
-    for (uint32_t i = 0; i < n; i++) floats(out)[i] = activate(kind, floats(gate)[i]) * floats(up)[i];
-    return OK;
-}
-
-static err act(struct backend *b, enum act_kind kind, struct buffer *in, uint32_t n, struct buffer *out) {
-    (void)b;
-    for (uint32_t i = 0; i < n; i++) floats(out)[i] = activate(kind, floats(in)[i]);
-    return OK;
-}
-
-static err add(struct backend *b, struct buffer *x, struct buffer *y, uint32_t n, struct buffer *out) {
-    (void)b;
-    for (uint32_t i = 0; i < n; i++) floats(out)[i] = floats(x)[i] + floats(y)[i];
+static err activate_rows(struct backend *b, const struct activation *a, uint32_t n_rows, uint32_t width) {
+    struct reference *r = (struct reference *)b;
+    TRY(scratch_grow(r, width));
+    for (uint32_t t = 0; t < n_rows; t++) {
+        size_t at = (size_t)t * width;
+        float *out = a->out ? floats(a->out) + at : r->dense;
+        for (uint32_t i = 0; i < width; i++) {
+            float gate = floats(a->gate)[at + i], up = a->up ? floats(a->up)[at + i] : 0;
+            if (a->gate_bias) gate += floats(a->gate_bias)[i];
+            if (a->up_bias) up += floats(a->up_bias)[i];
+            out[i] = a->up ? activate(a->kind, gate) * up : activate(a->kind, gate);
+        }
+        if (a->q8) row_quantize(out, width, q8_row(a->q8, t, width));
+    }
     return OK;
 }
 
@@ -538,14 +573,13 @@ static err select_rows(struct backend *b, struct buffer *in, struct buffer *inde
 
 static const struct backend_ops reference_ops = {
     .destroy = reference_destroy, .prepare = reference_prepare,
-    .buffer_create = buffer_create, .buffer_free = buffer_free,
-    .buffer_write = buffer_write, .buffer_read = buffer_read, .finish = finish,
-    .matrix_prepare = matrix_prepare, .matrix_load = matrix_load,
+    .buffer_create = buffer_create, .buffer_part = buffer_part, .buffer_free = buffer_free,
+    .buffer_write = buffer_write, .buffer_send = buffer_write, .buffer_read = buffer_read, .finish = finish,
+    .matrix_prepare = matrix_prepare, .matrices_load = matrices_load,
     .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,
-    .embed = embed, .norm = norm, .quantize = quantize, .linear = linear, .reduce = reduce,
-    .bias = bias_add, .rope = rope, .kv_write = kv_write, .attend = attend, .glu = glu, .act = act,
-    .add = add, .select = select_rows,
+    .embed = embed, .quantize = quantize, .linear = linear, .sum_rows = sum_rows, .heads = heads,
+    .attend = attend, .activate = activate_rows, .select = select_rows,
 };
 
 err backend_reference(struct backend **out) {

@@ -13,7 +13,8 @@
 #include "base/log.h"
 
 const struct tunable tunables[N_TUNABLES] = {
-#define TUNE_ROW(name, fallback, concern, help, ...) {#name, fallback, concern, help, {__VA_ARGS__}},
+#define TUNE_ROW(name, fallback, concern, help, ...) \
+    {#name, fallback, concern, help, sizeof((uint32_t[]){__VA_ARGS__}) / sizeof(uint32_t), {__VA_ARGS__}},
     TUNE_LIST(TUNE_ROW)
 #undef TUNE_ROW
 };
@@ -42,7 +43,7 @@ void tune_defaults(struct tuning *out) {
 }
 
 int tune_is_legal(const struct tunable *t, uint32_t value) {
-    for (int i = 0; i < TUNE_VALUES_MAX && t->values[i]; i++)
+    for (uint32_t i = 0; i < t->n_values; i++)
         if (t->values[i] == value) return 1;
     return 0;
 }

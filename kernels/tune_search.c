@@ -15,6 +15,10 @@
 #define NEAR 1.2            /* further off after one timing: not timed again */
 #define FASTER 0.97         /* times that are nearer are called the same */
 #define WIDTH 2048
+#define HEADS 32
+#define KV_HEADS 4
+#define HEAD_DIM 64
+#define CONTEXT 4096
 #define GEMM_ROWS 256
 #define GEMM_OUT 512        /* a tile of gemm.c */
 #define GEMM_ROWS_LEAST 16
@@ -43,6 +47,7 @@ struct trial {
 struct workload {
     struct op_row rows[TIMERS_MAX];
     uint32_t n_rows, counts[COUNTS_MAX], n_counts;
+    uint64_t working_bytes; /* of each: 0 where it comes from a cache */
 };
 
 static double elapsed(const struct search *s) { return (clock_s() - s->begin_s) / s->request->seconds; }
@@ -81,22 +86,34 @@ static void workload_counts(struct workload *w, const uint32_t *counts, uint32_t
     for (uint32_t i = 0; i < w->n_rows; i++) w->rows[i].n_rows = counts[n - 1];
 }
 
-/* Rows stay under what CLBlast takes: its choice is another one. */
+/* What a concern needs: counts of rows, and products of which formats; dense ones stay under the rows that
+ * CLBlast takes, which is another choice. */
+static const struct concern {
+    uint32_t counts[COUNTS_MAX], n_counts;
+    int has_quantised, has_dense, is_from_memory;
+} concerns[N_TUNE_CONCERNS] = {
+    [TUNE_OF_PLAIN] = {{1, 48}, 2, 0, 0, 0},
+    [TUNE_OF_ONE_LANE] = {{1, 48}, 2, 1, 1, 0},
+    [TUNE_OF_ONE] = {{1}, 1, 1, 0, 1},
+    [TUNE_OF_ONE_DENSE] = {{1}, 1, 0, 1, 1},
+    [TUNE_OF_ATTEND] = {{1}, 1, 0, 0, 1},
+    [TUNE_OF_MANY] = {{16, 256}, 2, 1, 0, 0},
+    [TUNE_OF_TILES] = {{2, 3, 4, 5, 6, 7, 8, 12}, 8, 1, 0, 0}, /* no width may be favoured */
+};
+
 static void workload_make(const struct tune_request *r, enum tune_concern concern, struct workload *w) {
-    static const enum op_kind plain[] = {OP_QUANTIZE, OP_GLU, OP_ROPE, OP_ADD};
-    *w = (struct workload){.n_rows = 0};
+    const struct concern *c = &concerns[concern];
+    *w = (struct workload){.working_bytes = c->is_from_memory ? OP_TIME_WORKING_BYTES : 0};
     if (concern == TUNE_OF_PLAIN) {
-        for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
-            workload_add(w, (struct op_row){plain[i], "", FORMAT_F32, 0, WIDTH, WIDTH, 0, 0});
-        workload_counts(w, (const uint32_t[]){1, 48}, 2);
-        return;
+        workload_add(w, (struct op_row){OP_QUANTIZE, "", FORMAT_F32, 0, WIDTH, WIDTH, 0, 0});
+        workload_add(w, (struct op_row){OP_SELECT, "", FORMAT_F32, 0, WIDTH, WIDTH, 0, 0});
     }
+    if (concern == TUNE_OF_ATTEND)
+        workload_add(w, (struct op_row){OP_ATTEND, "", FORMAT_F16, 0, HEADS, HEAD_DIM, CONTEXT - 1, KV_HEADS});
     for (uint32_t f = 0; f < r->n_formats; f++)
-        if (concern != TUNE_OF_MANY || format_info(r->formats[f])->is_quantised)
+        if (format_info(r->formats[f])->is_quantised ? c->has_quantised : c->has_dense)
             workload_add(w, (struct op_row){OP_LINEAR, "", r->formats[f], 0, WIDTH, WIDTH, 0, 0});
-    if (concern == TUNE_OF_ONE_LANE) workload_counts(w, (const uint32_t[]){1, 48}, 2);
-    else if (concern == TUNE_OF_MANY) workload_counts(w, (const uint32_t[]){16, 256}, 2);
-    else workload_counts(w, (const uint32_t[]){2, 3, 4, 5, 6, 7, 8, 12}, 8); /* no width may be favoured */
+    workload_counts(w, c->counts, c->n_counts);
 }
 
 static void trial_close(struct trial *t) {
@@ -107,7 +124,7 @@ static void trial_close(struct trial *t) {
 
 static err trial_prepare(struct trial *t, const struct workload *w) {
     for (; t->n_timers < w->n_rows; t->n_timers++)
-        TRY(op_time_create(t->b, &w->rows[t->n_timers], 0, &t->timers[t->n_timers]));
+        TRY(op_time_create(t->b, &w->rows[t->n_timers], w->working_bytes, &t->timers[t->n_timers]));
     return OK;
 }
 
@@ -181,7 +198,7 @@ static err tunable_search(struct search *s, int id) {
     TRY(trial_open(s, NULL, &s->out->tuning, &w, &best));
     err e = OK;
     double end = s->dense_at < s->request->n_formats ? 0.5 : 1;
-    for (int i = 0; i < TUNE_VALUES_MAX && t->values[i] && e == OK && elapsed(s) < end; i++) {
+    for (uint32_t i = 0; i < t->n_values && e == OK && elapsed(s) < end; i++) {
         char what[64];
         if (t->values[i] == t->fallback) continue;
         snprintf(what, sizeof what, "%s = %u", t->name, t->values[i]);
@@ -333,10 +350,9 @@ static err rows_min_search(struct clblast_search *c) {
     tuning.values[TUNE_GEMM_ROWS_MIN] = GEMM_ROWS_LEAST;
     TRY(trial_open(c->s, &by_clblast, &tuning, &c->w, &trial));
     err e = OK;
-    for (int i = TUNE_VALUES_MAX; i-- > 0 && e == OK;) {
+    for (uint32_t i = t->n_values; i-- > 0 && e == OK;) {
         struct workload w = c->w;
         double ratio, own_s;
-        if (!t->values[i]) continue;
         workload_counts(&w, &t->values[i], 1);
         e = trials_compare(&c->own, &trial, &w, &ratio, &own_s);
         choice->n_tried++;
@@ -404,6 +420,17 @@ static err device_describe(const struct tune_request *r, struct tune_report *out
     return OK;
 }
 
+/* Whether a device's form has what the tunable is about; CLBlast has a search of its own. */
+static int is_concerned(enum tune_concern concern, int is_one_lane) {
+    switch (concern) {
+    case TUNE_OF_GEMM: return 0;
+    case TUNE_OF_ONE_LANE: return is_one_lane;
+    case TUNE_OF_PLAIN:
+    case TUNE_OF_TILES: return 1;
+    default: return !is_one_lane;
+    }
+}
+
 err tune_search(const struct tune_request *request, struct tune_report *out) {
     struct search s = {.request = request, .out = out, .begin_s = clock_s(), .random = 1};
     int is_one_lane;
@@ -412,11 +439,7 @@ err tune_search(const struct tune_request *request, struct tune_report *out) {
     tune_defaults(&out->tuning);
     TRY(device_describe(request, out, &is_one_lane));
     for (int i = 0; i < N_TUNABLES; i++) {
-        enum tune_concern concern = tunables[i].concern;
-        if (concern == TUNE_OF_GEMM || (concern == TUNE_OF_ONE_LANE && !is_one_lane) ||
-            (concern == TUNE_OF_MANY && is_one_lane))
-            continue;
-        TRY(tunable_search(&s, i));
+        if (is_concerned(tunables[i].concern, is_one_lane)) TRY(tunable_search(&s, i));
     }
     return clblast_search(&s);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/arch.h"
+#include "model/fuse.h"
 
 static const struct arch *const architectures[] = {
     &arch_llama, &arch_qwen2, &arch_qwen3, &arch_gpt2,
@@ -78,35 +79,10 @@ static const char *const op_names[] = {
 
 const char *op_name(enum op_kind kind) { return op_names[kind]; }
 
-static err print_value(const struct program *p, int id, struct bytes *out) {
-    if (id < 0) return OK;
-    const struct value *v = &p->values[id];
-    return bytes_printf(out, " %s[%u]", v->name, v->width);
-}
-
-static err print_op(const struct program *p, const struct op *op, struct bytes *out) {
-    if (op->layer == LAYER_BEFORE)
-        TRY(bytes_append_str(out, "  in"));
-    else if ((uint32_t)op->layer == p->n_layers)
-        TRY(bytes_append_str(out, " out"));
-    else
-        TRY(bytes_printf(out, "%4d", op->layer));
-    TRY(bytes_printf(out, "  %-9s", op_names[op->kind]));
-    TRY(print_value(p, op->out, out));
-    TRY(bytes_append_str(out, op->out >= 0 ? " <-" : "   "));
-    TRY(print_value(p, op->in[0], out));
-    TRY(print_value(p, op->in[1], out));
-    for (int i = 0; i < 2; i++) {
-        if (op->weight[i] < 0) continue;
-        const struct weight *w = &p->weights[op->weight[i]];
-        TRY(bytes_printf(out, "  %s %s[", w->name, format_info(w->tensor->format)->name));
-        if (w->is_vector)
-            TRY(bytes_printf(out, "%s %u]", p->axes[w->out_axis].name, w->cols));
-        else
-            TRY(bytes_printf(out, "%s %u, %s %u]", p->axes[w->out_axis].name, w->rows,
-                             p->axes[w->in_axis].name, w->cols));
-    }
-    return bytes_append_str(out, "\n");
+int program_has_op(const struct program *p, const struct op *op, uint32_t layer_begin, uint32_t layer_end) {
+    if (op->layer == LAYER_BEFORE) return layer_begin == 0;
+    if ((uint32_t)op->layer == p->n_layers) return layer_end == p->n_layers;
+    return (uint32_t)op->layer >= layer_begin && (uint32_t)op->layer < layer_end;
 }
 
 err program_print(const struct program *p, struct bytes *out) {
@@ -117,8 +93,7 @@ err program_print(const struct program *p, struct bytes *out) {
         TRY(bytes_printf(out, "axis %-6s %6u values in %u units of %u, %u segments\n",
                          p->axes[a].name, p->axes[a].size, p->axes[a].n_units,
                          p->axes[a].unit, p->axes[a].n_segments));
-    for (uint32_t i = 0; i < p->n_ops; i++) TRY(print_op(p, &p->ops[i], out));
-    return OK;
+    return fuse_print(p, out);
 }
 
 /* The pair index at which a wavelength fits `rotations` times into the trained

@@ -142,9 +142,12 @@ void program_free(struct program *p);
 /* "linear", for messages. */
 const char *op_name(enum op_kind kind);
 
-/* One line per op, appended. */
-err program_print(const struct program *p, struct bytes *out);
+/* Whether stage [layer_begin, layer_end) runs the op: the first stage also embeds, the
+ * last one also runs the head. */
+int program_has_op(const struct program *p, const struct op *op, uint32_t layer_begin, uint32_t layer_end);
 
+/* Sizes, and one line per group of ops that run as one (fuse.h), appended. */
+err program_print(const struct program *p, struct bytes *out);
 
 /* cos and sin of every pair of a position, [n_rot / 2][2], computed in double
  * and rounded once, so that every host gives the same bits. */

@@ -34,13 +34,15 @@ static const char usage[] =
     "after (on a CPU device by the host's threads, else by a kernel), \"of peak\" the share of what the device's\n"
     "own form of 8-bit dots, for dense weights f32 fma, reaches in registers.\n\n"
     "  --device TEXT     a part of \"PLATFORM / DEVICE\"; without it the best\n"
-    "  --ops OP,...      default all: linear,embed,norm,quantize,rope,glu,add,reduce,attend\n"
+    "  --ops OP,...      default all: linear,embed,norm,quantize,reduce,kv-write,attend,\n"
+    "                    glu,act,select; as a step runs them: norm, glu and act quantise,\n"
+    "                    reduce adds the row, norms and quantises, kv-write turns q and k\n"
     "  --formats F,...   of linear and embed; default Q8_0,Q4_0,Q4_K,Q6_K,F16,F32\n"
     "  --rows N,...      rows of a step, each from 1 to 4096; default 1,8,256\n"
     "  --shape OUTxIN,...  default 2048x2048,5632x2048,2048x5632,32000x2048: a llama of 1.1 B; embed\n"
     "                    takes the one with most outputs, ops without weights each IN\n"
     "  --contexts N,...  positions that attend sees; default 1024,8192\n"
-    "  --heads QxKV      of attend, of 64 values; default 32x4\n"
+    "  --heads QxKV      of attend and kv-write, of 64 values; default 32x4\n"
     "  --json            one JSON object on standard output\n";
 
 struct shape {
@@ -115,12 +117,12 @@ static err add_context(void *context, const char *item) {
     return OK;
 }
 
-/* Whole blocks of every format, whole heads of rope. */
+/* Whole blocks of every format, and of quantised values. */
 static err check_shapes(const struct bench *t) {
     for (uint32_t f = 0; f < t->n_formats; f++)
         for (uint32_t s = 0; s < t->n_shapes; s++) {
             const struct format_info *info = format_info(t->formats[f]);
-            uint32_t unit = info->block_values < HEAD_DIM ? HEAD_DIM : info->block_values;
+            uint32_t unit = info->block_values < PACKED_BLOCK ? PACKED_BLOCK : info->block_values;
             if (t->shapes[s].in % unit)
                 return err_set(ERR_USAGE, "--shape %ux%u: inputs of %s come in multiples of %u", t->shapes[s].out,
                                t->shapes[s].in, info->name, unit);
@@ -189,32 +191,59 @@ static err read_memory(const struct bench *t, double *bytes_per_s) {
     return read_bandwidth_measure(t->description.compute_units, READ_S, bytes_per_s);
 }
 
-/* Calls `each` for every op with its format and shape. */
-static err cases_walk(struct bench *t, err (*each)(struct bench *t, const struct op_row *row)) {
+typedef err (*each_case)(struct bench *t, const struct op_row *row);
+
+/* Ops with weights: each format; the lookup in one shape only. */
+static err weights_walk(struct bench *t, struct op_row row, each_case each) {
     struct shape largest = t->shapes[0];
     for (uint32_t s = 0; s < t->n_shapes; s++)
         if (t->shapes[s].out > largest.out) largest = t->shapes[s];
-    for (uint32_t o = 0; o < t->n_ops; o++) {
-        struct op_row row = {.op = t->ops[o], .variant = "", .n_rows = t->rows_max, .option = REDUCE_LEAVES};
-        int is_linear = row.op == OP_LINEAR, has_weights = is_linear || row.op == OP_EMBED;
-        for (uint32_t f = 0; has_weights && f < t->n_formats; f++)
-            for (uint32_t s = 0; s < (is_linear ? t->n_shapes : 1); s++) {
-                row.format = t->formats[f];
-                row.out = is_linear ? t->shapes[s].out : largest.out;
-                row.in = is_linear ? t->shapes[s].in : largest.in;
-                TRY(each(t, &row));
-            }
-        for (uint32_t c = 0; row.op == OP_ATTEND && c < t->n_contexts; c++) {
-            row = (struct op_row){OP_ATTEND, "", FORMAT_F16, t->rows_max, t->heads[0], HEAD_DIM, t->contexts[c] - 1,
-                                  t->heads[1]};
+    for (uint32_t f = 0; f < t->n_formats; f++)
+        for (uint32_t s = 0; s < (row.op == OP_LINEAR ? t->n_shapes : 1); s++) {
+            row.format = t->formats[f];
+            row.out = row.op == OP_LINEAR ? t->shapes[s].out : largest.out;
+            row.in = row.op == OP_LINEAR ? t->shapes[s].in : largest.in;
             TRY(each(t, &row));
         }
-        for (uint32_t s = 0; !has_weights && row.op != OP_ATTEND && s < t->n_shapes; s++) {
-            uint32_t k = 0; /* each width once */
-            while (t->shapes[k].in != t->shapes[s].in) k++;
-            row.format = FORMAT_F32;
-            row.out = row.in = t->shapes[s].in;
-            if (k == s) TRY(each(t, &row));
+    return OK;
+}
+
+/* What writes a cache, and for each context what reads it. */
+static err heads_walk(struct bench *t, struct op_row row, each_case each) {
+    row.format = FORMAT_F16;
+    row.out = t->heads[0];
+    row.in = HEAD_DIM;
+    row.option = t->heads[1];
+    for (uint32_t c = 0; c < (row.op == OP_ATTEND ? t->n_contexts : 1); c++) {
+        row.at = row.op == OP_ATTEND ? t->contexts[c] - 1 : 0;
+        TRY(each(t, &row));
+    }
+    return OK;
+}
+
+/* Each width once. */
+static err widths_walk(struct bench *t, struct op_row row, each_case each) {
+    row.format = FORMAT_F32;
+    row.option = REDUCE_LEAVES;
+    for (uint32_t s = 0; s < t->n_shapes; s++) {
+        uint32_t k = 0;
+        while (t->shapes[k].in != t->shapes[s].in) k++;
+        row.out = row.in = t->shapes[s].in;
+        if (k == s) TRY(each(t, &row));
+    }
+    return OK;
+}
+
+/* Calls `each` for every op with its format and shape. */
+static err cases_walk(struct bench *t, each_case each) {
+    for (uint32_t o = 0; o < t->n_ops; o++) {
+        struct op_row row = {.op = t->ops[o], .variant = "", .n_rows = t->rows_max};
+        switch (row.op) {
+        case OP_LINEAR:
+        case OP_EMBED: TRY(weights_walk(t, row, each)); break;
+        case OP_KV_WRITE:
+        case OP_ATTEND: TRY(heads_walk(t, row, each)); break;
+        default: TRY(widths_walk(t, row, each)); break;
         }
     }
     return OK;
@@ -277,6 +306,7 @@ static struct figures figures_of(const struct bench *t, const struct line *line)
                         .of_read = is_from_memory && read > 0 ? bytes_per_s / read : 0,
                         .gop_per_s = ops_per_s * 1e-9, .of_peak = peak > 0 ? ops_per_s / peak : 0};
     if (r->op == OP_ATTEND) snprintf(x.shape, sizeof x.shape, "%ux%u at %u", r->out, r->option, r->at + 1);
+    else if (r->op == OP_KV_WRITE) snprintf(x.shape, sizeof x.shape, "%ux%u", r->out, r->option);
     else if (r->op == OP_LINEAR || r->op == OP_EMBED) snprintf(x.shape, sizeof x.shape, "%ux%u", r->out, r->in);
     else snprintf(x.shape, sizeof x.shape, "%u", r->in);
     return x;

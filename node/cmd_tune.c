@@ -19,7 +19,7 @@ static const char usage[] =
     "the bits; says what it chose, and keeps it in a file that every later start on this device and driver uses.\n"
     "Other work on the machine misleads it.\n\n"
     "  --device TEXT     a part of \"PLATFORM / DEVICE\"; without it the best\n"
-    "  --minutes N       about how long, may have a point; default 4\n"
+    "  --minutes N       about how long, may have a point; default 6\n"
     "  --formats F,...   of the products that are timed; CLBlast is searched where a dense one is among\n"
     "                    them; default Q8_0,Q4_K,F16\n"
     "  --out FILE        where to keep it; default $XDG_CONFIG_HOME/caravan/tune/DEVICE.cfg, or under ~/.config\n";
@@ -76,7 +76,7 @@ static const char *us_text(double us, char out[24]) {
 static void print_line(const char *name, const char *fallback, const char *chosen, const struct tune_choice *c,
                        const char *help) {
     char before[24], after[24];
-    printf("%-18s %9s %9s %12s %12s %6u %8u  %s\n", name, fallback, chosen, us_text(c->before_us, before),
+    printf("%-20s %9s %9s %12s %12s %6u %8u  %s\n", name, fallback, chosen, us_text(c->before_us, before),
            us_text(c->after_us, after), c->n_tried, c->n_refused, help);
 }
 
@@ -91,7 +91,7 @@ static void print_parameters(const struct tuning *t) {
 }
 
 static void print_report(const struct tune_report *r) {
-    printf("%s / %s, driver %s\n\n%-18s %9s %9s %12s %12s %6s %8s\n", r->platform, r->device, r->driver, "tunable",
+    printf("%s / %s, driver %s\n\n%-20s %9s %9s %12s %12s %6s %8s\n", r->platform, r->device, r->driver, "tunable",
            "default", "chosen", "before us", "after us", "tried", "refused");
     for (uint32_t i = 0; i < r->n_choices; i++) {
         const struct tune_choice *c = &r->choices[i];
@@ -139,7 +139,7 @@ err cmd_tune(int argc, char **argv, const char *commit) {
         }
     struct tune *t;
     TRY(NEW(t, 1));
-    t->minutes_text = "4";
+    t->minutes_text = "6";
     t->formats_text = "Q8_0,Q4_K,F16";
     err e = parse(t, argc, argv);
     if (e == OK) e = tune(t, commit);

@@ -117,6 +117,13 @@ static err step_finish(struct node *n, uint32_t id, const struct step *step) {
     return back_put_frame(n, &n->result);
 }
 
+/* Spent waiting for other shards of this stage, by message and on the board. */
+static int64_t share_us(const struct node *n) {
+    struct wire_counts c;
+    wire_counts(n->w, &c);
+    return c.share_wait_us + (n->board ? board_waited_us(n->board) : 0);
+}
+
 static err step_run(struct node *n, struct slot *s, const struct frame_header *h, size_t n_bytes) {
     struct step step;
     TRY(frame_get_step(s->data + sizeof *h, h->n_bytes, &n->limits, &step));
@@ -128,13 +135,10 @@ static err step_run(struct node *n, struct slot *s, const struct frame_header *h
         back_step(n);
         for (uint32_t i = 1; i < n->cell.n_shards; i++) TRY(slot_send(n, s, (int)i, n_bytes));
     }
-    struct wire_counts before, after;
-    wire_counts(n->w, &before);
-    int64_t start = clock_us();
+    int64_t start = clock_us(), shared_us = share_us(n);
     float *hidden = (float *)(void *)(s->data + hidden_at(h));
     TRY(stage_run(n->stage, &step, hidden, n->logits));
-    wire_counts(n->w, &after);
-    n->compute_us += clock_us() - start - (after.share_wait_us - before.share_wait_us);
+    n->compute_us += clock_us() - start - (share_us(n) - shared_us);
     n->n_steps++;
     if (n->next >= 0) return slot_send(n, s, n->next, hidden_at(h) + rows_bytes);
     return n->cell.shard == 0 ? step_finish(n, h->id, &step) : OK;
@@ -155,12 +159,12 @@ static uint64_t peak_rss_bytes(void) {
 static err stats_put(struct node *n, uint32_t id) {
     struct wire_counts c;
     wire_counts(n->w, &c);
-    json_t *o = json_pack("{s:i,s:I,s:f,s:f,s:f,s:I,s:I,s:I}", "rank", n->rank, "peak_rss_bytes",
+    json_t *o = json_pack("{s:i,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:b}", "rank", n->rank, "peak_rss_bytes",
                           (json_int_t)peak_rss_bytes(), "compute_s", (double)n->compute_us / 1e6,
                           "wait_s", (double)n->wait_us / 1e6, "share_s",
-                          (double)c.share_wait_us / 1e6, "n_steps", (json_int_t)n->n_steps,
+                          (double)share_us(n) / 1e6, "n_steps", (json_int_t)n->n_steps,
                           "bytes_sent", (json_int_t)c.bytes_sent, "bytes_received",
-                          (json_int_t)c.bytes_received);
+                          (json_int_t)c.bytes_received, "has_board", n->board != NULL);
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     json_decref(o);
     if (!text) return err_set(ERR_MEMORY, "cannot write the figures of this rank");
@@ -322,6 +326,7 @@ static void node_free(struct node *n) {
     }
     stage_free(n->stage);
     if (n->backend) n->backend->ops->destroy(n->backend);
+    board_free(n->board);
     sampler_free(n->sampler);
     free(n->logits);
     program_free(n->program);

@@ -1,5 +1,5 @@
-/* The inside of a node, shared by node.c (the loop), node_setup.c (hello, plan, loading, ready) and
- * node_back.c (what comes back to rank 0). */
+/* The inside of a node, shared by node.c (the loop), node_setup.c (hello, plan, loading, ready),
+ * node_meet.c (shards of a stage) and node_back.c (what comes back to rank 0). */
 #ifndef NODE_NODE_PARTS_H
 #define NODE_NODE_PARTS_H
 
@@ -60,6 +60,7 @@ struct node {
     struct program *program;
     struct backend *backend;
     struct stage *stage;
+    struct board *board; /* NULL: the shards of this stage meet by messages */
     struct sampler *sampler; /* last stage, shard 0 */
     float *logits;           /* [outs, n_vocab] there */
     struct result_out outs[STEP_OUTS_MAX];
@@ -86,6 +87,11 @@ static inline int is_last_stage(const struct node *n) {
 err node_setup(struct node *n);
 /* Rank 0: all are ready, the others may leave the set-up. */
 err setup_go(struct node *n);
+
+/* node_meet.c */
+struct exchange meet_exchange(struct node *n);
+/* Once all shards of this stage have loaded: how they will meet. */
+err meet_begin(struct node *n);
 
 /* node_back.c */
 err back_init(struct node *n);

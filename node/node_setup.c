@@ -15,7 +15,9 @@
 
 #include "base/clock.h"
 #include "base/env.h"
+#include "base/log.h"
 #include "kernels/backend.h"
+#include "node/cores.h"
 #include "node/node_parts.h"
 
 #define TELL_US 200000       /* between two signs of progress */
@@ -243,16 +245,6 @@ static err slots_create(struct node *n) {
     return OK;
 }
 
-static err share(void *context, int layer, const float *mine, const size_t *n_floats, float *all) {
-    struct node *n = context;
-    return wire_share(n->w, n->first, (int)n->cell.n_shards, layer, mine, n_floats, all);
-}
-
-static err collect(void *context, int layer, const float *mine, const size_t *n_floats, float *all) {
-    struct node *n = context;
-    return wire_collect(n->w, n->first, (int)n->cell.n_shards, layer, mine, n_floats, all);
-}
-
 /* ---- loading ---- */
 
 /* Loading runs in a thread of its own, which touches neither MPI nor the link: kernels may compile
@@ -268,24 +260,26 @@ struct loading {
 
 static void on_loaded(void *context, uint64_t bytes_read) {
     struct loading *l = context;
-    atomic_store(&l->bytes_read, bytes_read);
+    unsigned long long known = atomic_load(&l->bytes_read);
+    while (known < bytes_read && !atomic_compare_exchange_weak(&l->bytes_read, &known, bytes_read)) {}
 }
 
-/* PoCL takes every core that it may use, whoever else is on the host. Set before its first call;
- * what a person or a launcher set already stays. */
-static err threads_limit(const struct node *n) {
-    if (env_get("POCL_MAX_PTHREAD_COUNT") && !n->plan.threads) return OK;
-    cpu_set_t mask;
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    int cores = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : (int)online;
-    int ranks_here = 0;
-    for (int r = 0; r < wire_size(n->w); r++)
-        ranks_here += strcmp(wire_host(n->w, r), wire_host(n->w, n->rank)) == 0;
-    /* A rank that was bound to some cores has these to itself. */
-    int share = cores < online ? cores : cores / ranks_here;
-    uint32_t threads = n->plan.threads ? n->plan.threads : share > 1 ? (uint32_t)share : 1;
+/* PoCL takes every core that it may use, whoever else is on the host. Before its first call the ranks
+ * of this host that may use the same cores share them, and the driver's threads will inherit what this one gets.
+ * A launcher that has given each rank its own is left alone, and so is the driver's setting. */
+static err cores_begin(const struct node *n) {
+    const char *set = env_get("POCL_MAX_PTHREAD_COUNT");
+    uint32_t place, n_ranks, n_threads = n->plan.threads;
+    if (!n_threads && set) n_threads = (uint32_t)strtoul(set, NULL, 10);
+    wire_mates(n->w, &place, &n_ranks);
+    struct cores c;
+    if (cores_take(place, n_ranks, n_threads, &c) != OK) {
+        log_warn("node.cores", "text=\"%s\"", err_text());
+        c = (struct cores){.n_threads = n_threads ? n_threads : 1, .text = "?"};
+    }
+    log_info("node.cores", "cores=%s bound=%s threads=%u", c.text, c.is_bound ? "yes" : "no", c.n_threads);
     char text[16];
-    snprintf(text, sizeof text, "%u", threads);
+    snprintf(text, sizeof text, "%u", c.n_threads);
     return env_set("POCL_MAX_PTHREAD_COUNT", text);
 }
 
@@ -304,7 +298,7 @@ static err kernels_compile(struct node *n) {
 static err load(struct loading *l) {
     struct node *n = l->node;
     const struct plan_message *m = &n->plan;
-    const struct exchange exchange = {n, share, collect};
+    const struct exchange exchange = meet_exchange(n);
     struct stage_limits limits = {m->rows_max, m->n_blocks, m->context_max};
     TRY(m->is_reference ? backend_reference(&n->backend) : kernels_compile(n));
     TRY(stage_create(n->backend, n->gguf, n->program, &n->cell, &limits, &exchange, on_loaded, l,
@@ -352,7 +346,7 @@ static err load_watch(struct node *n, uint64_t bytes_read) {
 static err load_all(struct node *n) {
     int64_t start = clock_us();
     struct loading *l;
-    TRY(threads_limit(n));
+    TRY(cores_begin(n));
     TRY(NEW(l, 1));
     l->node = n;
     if (pthread_create(&l->thread, NULL, load_thread, l) != 0) {
@@ -409,6 +403,7 @@ err node_setup(struct node *n) {
     if (e != OK || n->is_stopped) return e;
     TRY(plan_obey(n));
     TRY(all_ready(n));
+    TRY(meet_begin(n));
     n->is_ready = 1;
     return OK;
 }

@@ -1,44 +1,130 @@
-/* Running a step: the program's ops of this cell, one after the other. */
+/* Running a step: the program's ops of this cell, fused, one group after the other. */
 #include "node/stage.h"
 
 #include <string.h>
 
 #include "node/stage_parts.h"
 
+#define WATCH_US 5000 /* between two looks at the rest of the job while the device computes */
+
 static struct buffer *value(const struct stage *s, int id) { return s->values[id]; }
 
 static uint32_t value_rows(const struct stage *s, int id, const struct step *step) {
-    return s->program->values[id].rows == ROWS_OUT ? step->n_outs : step->n_rows;
+    return id >= 0 && s->program->values[id].rows == ROWS_OUT ? step->n_outs : step->n_rows;
 }
 
-static err run_linear(struct stage *s, const struct op *op, uint32_t n_rows) {
-    const struct weight *w = &s->program->weights[op->weight[0]];
-    const struct stage_weight *m = &s->weights[op->weight[0]];
-    const struct stage_sum *sum = &s->sums[w->in_axis];
-    if (sum->own.n_leaves == 0 || m->row_begin == m->row_end) return OK; /* nothing is ours */
-    struct product product = {m->matrix, m->row_begin, m->row_end, value(s, op->out)};
-    return STAGE_OPS(s)->linear(s->backend, &product, 1, value(s, op->in[0]), n_rows, sum->segment_cols,
-                                &sum->own);
+static struct buffer *value_or_null(const struct stage *s, int id) { return id >= 0 ? s->values[id] : NULL; }
+
+static struct buffer *vector_of(const struct stage *s, const struct op *op, int i) {
+    return op && op->weight[i] >= 0 ? s->weights[op->weight[i]].vector : NULL;
 }
 
-/* Every shard's subtree sums are shared, and each finishes the tree. */
-static err run_reduce(struct stage *s, const struct op *op, uint32_t n_rows) {
+/* By messages: the device waits. host_all changes again after the next buffer_read only, so it
+ * may be sent. */
+static err sums_share(struct stage *s, int layer, struct buffer *mine, struct buffer **all) {
+    size_t n_mine = s->counts[s->cell.shard], n_all = 0;
+    for (uint32_t i = 0; i < s->cell.n_shards; i++) n_all += s->counts[i];
+    TRY(STAGE_OPS(s)->buffer_read(s->backend, mine, 0, n_mine * 4, s->host_mine));
+    TRY(s->exchange.share(s->exchange.context, layer, s->host_mine, s->counts, s->host_all));
+    *all = s->gathered;
+    return STAGE_OPS(s)->buffer_send(s->backend, s->gathered, 0, n_all * 4, s->host_all);
+}
+
+static void meet(const void *meeting, const void *mine) { board_meet(meeting, mine); }
+
+/* On the board: enqueued as any other op. */
+static err sums_meet(struct stage *s, int layer, struct buffer *mine, struct buffer **all) {
+    struct board_meeting m = {.board = s->board, .number = s->n_meetings++, .layer = layer};
+    for (uint32_t i = 0; i < s->cell.shard; i++) m.at += s->counts[i] * 4;
+    m.n_bytes = s->counts[s->cell.shard] * 4;
+    *all = s->areas[m.number % 2];
+    return STAGE_OPS(s)->call(s->backend, meet, &m, sizeof m, mine);
+}
+
+/* The result of an op of the group, where another group reads it. */
+static struct buffer *kept(const struct stage *s, const struct fused *f, const struct op *op) {
+    return op && fused_keeps(f, op) ? value(s, op->out) : NULL;
+}
+
+static err run_linear(struct stage *s, const struct fused *f, uint32_t n_rows) {
+    const struct stage_sum *sum = &s->sums[s->program->weights[f->ops[0]->weight[0]].in_axis];
+    struct product products[PRODUCTS_MAX];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < f->n_ops; i++) {
+        const struct stage_weight *m = &s->weights[f->ops[i]->weight[0]];
+        if (m->row_begin == m->row_end) continue; /* nothing is ours */
+        products[n++] = (struct product){m->matrix, m->row_begin, m->row_end, value(s, f->ops[i]->out)};
+    }
+    if (sum->own.n_leaves == 0 || n == 0) return OK;
+    return STAGE_OPS(s)->linear(s->backend, products, n, value(s, f->ops[0]->in[0]), n_rows,
+                                sum->segment_cols, &sum->own);
+}
+
+/* Every shard's subtree sums are shared, and each will finish the tree. */
+static err leaves_share(struct stage *s, const struct op *op, uint32_t n_rows, struct row_sum *out) {
     const struct stage_sum *sum = &s->sums[s->program->weights[op->weight[0]].in_axis];
     uint32_t n = n_rows * s->program->dim;
-    struct buffer *leaves = value(s, op->in[0]);
-    if (s->cell.n_shards > 1) {
-        size_t all = 0;
-        for (uint32_t i = 0; i < s->cell.n_shards; i++) {
-            s->counts[i] = sum->n_results[i] * n;
-            all += s->counts[i];
-        }
-        size_t mine = s->counts[s->cell.shard];
-        TRY(STAGE_OPS(s)->buffer_read(s->backend, leaves, 0, mine * 4, s->host_mine));
-        TRY(s->exchange.share(s->exchange.context, op->layer, s->host_mine, s->counts, s->host_all));
-        TRY(STAGE_OPS(s)->buffer_write(s->backend, s->gathered, 0, all * 4, s->host_all));
-        leaves = s->gathered;
+    out->tree = &sum->finish;
+    out->leaves = value(s, op->in[0]);
+    if (s->cell.n_shards == 1) return OK;
+    for (uint32_t i = 0; i < s->cell.n_shards; i++) s->counts[i] = sum->n_results[i] * n;
+    return s->board ? sums_meet(s, op->layer, out->leaves, &out->leaves)
+                    : sums_share(s, op->layer, out->leaves, &out->leaves);
+}
+
+static const struct tree one_leaf = {.n_leaves = 1, .n_results = 1, .emits = {1}};
+
+static err run_sum(struct stage *s, const struct fused *f, uint32_t n_rows) {
+    const struct op *reduce = fused_find(f, OP_REDUCE), *add = fused_find(f, OP_ADD),
+                    *norm = fused_find(f, OP_NORM), *quantize = fused_find(f, OP_QUANTIZE);
+    uint32_t row = s->widths[f->ops[0]->out], width = norm ? norm->norm.group : row;
+    struct row_sum sum = {.vector = vector_of(s, fused_find(f, OP_BIAS), 0)};
+    if (row == 0) return OK; /* nothing is ours */
+    if (reduce) TRY(leaves_share(s, reduce, n_rows, &sum));
+    if (reduce || add) sum.sum = value(s, add ? add->out : reduce->out);
+    if (add) sum.x = value(s, add->in[0]);
+    if (add && !reduce) {
+        sum.leaves = value(s, add->in[1]);
+        sum.tree = &one_leaf;
     }
-    return STAGE_OPS(s)->reduce(s->backend, leaves, &sum->finish, n, value(s, op->out));
+    if (!reduce && !add) sum.x = value(s, norm->in[0]);
+    if (norm) {
+        sum.kind = norm->norm.kind;
+        sum.eps = norm->norm.eps;
+        sum.weight = vector_of(s, norm, 0);
+        sum.bias = vector_of(s, norm, 1);
+        sum.out = kept(s, f, norm);
+        sum.q8 = kept(s, f, quantize);
+    }
+    return STAGE_OPS(s)->sum_rows(s->backend, &sum, n_rows * (row / width), width);
+}
+
+static err run_act(struct stage *s, const struct fused *f, uint32_t n_rows) {
+    const struct op *glu = fused_find(f, OP_GLU), *op = glu ? glu : fused_find(f, OP_ACT);
+    uint32_t width = s->widths[op->out];
+    struct activation a = {
+        .kind = op->act.kind,
+        .gate = value(s, op->in[0]),
+        .up = value_or_null(s, op->in[1]),
+        .gate_bias = vector_of(s, fused_find_on(f, OP_BIAS, op->in[0]), 0),
+        .up_bias = glu ? vector_of(s, fused_find_on(f, OP_BIAS, op->in[1]), 0) : NULL,
+        .out = kept(s, f, op),
+        .q8 = kept(s, f, fused_find(f, OP_QUANTIZE)),
+    };
+    return width ? STAGE_OPS(s)->activate(s->backend, &a, n_rows, width) : OK;
+}
+
+static void leave(const void *leaving, const void *from) { board_leave(leaving, from); }
+
+/* Reads once all that was enqueued is done. Where that may wait for other shards this rank goes on
+ * hearing of failures, also of its own device's wait. */
+static err result_read(struct stage *s, struct buffer *from, size_t n_bytes, void *to) {
+    if (!s->board && n_bytes) return STAGE_OPS(s)->buffer_read(s->backend, from, 0, n_bytes, to);
+    if (!s->board) return STAGE_OPS(s)->finish(s->backend);
+    struct board_leaving l = {s->board, to, n_bytes};
+    TRY(STAGE_OPS(s)->call(s->backend, leave, &l, sizeof l, from));
+    while (!board_wait(s->board, WATCH_US)) TRY(s->exchange.watch(s->exchange.context));
+    return s->exchange.watch(s->exchange.context);
 }
 
 /* Slices of the logits of all shards, brought into rows on shard 0. */
@@ -47,7 +133,7 @@ static err run_gather(struct stage *s, const struct op *op, uint32_t n_outs, flo
     for (uint32_t i = 0; i < n_shards; i++) s->counts[i] = (size_t)n_outs * s->vocab_widths[i];
     size_t mine = s->counts[s->cell.shard];
     float *own = n_shards == 1 ? logits : s->host_mine;
-    TRY(STAGE_OPS(s)->buffer_read(s->backend, value(s, op->in[0]), 0, mine * 4, own));
+    TRY(result_read(s, value(s, op->in[0]), mine * 4, own));
     if (n_shards == 1) return OK;
     float *all = s->cell.shard == 0 ? s->host_all : NULL;
     TRY(s->exchange.collect(s->exchange.context, op->layer, s->host_mine, s->counts, all));
@@ -81,13 +167,9 @@ static err run_attend(struct stage *s, const struct op *op, const struct step *s
                                 &shape, step->n_rows, value(s, op->out));
 }
 
-static err run_norm(struct stage *s, const struct op *op, uint32_t n_rows) {
-    uint32_t width = s->widths[op->out];
-    uint32_t vectors = n_rows * (width / op->norm.group);
-    struct buffer *bias = op->weight[1] >= 0 ? s->weights[op->weight[1]].vector : NULL;
-    return STAGE_OPS(s)->norm(s->backend, op->norm.kind, op->norm.eps, value(s, op->in[0]),
-                              s->weights[op->weight[0]].vector, bias, vectors, op->norm.group,
-                              value(s, op->out));
+static err run_bias(struct stage *s, const struct op *op, uint32_t n_rows) {
+    struct row_sum sum = {.vector = vector_of(s, op, 0), .x = value(s, op->in[0]), .sum = value(s, op->out)};
+    return STAGE_OPS(s)->sum_rows(s->backend, &sum, n_rows, s->widths[op->out]);
 }
 
 static err run_embed(struct stage *s, const struct op *op, uint32_t n_rows) {
@@ -96,65 +178,93 @@ static err run_embed(struct stage *s, const struct op *op, uint32_t n_rows) {
                                value(s, op->out));
 }
 
+static err run_heads(struct stage *s, const struct fused *f, const struct step *step) {
+    const struct program *p = s->program;
+    const struct op *write = fused_find(f, OP_KV_WRITE);
+    int k = write->in[0], v = write->in[1], q = -1;
+    for (uint32_t i = 0; i < f->n_ops; i++)
+        if (f->ops[i]->out >= 0 && f->ops[i]->out != k && f->ops[i]->out != v) q = f->ops[i]->out;
+    struct head_rows h = {
+        .q = value_or_null(s, q),
+        .k = value(s, k),
+        .v = value(s, v),
+        .q_bias = vector_of(s, fused_find_on(f, OP_BIAS, q), 0),
+        .k_bias = vector_of(s, fused_find_on(f, OP_BIAS, k), 0),
+        .v_bias = vector_of(s, fused_find_on(f, OP_BIAS, v), 0),
+        .n_heads = q >= 0 ? s->widths[q] / p->head_dim : 0,
+        .q_rot = fused_find_on(f, OP_ROPE, q) ? p->rope.n_rot : 0,
+        .k_rot = fused_find_on(f, OP_ROPE, k) ? p->rope.n_rot : 0,
+        .style = p->rope.style,
+        .angles = s->angles,
+    };
+    if (s->widths[k] == 0) return OK; /* nothing is ours */
+    return STAGE_OPS(s)->heads(s->backend, s->caches[write->layer], &h, &s->places, step->n_rows);
+}
+
+/* A rope that no kv-write follows at once. */
+static err run_rope(struct stage *s, const struct op *op, uint32_t n_rows) {
+    const struct program *p = s->program;
+    struct head_rows h = {.q = value(s, op->in[0]), .n_heads = s->widths[op->in[0]] / p->head_dim,
+                          .q_rot = p->rope.n_rot, .style = p->rope.style, .angles = s->angles};
+    return STAGE_OPS(s)->heads(s->backend, s->caches[op->layer], &h, &s->places, n_rows);
+}
+
 /* Ops that a shard that owns nothing of the value skips. */
 static err run_local(struct stage *s, const struct op *op, const struct step *step, uint32_t n_rows) {
     const struct backend_ops *ops = STAGE_OPS(s);
     struct backend *b = s->backend;
-    const struct rope *rope = &s->program->rope;
-    struct buffer *a = value(s, op->in[0]);
-    struct buffer *c = op->in[1] >= 0 ? value(s, op->in[1]) : NULL;
-    struct buffer *out = op->out >= 0 ? value(s, op->out) : NULL;
-    uint32_t width = s->widths[op->in[0]], n = n_rows * width;
-    if (n == 0) return OK;
+    struct buffer *a = value(s, op->in[0]), *out = value_or_null(s, op->out);
+    uint32_t width = s->widths[op->in[0]];
+    if (width == 0) return OK;
     switch (op->kind) {
-    case OP_NORM: return run_norm(s, op, n_rows);
     case OP_QUANTIZE: return ops->quantize(b, a, n_rows, width, out);
-    case OP_BIAS: return ops->bias(b, a, s->weights[op->weight[0]].vector, n_rows, width);
-    case OP_ROPE:
-        return ops->rope(b, a, s->angles, n_rows, width / s->program->head_dim,
-                         s->program->head_dim, rope->n_rot, rope->style);
-    case OP_KV_WRITE: return ops->kv_write(b, s->caches[op->layer], a, c, &s->places, n_rows);
+    case OP_BIAS: return run_bias(s, op, n_rows);
+    case OP_ROPE: return run_rope(s, op, n_rows);
     case OP_ATTEND: return run_attend(s, op, step);
-    case OP_GLU: return ops->glu(b, op->act.kind, a, c, n, out);
-    case OP_ACT: return ops->act(b, op->act.kind, a, n, out);
-    case OP_ADD: return ops->add(b, a, c, n, out);
     case OP_SELECT: return ops->select(b, a, s->out_rows, step->n_outs, width, out);
     default: return err_set(ERR_INTERNAL, "op '%s' cannot be run", op_name(op->kind));
     }
 }
 
 static err run_op(struct stage *s, const struct op *op, const struct step *step, float *logits) {
-    int id = op->out >= 0 ? op->out : op->in[0];
-    uint32_t n_rows = value_rows(s, id, step);
+    uint32_t n_rows = value_rows(s, op->out >= 0 ? op->out : op->in[0], step);
     if (n_rows == 0) return OK;
     switch (op->kind) {
     case OP_EMBED:
     case OP_EMBED_POS: return run_embed(s, op, n_rows);
-    case OP_LINEAR: return run_linear(s, op, n_rows);
-    case OP_REDUCE: return run_reduce(s, op, n_rows);
     case OP_GATHER: return run_gather(s, op, n_rows, logits);
     default: return run_local(s, op, step, n_rows);
     }
 }
 
-static err write_ints(struct stage *s, struct buffer *m, const int32_t *src, uint32_t n) {
-    return STAGE_OPS(s)->buffer_write(s->backend, m, 0, (size_t)n * 4, src);
+static err run_group(struct stage *s, const struct fused *f, const struct step *step, float *logits) {
+    uint32_t n_rows = value_rows(s, f->ops[0]->in[0], step);
+    switch (f->kind) {
+    case FUSED_LINEAR: return n_rows ? run_linear(s, f, n_rows) : OK;
+    case FUSED_SUM: return n_rows ? run_sum(s, f, n_rows) : OK;
+    case FUSED_HEADS: return run_heads(s, f, step);
+    case FUSED_ACT: return n_rows ? run_act(s, f, n_rows) : OK;
+    default:
+        for (uint32_t i = 0; i < f->n_ops; i++) TRY(run_op(s, f->ops[i], step, logits));
+        return OK;
+    }
 }
 
 /* What every op of the step reads: where rows stand, their angles. */
-static err places_write(struct stage *s, const struct step *step) {
+static err places_send(struct stage *s, const struct step *step) {
     const struct rope *rope = &s->program->rope;
-    TRY(write_ints(s, s->tokens, step->token, step->n_rows));
-    TRY(write_ints(s, s->places.position, step->position, step->n_rows));
-    TRY(write_ints(s, s->places.table_begin, step->table_begin, step->n_rows));
-    TRY(write_ints(s, s->places.table, step->table, step->n_table));
-    for (uint32_t i = 0; i < step->n_outs; i++) s->host_ints[i] = step->outs[i].row;
-    TRY(write_ints(s, s->out_rows, s->host_ints, step->n_outs));
+    const int32_t *const parts[] = {step->token, step->position, step->table_begin};
+    int32_t *out_rows = s->host_step + (size_t)3 * s->part_ints, *table = out_rows + s->part_ints;
+    for (size_t i = 0; i < 3; i++) memcpy(s->host_step + i * s->part_ints, parts[i], step->n_rows * sizeof **parts);
+    for (uint32_t i = 0; i < step->n_outs; i++) out_rows[i] = step->outs[i].row;
+    memcpy(table, step->table, step->n_table * sizeof *table);
+    size_t n_bytes = ((size_t)4 * s->part_ints + step->n_table) * sizeof *table;
+    TRY(STAGE_OPS(s)->buffer_send(s->backend, s->step_data, 0, n_bytes, s->host_step));
     if (rope->n_rot == 0) return OK;
     for (uint32_t i = 0; i < step->n_rows; i++)
         rope_table(rope, step->position[i], s->host_angles + (size_t)i * rope->n_rot);
-    return STAGE_OPS(s)->buffer_write(s->backend, s->angles, 0,
-                                      (size_t)step->n_rows * rope->n_rot * 4, s->host_angles);
+    return STAGE_OPS(s)->buffer_send(s->backend, s->angles, 0, (size_t)step->n_rows * rope->n_rot * 4,
+                                     s->host_angles);
 }
 
 static err step_check(const struct stage *s, const struct step *step) {
@@ -170,21 +280,19 @@ static err step_check(const struct stage *s, const struct step *step) {
     return OK;
 }
 
+/* Nothing waits but exchanges between shards and the end: what is sent stays until then. */
 err stage_run(struct stage *s, const struct step *step, float *hidden, float *logits) {
     const struct program *p = s->program;
     size_t hidden_bytes = (size_t)step->n_rows * p->dim * 4;
     TRY(step_check(s, step));
-    TRY(places_write(s, step));
+    TRY(places_send(s, step));
     if (s->cell.layer_begin > 0)
-        TRY(STAGE_OPS(s)->buffer_write(s->backend, value(s, p->value_x), 0, hidden_bytes, hidden));
-    for (uint32_t i = 0; i < p->n_ops; i++) {
-        const struct op *op = &p->ops[i];
-        if (!slice_has_op(p, op, s->cell.layer_begin, s->cell.layer_end)) continue;
-        err e = run_op(s, op, step, logits);
-        if (e != OK)
-            return err_context(e, "op '%s' of layer %d", op_name(op->kind), op->layer);
+        TRY(STAGE_OPS(s)->buffer_send(s->backend, value(s, p->value_x), 0, hidden_bytes, hidden));
+    for (uint32_t i = 0; i < s->fusion.n_groups; i++) {
+        const struct fused *f = &s->fusion.groups[i];
+        err e = run_group(s, f, step, logits);
+        if (e != OK) return err_context(e, "op '%s' of layer %d", op_name(f->ops[0]->kind), f->ops[0]->layer);
     }
-    if (s->cell.layer_end < p->n_layers)
-        return STAGE_OPS(s)->buffer_read(s->backend, value(s, p->value_x), 0, hidden_bytes, hidden);
-    return STAGE_OPS(s)->finish(s->backend);
+    if (s->cell.layer_end == p->n_layers && step->n_outs) return OK; /* logits were read after all else */
+    return result_read(s, value(s, p->value_x), s->cell.layer_end < p->n_layers ? hidden_bytes : 0, hidden);
 }

@@ -6,12 +6,13 @@
 #define NODE_STAGE_H
 
 #include "kernels/backend.h"
+#include "node/board.h"
 #include "node/frame.h"
 #include "partition/slice.h"
 
 struct stage;
 
-/* How shards of a stage meet. Both block until done or a deadline passes. */
+/* How shards of a stage meet. `share` and `collect` block until done or a deadline passes. */
 struct exchange {
     void *context;
     /* Every shard gives n_mine[shard] floats of `mine` and gets all, in order of
@@ -19,6 +20,9 @@ struct exchange {
     err (*share)(void *context, int layer, const float *mine, const size_t *n_floats, float *all);
     /* The same, but only shard 0 gets (`all` is NULL elsewhere). */
     err (*collect)(void *context, int layer, const float *mine, const size_t *n_floats, float *all);
+    /* Now and then while this shard waits for a device that meets others on a board, and once
+     * after: the error of a shard that did not come, or of what failed elsewhere. */
+    err (*watch)(void *context);
 };
 
 struct cell {
@@ -38,7 +42,8 @@ struct stage_sizes {
 /* Builds and checks every kernel that the cell needs, and holds nothing after. */
 err stage_prepare(struct backend *b, const struct program *p, const struct cell *cell);
 
-/* Loads the cell's slices. `progress` (may be NULL) hears the bytes read so far. */
+/* Loads the cell's slices. `progress` (may be NULL) hears the bytes read so far, from several threads
+ * and not always in order. */
 err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
                  const struct cell *cell, const struct stage_limits *limits,
                  const struct exchange *exchange,
@@ -48,6 +53,12 @@ void stage_free(struct stage *s);
 void stage_sizes(const struct stage *s, struct stage_sizes *out);
 /* File bytes that stage_create will read for this cell. */
 err stage_file_bytes(const struct program *p, const struct cell *cell, uint64_t *out);
+
+/* Whether partial sums can meet on a board, and the bytes of an area for that. */
+int stage_can_use_board(const struct stage *s);
+size_t stage_board_bytes(const struct stage *s);
+/* From now on they do, in place of `share`; all shards or none. The board outlives the stage. */
+err stage_use_board(struct stage *s, struct board *board);
 
 /* Runs one step. `hidden` [n_rows, dim]: in for every stage but the first, out
  * for every stage but the last. On the last stage's shard 0 `logits`

@@ -1,5 +1,6 @@
 /* Loading a cell: its cut, its weights, its buffers. Everything a step needs
  * is allocated here. */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "node/stage_parts.h"
@@ -27,18 +28,42 @@ err stage_file_bytes(const struct program *p, const struct cell *cell, uint64_t 
     return OK;
 }
 
-static err vector_load(struct stage *s, const struct gguf *g, const struct weight *w,
-                       const struct slice *slice, struct buffer **out) {
+/* What is read for one cell, by several threads. */
+struct reading {
+    const struct gguf *gguf;
+    atomic_ullong n_bytes;
+    void (*progress)(void *context, uint64_t bytes_read);
+    void *context;
+};
+
+struct tensor_reader {
+    struct reading *reading;
+    const struct gguf_tensor *tensor;
+};
+
+static err tensor_read(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
+                       uint64_t col_end, void *dst) {
+    const struct tensor_reader *r = context;
+    uint64_t n = 0;
+    TRY(gguf_read(r->reading->gguf, r->tensor, row_begin, row_end, col_begin, col_end, dst, &n));
+    n += atomic_fetch_add(&r->reading->n_bytes, n);
+    if (r->reading->progress) r->reading->progress(r->reading->context, n);
+    return OK;
+}
+
+static err vector_load(struct stage *s, struct tensor_reader *reader, const struct slice *slice,
+                       struct buffer **out) {
+    enum format format = reader->tensor->format;
     uint64_t n = slice->col_end - slice->col_begin;
     struct bytes raw = {0};
     float *values = NULL;
     err e;
-    TRY_GOTO(bytes_reserve(&raw, format_bytes(w->tensor->format, n)), done);
+    TRY_GOTO(bytes_reserve(&raw, format_bytes(format, n)), done);
     TRY_GOTO(NEW(values, n), done);
     if (n) {
-        TRY_GOTO(gguf_read(g, w->tensor, slice->row_begin, slice->row_end, slice->col_begin,
-                           slice->col_end, raw.data, &s->sizes.bytes_read), done);
-        format_decode(w->tensor->format, raw.data, values, n);
+        TRY_GOTO(tensor_read(reader, slice->row_begin, slice->row_end, slice->col_begin, slice->col_end,
+                             raw.data), done);
+        format_decode(format, raw.data, values, n);
     }
     TRY_GOTO(STAGE_OPS(s)->buffer_create(s->backend, n * sizeof *values, out), done);
     TRY_GOTO(STAGE_OPS(s)->buffer_write(s->backend, *out, 0, n * sizeof *values, values), done);
@@ -49,35 +74,6 @@ done:
     return e;
 }
 
-struct tensor_reader {
-    const struct gguf *gguf;
-    const struct gguf_tensor *tensor;
-    uint64_t *n_read;
-};
-
-static err tensor_read(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
-                       uint64_t col_end, void *dst) {
-    const struct tensor_reader *r = context;
-    return gguf_read(r->gguf, r->tensor, row_begin, row_end, col_begin, col_end, dst, r->n_read);
-}
-
-static err weight_load(struct stage *s, const struct gguf *g, uint32_t id, const struct holding *h) {
-    const struct weight *w = &s->program->weights[id];
-    struct stage_weight *out = &s->weights[id];
-    if (w->is_vector) {
-        out->is_owner = 1;
-        return vector_load(s, g, w, &h->slice, &out->vector);
-    }
-    out->row_end = (uint32_t)(h->slice.row_end - h->slice.row_begin);
-    out->is_owner = 1;
-    struct tensor_reader reader = {g, w->tensor, &s->sizes.bytes_read};
-    struct matrix_source source = {w->tensor->format, &reader, tensor_read};
-    TRY(STAGE_OPS(s)->matrix_load(s->backend, &source, h->slice.row_begin, h->slice.row_end,
-                                  h->slice.col_begin, h->slice.col_end, &out->matrix));
-    s->sizes.weight_bytes += STAGE_OPS(s)->matrix_bytes(out->matrix);
-    return OK;
-}
-
 /* A weight whose rows lie in a table that is loaded already. */
 static void weight_share(struct stage *s, uint32_t id, const struct holding *h,
                          const struct holding *table) {
@@ -86,21 +82,68 @@ static void weight_share(struct stage *s, uint32_t id, const struct holding *h,
     s->weights[id].row_end = (uint32_t)(h->slice.row_end - table->slice.row_begin);
 }
 
-static err weights_load(struct stage *s, const struct gguf *g,
-                        void (*progress)(void *context, uint64_t bytes_read), void *context) {
+/* In the order of the file: disks and their read-ahead like that best. */
+static int compare_places(const void *a, const void *b) {
+    const struct matrix_order *x = a, *y = b;
+    const struct gguf_tensor *s = ((const struct tensor_reader *)x->source.context)->tensor;
+    const struct gguf_tensor *t = ((const struct tensor_reader *)y->source.context)->tensor;
+    if (s->file != t->file) return s->file < t->file ? -1 : 1;
+    return s->file_offset < t->file_offset ? -1 : s->file_offset > t->file_offset;
+}
+
+/* Vectors at once; matrices become orders. */
+static err weights_order(struct stage *s, const struct holding *h, struct tensor_reader *readers,
+                         struct matrix_order *orders, uint32_t *n) {
+    const struct program *p = s->program;
+    for (uint32_t i = 0; i < p->n_weights; i++) {
+        const struct weight *w = &p->weights[i];
+        const struct slice *slice = &h[i].slice;
+        struct stage_weight *out = &s->weights[i];
+        if (!must_load(&h[i])) continue;
+        out->is_owner = 1;
+        readers[i].tensor = w->tensor;
+        if (w->is_vector) {
+            err e = vector_load(s, &readers[i], slice, &out->vector);
+            if (e != OK) return err_context(e, "tensor '%s'", w->name);
+            continue;
+        }
+        out->row_end = (uint32_t)(slice->row_end - slice->row_begin);
+        orders[(*n)++] = (struct matrix_order){{w->tensor->format, &readers[i], tensor_read},
+                                               slice->row_begin, slice->row_end, slice->col_begin,
+                                               slice->col_end, &out->matrix, w->name};
+    }
+    return OK;
+}
+
+static err weights_load(struct stage *s, struct reading *r, const struct holding *h) {
+    const struct program *p = s->program;
+    struct tensor_reader *readers = NULL;
+    struct matrix_order *orders = NULL;
+    uint32_t n = 0;
+    err e;
+    TRY_GOTO(NEW(readers, p->n_weights), done);
+    TRY_GOTO(NEW(orders, p->n_weights), done);
+    for (uint32_t i = 0; i < p->n_weights; i++) readers[i].reading = r;
+    TRY_GOTO(weights_order(s, h, readers, orders, &n), done);
+    qsort(orders, n, sizeof *orders, compare_places);
+    TRY_GOTO(STAGE_OPS(s)->matrices_load(s->backend, orders, n), done);
+    for (uint32_t i = 0; i < n; i++) s->sizes.weight_bytes += STAGE_OPS(s)->matrix_bytes(*orders[i].out);
+done:
+    free(readers);
+    free(orders);
+    return e;
+}
+
+/* All that the cell holds. */
+static err holdings_load(struct stage *s, struct reading *r) {
     const struct program *p = s->program;
     struct holding *h;
     TRY(NEW(h, p->n_weights));
     slice_holdings(p, &s->cut, s->cell.layer_begin, s->cell.layer_end, h);
-    err e = OK;
-    for (uint32_t i = 0; i < p->n_weights && e == OK; i++) {
-        if (!must_load(&h[i])) continue;
-        e = weight_load(s, g, i, &h[i]);
-        if (e != OK) err_context(e, "tensor '%s'", p->weights[i].name);
-        if (progress) progress(context, s->sizes.bytes_read);
-    }
+    err e = weights_load(s, r, h);
     for (uint32_t i = 0; i < p->n_weights && e == OK; i++)
         if (h[i].is_held && h[i].within >= 0) weight_share(s, i, &h[i], &h[h[i].within]);
+    s->sizes.bytes_read = atomic_load(&r->n_bytes);
     free(h);
     return e;
 }
@@ -164,15 +207,20 @@ static err values_create(struct stage *s) {
 }
 
 static err places_create(struct stage *s) {
-    uint32_t rows = s->limits.rows_max, n_rot = s->program->rope.n_rot;
-    TRY(buffer_new(s, rows, &s->tokens));
-    TRY(buffer_new(s, (size_t)rows * n_rot, &s->angles));
-    TRY(buffer_new(s, s->outs_max, &s->out_rows));
-    TRY(buffer_new(s, rows, &s->places.position));
-    TRY(buffer_new(s, rows, &s->places.table_begin));
-    TRY(buffer_new(s, s->table_max, &s->places.table));
-    TRY(NEW(s->host_ints, rows));
-    return NEW(s->host_angles, (size_t)rows * n_rot);
+    const uint32_t align = BUFFER_PART_ALIGN / sizeof(int32_t), n_rot = s->program->rope.n_rot;
+    struct buffer **const parts[] = {&s->tokens, &s->places.position, &s->places.table_begin, &s->out_rows,
+                                     &s->places.table};
+    const uint32_t n_parts = sizeof parts / sizeof *parts;
+    s->part_ints = (s->limits.rows_max + align - 1) / align * align;
+    size_t n_ints = (size_t)s->part_ints * (n_parts - 1) + s->table_max;
+    TRY(buffer_new(s, n_ints, &s->step_data));
+    for (uint32_t i = 0; i < n_parts; i++) {
+        size_t at = (size_t)i * s->part_ints, n = i + 1 < n_parts ? s->part_ints : s->table_max;
+        TRY(STAGE_OPS(s)->buffer_part(s->backend, s->step_data, at * 4, n * 4, parts[i]));
+    }
+    TRY(NEW(s->host_step, n_ints));
+    TRY(buffer_new(s, (size_t)s->limits.rows_max * n_rot, &s->angles));
+    return NEW(s->host_angles, (size_t)s->limits.rows_max * n_rot);
 }
 
 static err caches_create(struct stage *s) {
@@ -219,6 +267,7 @@ static err stage_fill(struct stage *s, const struct gguf *g,
     const struct program *p = s->program;
     uint32_t n_shards = s->cell.n_shards;
     cut_make(p, n_shards, s->cell.shard, s->cell.shares, &s->cut);
+    TRY(fuse_create(p, s->cell.layer_begin, s->cell.layer_end, &s->fusion));
     TRY(NEW(s->weights, p->n_weights));
     TRY(NEW(s->values, p->n_values));
     TRY(NEW(s->widths, p->n_values));
@@ -238,9 +287,27 @@ static err stage_fill(struct stage *s, const struct gguf *g,
                                     (heads.end - heads.begin) / p->head_dim, p->head_dim};
     TRY(STAGE_OPS(s)->prepare(s->backend, &limits));
     TRY(caches_create(s));
-    TRY(weights_load(s, g, progress, context));
+    struct reading reading = {.gguf = g, .progress = progress, .context = context};
+    TRY(holdings_load(s, &reading));
     TRY(values_create(s));
     return places_create(s);
+}
+
+int stage_can_use_board(const struct stage *s) { return s->cell.n_shards > 1 && s->backend->can_call; }
+
+size_t stage_board_bytes(const struct stage *s) {
+    uint32_t mine, all;
+    partial_counts(s, &mine, &all);
+    return (size_t)all * s->limits.rows_max * s->program->dim * sizeof(float);
+}
+
+err stage_use_board(struct stage *s, struct board *board) {
+    for (uint32_t i = 0; i < 2; i++)
+        TRY(STAGE_OPS(s)->buffer_wrap(s->backend, board_area(board, i), stage_board_bytes(s), &s->areas[i]));
+    STAGE_OPS(s)->buffer_free(s->backend, s->gathered);
+    s->gathered = NULL;
+    s->board = board;
+    return OK;
 }
 
 err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
@@ -279,14 +346,16 @@ static void weights_free(struct stage *s) {
 void stage_free(struct stage *s) {
     if (!s) return;
     const struct backend_ops *ops = STAGE_OPS(s);
+    ops->finish(s->backend); /* after a step that failed, what was sent may still be on its way */
     weights_free(s);
+    fuse_free(&s->fusion);
     for (uint32_t i = 0; s->values && i < s->program->n_values; i++)
         ops->buffer_free(s->backend, s->values[i]);
     for (uint32_t i = 0; s->caches && i < s->program->n_layers; i++)
         ops->cache_free(s->backend, s->caches[i]);
     for (int a = 0; a < N_AXES; a++) free(s->sums[a].n_results);
-    struct buffer *const buffers[] = {s->tokens, s->angles, s->out_rows, s->gathered,
-                                      s->places.position, s->places.table_begin, s->places.table};
+    struct buffer *const buffers[] = {s->tokens, s->out_rows, s->places.position, s->places.table_begin,
+                                      s->places.table, s->step_data, s->angles, s->gathered, s->areas[0], s->areas[1]};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         ops->buffer_free(s->backend, buffers[i]);
     free(s->values);
@@ -294,7 +363,7 @@ void stage_free(struct stage *s) {
     free(s->caches);
     free(s->vocab_widths);
     free(s->counts);
-    free(s->host_ints);
+    free(s->host_step);
     free(s->host_angles);
     free(s->host_mine);
     free(s->host_all);

@@ -2,6 +2,7 @@
 #ifndef NODE_STAGE_PARTS_H
 #define NODE_STAGE_PARTS_H
 
+#include "model/fuse.h"
 #include "node/stage.h"
 
 struct stage_weight {
@@ -21,6 +22,7 @@ struct stage_sum {
 struct stage {
     struct backend *backend;
     const struct program *program;
+    struct fusion fusion; /* of the cell's layers */
     struct cell cell;
     struct stage_limits limits;
     struct exchange exchange;
@@ -34,13 +36,20 @@ struct stage {
     uint32_t *vocab_widths;       /* [n_shards] logits of every shard */
     uint32_t outs_max, table_max;
 
-    struct buffer *tokens, *angles, *out_rows, *gathered;
+    /* What ops read of a step lies in one buffer, written at once; these are its parts. */
+    struct buffer *step_data, *tokens, *out_rows;
     struct row_places places;
-    int32_t *host_ints;   /* [rows_max] */
+    struct buffer *angles, *gathered;
+    int32_t *host_step;   /* as step_data: tokens, positions, first blocks, wanted rows, tables */
+    uint32_t part_ints;   /* from one part to the next */
     float *host_angles;   /* [rows_max, n_rot] */
     float *host_mine;     /* what this shard sends */
     float *host_all;      /* what all shards sent */
     size_t *counts;       /* [n_shards] floats of one exchange */
+
+    struct board *board;       /* NULL: sums travel as messages */
+    struct buffer *areas[2];   /* of the board */
+    uint32_t n_meetings;
 };
 
 #define STAGE_OPS(s) ((s)->backend->ops)

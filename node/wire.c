@@ -43,7 +43,11 @@ struct inbox {
 };
 
 struct peer {
-    char host[HOST_BYTES], place[PLACE_BYTES];
+    struct card {
+        char host[HOST_BYTES];
+        cpu_set_t cores; /* that the rank may use as it starts */
+    } card;
+    char place[PLACE_BYTES];
 };
 
 struct wire {
@@ -69,27 +73,26 @@ static err mpi_check(const char *what, int rc) {
     return err_set(ERR_JOB, "%s: %s", what, text);
 }
 
-/* Every rank's host name. Started, then tested: a rank may already be gone. */
-static err hosts_gather(struct wire *w) {
-    char mine[HOST_BYTES] = "";
-    if (gethostname(mine, sizeof mine - 1) != 0) snprintf(mine, sizeof mine, "unknown");
-    char *all;
-    TRY(NEW(all, (size_t)w->size * HOST_BYTES));
+/* Every rank's host name and cores. Started, then tested: a rank may already be gone. */
+static err cards_gather(struct wire *w) {
+    struct card mine = {0}, *all;
+    if (gethostname(mine.host, sizeof mine.host - 1) != 0) snprintf(mine.host, sizeof mine.host, "unknown");
+    sched_getaffinity(0, sizeof mine.cores, &mine.cores);
+    TRY(NEW(all, (size_t)w->size));
     MPI_Request r;
     int is_done = 0;
     int64_t start = wire_clock_us(w);
-    err e = mpi_check("gathering host names", MPI_Iallgather(mine, HOST_BYTES, MPI_CHAR, all, HOST_BYTES,
-                                                             MPI_CHAR, MPI_COMM_WORLD, &r));
+    err e = mpi_check("gathering host names", MPI_Iallgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine,
+                                                             MPI_BYTE, MPI_COMM_WORLD, &r));
     while (e == OK && !is_done) {
         int64_t waited = wire_clock_us(w) - start;
         e = mpi_check("gathering host names", MPI_Test(&r, &is_done, MPI_STATUS_IGNORE));
         if (e == OK && !is_done && waited > w->deadline_us)
             e = err_set(ERR_TIMEOUT, "rank %d (host %s): waited %d s for the host names of all ranks",
-                        w->rank, mine, DEADLINE_DEFAULT_MS / 1000);
+                        w->rank, mine.host, DEADLINE_DEFAULT_MS / 1000);
         if (!is_done) wire_pause(waited, SLEEP_MAX_US);
     }
-    for (int i = 0; e == OK && i < w->size; i++)
-        memcpy(w->peers[i].host, all + (size_t)i * HOST_BYTES, HOST_BYTES - 1);
+    for (int i = 0; e == OK && i < w->size; i++) w->peers[i].card = all[i];
     if (e == OK) free(all); /* else MPI may still write to it; the process ends */
     return e;
 }
@@ -110,7 +113,7 @@ err wire_init(int *argc, char ***argv, int is_threaded, struct wire **out) {
     for (int i = 0; i <= WIRE_COLLECT; i++) w->inboxes[i].ticket = WIRE_NONE;
     err e = NEW(w->peers, (size_t)w->size);
     if (e == OK) e = NEW(w->meet, 2 * (size_t)w->size);
-    if (e == OK) e = hosts_gather(w);
+    if (e == OK) e = cards_gather(w);
     if (e == OK) *out = w; /* on failure the job ends: nothing worth freeing */
     return e;
 }
@@ -141,7 +144,18 @@ void wire_abort(int code) {
 
 int wire_rank(const struct wire *w) { return w->rank; }
 int wire_size(const struct wire *w) { return w->size; }
-const char *wire_host(const struct wire *w, int rank) { return w->peers[rank].host; }
+const char *wire_host(const struct wire *w, int rank) { return w->peers[rank].card.host; }
+
+void wire_mates(const struct wire *w, uint32_t *place, uint32_t *n_ranks) {
+    const struct card *mine = &w->peers[w->rank].card;
+    *place = *n_ranks = 0;
+    for (int i = 0; i < w->size; i++) {
+        const struct card *c = &w->peers[i].card;
+        if (strcmp(c->host, mine->host) != 0 || !CPU_EQUAL(&c->cores, &mine->cores)) continue;
+        *place += i < w->rank;
+        ++*n_ranks;
+    }
+}
 
 void wire_describe(struct wire *w, int rank, const char *what) {
     snprintf(w->peers[rank].place, PLACE_BYTES, "%s", what);
@@ -152,7 +166,7 @@ const char *wire_name(const struct wire *w, int rank) {
     static _Thread_local unsigned next;
     char *name = names[next++ % 4];
     const struct peer *p = &w->peers[rank];
-    snprintf(name, sizeof names[0], "rank %d (host %s%s%s)", rank, p->host, *p->place ? ", " : "",
+    snprintf(name, sizeof names[0], "rank %d (host %s%s%s)", rank, p->card.host, *p->place ? ", " : "",
              p->place);
     return name;
 }
@@ -163,6 +177,11 @@ uint32_t wire_deadline_ms(const struct wire *w) { return (uint32_t)(w->deadline_
 void wire_on_wait(struct wire *w, err (*poll)(void *context), void *context) {
     w->poll = poll;
     w->poll_context = context;
+}
+
+err wire_poll(struct wire *w) {
+    wire_clock_us(w);
+    return w->poll ? w->poll(w->poll_context) : OK;
 }
 
 int64_t wire_clock_us(struct wire *w) {
@@ -336,7 +355,8 @@ static err meet_wait(struct wire *w, int n, int layer, const char *what) {
             continue;
         }
         waited = wire_clock_us(w) - start;
-        e = wire_check_deadline(w, waited, peer, "for %s of layer %d", what, layer);
+        if (layer < 0) e = wire_check_deadline(w, waited, peer, "to say how shards will meet");
+        else e = wire_check_deadline(w, waited, peer, "for %s of layer %d", what, layer);
         if (e == OK && waited >= YIELD_US && w->poll) e = w->poll(w->poll_context);
         if (e == OK) wire_pause(waited, SLEEP_MAX_US);
     }

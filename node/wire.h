@@ -35,6 +35,9 @@ void wire_abort(int code) __attribute__((noreturn));
 int wire_rank(const struct wire *w);
 int wire_size(const struct wire *w);
 const char *wire_host(const struct wire *w, int rank);
+/* Ranks of this host that were started with the very cores of this one, itself among them: how many, and
+ * how many of them come before it. */
+void wire_mates(const struct wire *w, uint32_t *place, uint32_t *n_ranks);
 
 /* What a rank holds, for messages: "layers 4-8". Text is copied. */
 void wire_describe(struct wire *w, int rank, const char *what);
@@ -47,6 +50,8 @@ uint32_t wire_deadline_ms(const struct wire *w);
 /* Called while waiting, so that rank 0 hears of failures elsewhere while it waits
  * for a peer; an error from it ends the wait. */
 void wire_on_wait(struct wire *w, err (*poll)(void *context), void *context);
+/* Calls it, for waits of others; keeps the clock. */
+err wire_poll(struct wire *w);
 
 /* A message under way: an index, freed by the wire_test that finds it done. */
 typedef int wire_ticket;

@@ -66,13 +66,6 @@ void slice_make(const struct weight *w, const struct cut *c, struct slice *out) 
                           w->col_begin + cols.begin, w->col_begin + cols.end};
 }
 
-int slice_has_op(const struct program *p, const struct op *op, uint32_t layer_begin,
-                 uint32_t layer_end) {
-    if (op->layer == LAYER_BEFORE) return layer_begin == 0;
-    if ((uint32_t)op->layer == p->n_layers) return layer_end == p->n_layers;
-    return (uint32_t)op->layer >= layer_begin && (uint32_t)op->layer < layer_end;
-}
-
 static int slice_contains(const struct slice *a, const struct slice *b) {
     return a->row_begin <= b->row_begin && b->row_end <= a->row_end &&
            a->col_begin == b->col_begin && a->col_end == b->col_end;
@@ -84,7 +77,7 @@ void slice_holdings(const struct program *p, const struct cut *c, uint32_t layer
     for (uint32_t i = 0; i < p->n_ops; i++) {
         const struct op *op = &p->ops[i];
         /* A reduce names its weight for the tree only. */
-        if (!slice_has_op(p, op, layer_begin, layer_end) || op->kind == OP_REDUCE) continue;
+        if (!program_has_op(p, op, layer_begin, layer_end) || op->kind == OP_REDUCE) continue;
         for (int k = 0; k < 2; k++) {
             if (op->weight[k] < 0) continue;
             struct holding *h = &out[op->weight[k]];

@@ -28,11 +28,6 @@ struct slice {
 
 void slice_make(const struct weight *w, const struct cut *c, struct slice *out);
 
-/* Whether stage [layer_begin, layer_end) of the program runs the op: the first stage
- * also embeds, the last one also runs the head. */
-int slice_has_op(const struct program *p, const struct op *op,
-                 uint32_t layer_begin, uint32_t layer_end);
-
 /* What a cell holds of a weight. A tied head whose rows lie in the embedding
  * table of the same cell is not held twice: it is `within` that weight. */
 struct holding {

@@ -38,9 +38,9 @@ compare=(bench compare "$model" --prompt-tokens 8 --tokens 4 --repeat 1)
 # ---- ops ----
 says ops 0 out '^linear +Q8_0 +64x256 +1 .*%' bench ops --formats Q8_0,F32 --rows 1,9 --shape 64x256 --contexts 40 --heads 4x2
 holds ops_names_the_peak out '^peak [0-9]+ GOP/s of 8-bit dots'
-for op in embed norm quantize rope glu add reduce; do holds "ops_$op" out "^$op "; done
+for op in embed norm quantize reduce kv-write glu act select; do holds "ops_$op" out "^$op "; done
 holds ops_attend out '^attend +F16 +4x2 at 40'
-says ops_json 0 out '"int8_peak_gop_per_s"' bench ops --json --ops add --shape 64x256 --rows 1
+says ops_json 0 out '"int8_peak_gop_per_s"' bench ops --json --ops glu --shape 64x256 --rows 1
 says ops_unknown 2 err 'no op "gather"' bench ops --ops gather
 says ops_bad_shape 2 err 'multiples of 256' bench ops --formats Q4_K --shape 64x64
 says ops_bad_heads 2 err 'multiples of KV heads' bench ops --heads 3x2
@@ -48,6 +48,7 @@ says ops_bad_heads 2 err 'multiples of KV heads' bench ops --heads 3x2
 # ---- generate ----
 says contexts 0 out '^1x1 +at 40 ' bench generate $model --contexts 0,40 --tokens 2 --repeat 2
 holds context_zero out '^1x1 +at 1 '
+says contexts_of_streams 0 out '^1x1 +at 8 ' bench generate $model --contexts 8 --streams 3 --tokens 2 --repeat 2
 says contexts_json 0 out '"is_context": true' bench generate $model --contexts 8 --prompt-tokens 4 --tokens 2 --repeat 1 --json
 says context_too_long 1 err 'was made for' bench generate $model --contexts 16000000 --tokens 2
 
@@ -97,9 +98,9 @@ says tune 0 out '^kept in .*/config/caravan/tune/.*\.cfg' tune --minutes 0.02 --
 holds tune_explains out '^GROUP_ITEMS +64 '
 holds tune_shows_progress err '^ *[0-9]+%  GROUP_ITEMS = '
 file=$(sed -n 's/^kept in //p' "$dir/out")
-says tune_is_used 0 out "tuned by $file" bench ops --ops add --shape 64x256 --rows 1
+says tune_is_used 0 out "tuned by $file" bench ops --ops glu --shape 64x256 --rows 1
 echo 'tunables = { GROUP_ITEMS = 7; };' >"$file"
-says bad_file_is_passed_over 0 err "$file:1: tunables.GROUP_ITEMS: .*not used" bench ops --ops add --shape 64x256 --rows 1
+says bad_file_is_passed_over 0 err "$file:1: tunables.GROUP_ITEMS: .*not used" bench ops --ops glu --shape 64x256 --rows 1
 says tune_bad_minutes 2 err 'minutes: expected a number' tune --minutes x
 says tune_unknown_flag 2 err 'tune --help' tune --frobnicate 1
 says tune_cannot_write 1 err 'cannot make the folder|cannot write' tune --minutes 0.01 --formats Q8_0 --out "$dir/args/x/y.cfg"

@@ -29,10 +29,11 @@ living() {
   done
 }
 
-# Starts a job of 4 ranks that would run for minutes; sets $caravan, $all, $mpirun, $ranks.
+# Starts a job of $n_ranks ranks that would run for minutes; sets $caravan, $all, $mpirun, $ranks.
+n_ranks=4 how="--stages 2 --shards 2 --reference"
 start() {
   "$CARAVAN" perplexity $model --file models/heldout.txt --context 32 --prefill-chunk 1 \
-    --stages 2 --shards 2 --reference >"$dir/out" 2>"$dir/err" &
+    $how >"$dir/out" 2>"$dir/err" &
   caravan=$!
   local i
   for i in $(seq 300); do
@@ -47,7 +48,7 @@ start() {
     done
     set -- $ranks
     # The folder of the socket is gone once the job is connected.
-    if [ $# -eq 4 ] && [ -z "$(ls -d "$dir"/caravan-* 2>/dev/null)" ]; then
+    if [ $# -eq $n_ranks ] && [ -z "$(ls -d "$dir"/caravan-* 2>/dev/null)" ]; then
       sleep 1
       return 0
     fi
@@ -108,5 +109,10 @@ run kill_mpirun mpirun KILL '^caravan: the launcher mpirun was ended by signal 9
 run kill_coordinator caravan KILL '' 137
 run interrupt_coordinator caravan INT '^caravan: interrupted' 130
 run terminate_coordinator caravan TERM '^caravan: interrupted' 143
+# Shards of a device of this host wait for each other inside a step, on a thread of the device.
+n_ranks=2 how="--shards 2 --device Portable --deadline-s 2"
+run kill_shard_on_board 1 KILL '^caravan: rank 1 \(host .*, layers .*\).* signal 9' 1
+run kill_first_shard_on_board 0 KILL '^caravan: rank 0 \(host .*, layers .*\).* signal 9' 1
+run stop_shard_on_board 1 STOP '^caravan: rank 0 \(host .*\): waited .* s for rank 1 \(host .*, layers .*\)' 1
 rm -rf "$dir"
 exit $failed

@@ -58,7 +58,7 @@ static inline err grid_cell_create(struct grid *g, uint32_t stage, uint32_t shar
                         g->program->n_layers * stage / g->n_stages,
                         g->program->n_layers * (stage + 1) / g->n_stages, NULL};
     struct stage_limits limits = {g->rows_max, n_blocks, g->context};
-    struct exchange ex = {&grid_shards[i], grid_share, grid_share};
+    struct exchange ex = {.context = &grid_shards[i], .share = grid_share, .collect = grid_share};
     return stage_create(g->backends[i], g->gguf, g->program, &cell, &limits, &ex, NULL, NULL,
                         &g->stages[i]);
 }

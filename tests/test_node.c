@@ -31,8 +31,10 @@
 
 #define MODEL "tests/golden/llama-shards.f16.gguf"
 #define PATIENCE_MS 30000
+#define POCL "Portable Computing Language"
 
 static uint32_t n_layers, n_vocab; /* of MODEL */
+static const char *device;         /* of the next job; NULL: plain C */
 
 /* A job, and the frame received last. */
 struct job {
@@ -41,7 +43,7 @@ struct job {
     struct frame_header h;
     uint8_t *body; /* NUL-terminated */
     json_t *hello;
-    uint32_t n_pongs;
+    uint32_t n_pongs, n_shards;
 };
 
 static void job_exec(int n_ranks, const char *path) {
@@ -141,7 +143,8 @@ static void job_plan(struct job *j, const char *model, uint32_t n_stages, uint32
     for (uint32_t i = 0; i < n_shards; i++) shares[i] = 1.0f + (float)i / 2; /* unequal */
     struct plan_message m = {.n_stages = n_stages, .n_shards = n_shards, .layer_begin = begin,
                              .shares = shares, .rows_max = 32, .n_blocks = 16, .context_max = 256,
-                             .deadline_ms = deadline_ms, .is_reference = 1};
+                             .deadline_ms = deadline_ms, .is_reference = !device};
+    snprintf(m.device, sizeof m.device, "%s", device ? device : "");
     char *whole = realpath(model, NULL);
     snprintf(m.model, sizeof m.model, "%s", whole ? whole : model);
     free(whole);
@@ -157,6 +160,7 @@ static void job_open(struct job *j, uint32_t n_stages, uint32_t n_shards, uint32
     assert_int_equal(job_receive(j), FRAME_HELLO);
     j->hello = json_loads((char *)j->body, 0, NULL);
     assert_int_equal(json_array_size(j->hello), n_stages * n_shards);
+    j->n_shards = n_shards;
     job_plan(j, MODEL, n_stages, n_shards, deadline_ms);
     uint32_t kind;
     while ((kind = job_receive(j)) == FRAME_PROGRESS) {}
@@ -245,18 +249,25 @@ static void run_steps(struct job *j, struct bytes *out) {
         assert_int_equal(json_integer_value(json_object_get(o, "rank")), i);
         assert_int_equal(json_integer_value(json_object_get(o, "n_steps")), STEPS);
         assert_true(json_integer_value(json_object_get(o, "peak_rss_bytes")) > 1 << 20);
+        assert_int_equal(json_is_true(json_object_get(o, "has_board")), device && j->n_shards > 1);
     }
     json_decref(stats);
 }
 
+/* In plain C shards meet by messages, on PoCL on a board. */
 static void test_every_grid_gives_the_same(void **state) {
     (void)state;
-    static const uint32_t grids[][2] = {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {1, 3}};
+    static const struct {
+        const char *device;
+        uint32_t n_stages, n_shards;
+    } grids[] = {{NULL, 1, 1}, {NULL, 2, 1}, {NULL, 1, 2}, {NULL, 2, 2}, {NULL, 1, 3},
+                 {POCL, 1, 2}, {POCL, 1, 3}, {POCL, 1, 4}, {POCL, 2, 2}};
     struct bytes first = {0};
     for (size_t g = 0; g < sizeof grids / sizeof *grids; g++) {
         struct job j;
         struct bytes all = {0};
-        job_open(&j, grids[g][0], grids[g][1], 20000);
+        device = grids[g].device;
+        job_open(&j, grids[g].n_stages, grids[g].n_shards, 20000);
         run_steps(&j, &all);
         job_send(&j, FRAME_STOP, 0, "");
         assert_int_equal(job_receive(&j), 0); /* nothing more */
@@ -267,6 +278,7 @@ static void test_every_grid_gives_the_same(void **state) {
         if (g) bytes_free(&all);
     }
     bytes_free(&first);
+    device = NULL;
 }
 
 static void test_stop_before_plan(void **state) {
@@ -392,6 +404,71 @@ static void test_stopped_gateway(void **state) {
     assert_true(is_dead(pid));
 }
 
+/* One shard is stopped, the other waits for it on the board: in the midst of a step, on a thread of the
+ * device. */
+static void test_stopped_shard_on_board(void **state) {
+    (void)state;
+    struct job j;
+    struct result r;
+    device = POCL;
+    job_open(&j, 1, 3, 1000);
+    device = NULL;
+    pid_t pid = job_pid(&j, 1);
+    send_step(&j, 0, 0, 32, 0, NULL, 0);
+    expect_result(&j, 0, &r);
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    double start = clock_s();
+    send_step(&j, 1, 32, 1, 0, NULL, 0);
+    char text[1000] = "";
+    assert_int_equal(job_receive(&j), FRAME_ERROR);
+    assert_true(clock_s() - start > 0.9 && clock_s() - start < 3);
+    frame_error_get((char *)j.body, j.h.n_bytes, text, sizeof text);
+    if (!strstr(text, "s for rank 1 (") || !strstr(text, "its partial sums of layer 0")) fail_msg("%s", text);
+    assert_int_not_equal(job_end(&j, 5), 0);
+    assert_true(is_dead(pid));
+}
+
+/* The same with rank 0: who waits for it on the board cannot tell the coordinator, but ends the job. */
+static void test_stopped_gateway_on_board(void **state) {
+    (void)state;
+    struct job j;
+    struct result r;
+    device = POCL;
+    job_open(&j, 1, 2, 1000);
+    device = NULL;
+    pid_t pid = job_pid(&j, 0);
+    send_step(&j, 0, 0, 32, 0, NULL, 0);
+    expect_result(&j, 0, &r);
+    for (uint32_t i = 1; i < 100; i++) send_step(&j, i, 31 + (int32_t)i, 1, 0, NULL, 0);
+    expect_result(&j, 1, &r); /* the others are on their way */
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    int fd = j.fd;
+    j.fd = -1;
+    assert_int_not_equal(job_end(&j, 8), 0);
+    close(fd);
+    assert_true(is_dead(pid));
+}
+
+/* A shard dies while another waits for it on the board. */
+static void test_killed_shard_on_board(void **state) {
+    (void)state;
+    for (size_t rank = 0; rank < 2; rank++) {
+        struct job j;
+        struct result r;
+        device = POCL;
+        job_open(&j, 1, 2, 60000);
+        device = NULL;
+        pid_t other = job_pid(&j, 1 - rank);
+        send_step(&j, 0, 0, 32, 0, NULL, 0);
+        expect_result(&j, 0, &r);
+        for (uint32_t i = 1; i < 100; i++) send_step(&j, i, 31 + (int32_t)i, 1, 0, NULL, 0);
+        expect_result(&j, 1, &r);
+        assert_int_equal(kill(job_pid(&j, rank), SIGKILL), 0);
+        assert_int_not_equal(job_end(&j, 5), 0);
+        assert_true(is_dead(other));
+    }
+}
+
 static void test_coordinator_gone(void **state) {
     (void)state;
     struct job j;
@@ -463,6 +540,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_forbidden_tokens),
         cmocka_unit_test(test_stopped_rank),
         cmocka_unit_test(test_stopped_gateway),
+        cmocka_unit_test(test_stopped_shard_on_board),
+        cmocka_unit_test(test_stopped_gateway_on_board),
+        cmocka_unit_test(test_killed_shard_on_board),
         cmocka_unit_test(test_coordinator_gone),
         cmocka_unit_test(test_coordinator_silent),
         cmocka_unit_test(test_idle_is_cheap),

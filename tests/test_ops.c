@@ -3,6 +3,8 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <dirent.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -10,6 +12,7 @@
 #endif
 #include <cmocka.h>
 
+#include "base/env.h"
 #include "kernels/op_table.h"
 #include "kernels/tune.h"
 
@@ -45,7 +48,7 @@ static void portable_forms_agree(void **state) {
     free(list);
 }
 
-/* Products of the formats that differ most: eight bits, minima, three and six bits with two scales. */
+/* Products of the formats that differ most: dense, eight bits, minima, three and six bits with two scales. */
 static void products_check(const char *platform, const struct kernel_forms *forms) {
     uint32_t n;
     const struct op_row *rows = op_table(&n);
@@ -53,7 +56,7 @@ static void products_check(const char *platform, const struct kernel_forms *form
     if (backend_opencl_forms(platform, forms, &b) != OK) fail_msg("%s: %s", platform, err_text());
     for (uint32_t i = 0; i < n; i++) {
         enum format f = rows[i].format;
-        if (rows[i].op != OP_LINEAR || (f != FORMAT_Q8_0 && f != FORMAT_Q4_1 && f != FORMAT_Q3_K && f != FORMAT_Q6_K))
+        if (rows[i].op != OP_LINEAR || (f != FORMAT_Q8_0 && f != FORMAT_Q4_1 && f != FORMAT_Q3_K && f != FORMAT_Q6_K && f != FORMAT_F16))
             continue;
         if (op_row_check(&rows[i], b) != OK) fail_msg("%s: %s", platform, err_text());
     }
@@ -90,8 +93,7 @@ static void tunables_keep_the_bits(void **state) {
         struct backend *b;
         tune_defaults(&t);
         for (int k = 0; k < N_TUNABLES; k++)
-            for (int v = 0; v < TUNE_VALUES_MAX && tunables[k].values[v]; v++)
-                if (v == 0 || is_greatest) t.values[k] = tunables[k].values[v];
+            t.values[k] = tunables[k].values[is_greatest ? tunables[k].n_values - 1 : 0];
         struct kernel_forms forms = {.lanes_per_item = is_greatest ? 16 : 1};
         assert_int_equal(backend_opencl_tuned(NULL, &forms, &t, &b), OK);
         for (uint32_t i = 0; i < n; i++) {
@@ -101,6 +103,16 @@ static void tunables_keep_the_bits(void **state) {
         }
         b->ops->destroy(b);
     }
+}
+
+/* More rows than dense products have scratch for, in pieces. */
+static void many_rows_agree(void **state) {
+    (void)state;
+    const struct op_row pieces = {OP_LINEAR, "pieces", FORMAT_F32, 1100, 3, 2048, 0, 16};
+    struct backend *b;
+    assert_int_equal(backend_opencl(NULL, &b), OK);
+    if (op_row_check(&pieces, b) != OK) fail_msg("%s", err_text());
+    b->ops->destroy(b);
 }
 
 /* On PoCL CLBlast adds in the contract's order; were it not so, no device
@@ -142,7 +154,7 @@ static void one_bit_changes_the_result(void **state) {
         struct buffer *in, *q, *out;
         struct tree tree;
         tree_own(1, (struct range){0, 1}, &tree);
-        assert_int_equal(b->ops->matrix_load(b, &source, k, k + 1, 0, 32, &m), OK);
+        assert_int_equal(matrix_load(b, &source, k, k + 1, 0, 32, &m), OK);
         assert_int_equal(b->ops->buffer_create(b, sizeof x, &in), OK);
         assert_int_equal(b->ops->buffer_create(b, q8_bytes(1, 32), &q), OK);
         assert_int_equal(b->ops->buffer_create(b, 4, &out), OK);
@@ -159,14 +171,68 @@ static void one_bit_changes_the_result(void **state) {
     b->ops->destroy(b);
 }
 
+/* Flips a byte near the end of every file in `folder`; how many there were. */
+static int files_damage(const char *folder) {
+    DIR *dir = opendir(folder);
+    int n = 0;
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));) {
+        char path[600];
+        if (e->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        FILE *f = fopen(path, "r+");
+        assert_non_null(f);
+        assert_int_equal(fseek(f, -100, SEEK_END), 0);
+        int c = fgetc(f);
+        assert_int_equal(fseek(f, -100, SEEK_END), 0);
+        fputc(c ^ 1, f);
+        assert_int_equal(fclose(f), 0);
+        n++;
+    }
+    closedir(dir);
+    return n;
+}
+
+/* Whether the driver had to compile. */
+static int opens_by_compiling(const char *platform) {
+    struct backend *b;
+    if (backend_opencl(platform, &b) != OK) fail_msg("%s: %s", platform, err_text());
+    int keeps_compiler = b->keeps_compiler;
+    b->ops->destroy(b);
+    return keeps_compiler;
+}
+
+/* Programs come from the cache where they are whole, else from their source. */
+static void programs_are_kept(void **state) {
+    (void)state;
+    const char *pocl = "Portable Computing Language"; /* says whether it compiled */
+    char folder[] = "/tmp/caravan-test-XXXXXX", programs[64];
+    struct backend *b;
+    if (backend_opencl(pocl, &b) != OK) skip();
+    b->ops->destroy(b);
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(env_set("XDG_CACHE_HOME", folder), OK); /* after PoCL chose its own folder */
+    snprintf(programs, sizeof programs, "%s/caravan", folder);
+    assert_true(opens_by_compiling(pocl));
+    assert_false(opens_by_compiling(pocl));
+    assert_int_equal(files_damage(programs), 1);
+    assert_true(opens_by_compiling(pocl));
+    assert_false(opens_by_compiling(pocl));
+    char remove_all[100];
+    snprintf(remove_all, sizeof remove_all, "rm -rf %s", folder);
+    assert_int_equal(system(remove_all), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_device_agrees),
         cmocka_unit_test(portable_forms_agree),
         cmocka_unit_test(x86_forms_agree),
         cmocka_unit_test(tunables_keep_the_bits),
+        cmocka_unit_test(many_rows_agree),
         cmocka_unit_test(clblast_keeps_the_bits),
         cmocka_unit_test(one_bit_changes_the_result),
+        cmocka_unit_test(programs_are_kept), /* last: changes the environment */
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

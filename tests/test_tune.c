@@ -144,7 +144,8 @@ static void test_table(void **state) {
     (void)state;
     for (int i = 0; i < N_TUNABLES; i++) assert_true(tune_is_legal(&tunables[i], tunables[i].fallback));
     /* The op table has products of 70 rows: a higher threshold would leave CLBlast unchecked. */
-    for (int i = 0; i < TUNE_VALUES_MAX; i++) assert_true(tunables[TUNE_GEMM_ROWS_MIN].values[i] <= 70);
+    for (uint32_t i = 0; i < tunables[TUNE_GEMM_ROWS_MIN].n_values; i++)
+        assert_true(tunables[TUNE_GEMM_ROWS_MIN].values[i] <= 70);
 }
 
 static void test_llama_bench(void **state) {

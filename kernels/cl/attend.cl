@@ -3,10 +3,17 @@
  * The cache is walked in chunks of CHUNK positions, counted from position 0;
  * each (row, head, chunk) gives a partial: highest score, sum of weights, the weighted
  * values. A second kernel adds the partials of a row in increasing order. So
- * prefill and decode, and every cut, add in one order.
- * KV_F16 or not; HEAD_DIM at most HEAD_DIM_MAX. */
+ * prefill and decode, and every cut, add in one order. Where the step has one chunk only, the
+ * first kernel ends it, too.
+ *
+ * A query is a row and one of its heads. Up to QUERIES of them that read the same KV head,
+ * of one row or of neighbouring rows of a sequence, share each load of the cache. attend_wide.cl
+ * has the kernels for devices that want vectors, attend_lanes.cl for those that make vectors of
+ * their work-items; both take the same arguments. KV_F16 or not. */
 
 #define BLOCK 32
+#define CONCAT_(a, b) a##b
+#define CONCAT(a, b) CONCAT_(a, b)
 
 #ifdef KV_F16
 typedef ushort KV;
@@ -16,6 +23,20 @@ typedef ushort KV;
 typedef float KV;
 #define KV_LOAD16(p) vload16(0, p)
 #define KV_LOAD(p) (*(p))
+#endif
+
+/* A block and head of K, or of V, is a page or two: too short for a CPU to see in time where reading
+ * goes on. So 32 values are fetched early, by ATTEND_FETCH_BLOCKS; 0: never. */
+#if ATTEND_FETCH_BLOCKS == 0
+#define FETCH32(p)
+#elif defined(KV_F16)
+#define FETCH32(p) FETCH(p)
+#else
+#define FETCH32(p)                                                                     \
+    {                                                                                  \
+        FETCH(p);                                                                      \
+        FETCH((p) + 16);                                                               \
+    }
 #endif
 
 /* float to f16, to nearest even, by integers: exact on every device. */
@@ -34,109 +55,16 @@ ushort half_from(float f) {
     return (ushort)(sign | (r - 0x38000000) >> 13);
 }
 
-/* k, v [rows, n_kv * head_dim] into the cache; n = rows * n_kv * head_dim. */
-kernel void kv_write(global KV *ck, global KV *cv, global const float *k, global const float *v,
-                     global const int *position, global const int *table_begin,
-                     global const int *table, uint head_dim, uint n_kv, uint n) {
-    size_t from = get_global_id(0), t = from / (n_kv * head_dim), i = from % (n_kv * head_dim);
-    if (from >= n) return;
-    uint p = position[t], slot = p % BLOCK, head = i / head_dim, d = i % head_dim;
-    size_t block = table[table_begin[t] + p / BLOCK];
-    size_t base = (block * n_kv + head) * head_dim * BLOCK;
-#ifdef KV_F16
-    ck[base + d * BLOCK + slot] = half_from(k[from]);
-    cv[base + slot * head_dim + d] = half_from(v[from]);
-#else
-    ck[base + d * BLOCK + slot] = k[from];
-    cv[base + slot * head_dim + d] = v[from];
-#endif
+/* The positions that a row sees: [x, y). */
+uint2 row_sees(int position, uint window) {
+    uint end = position + 1;
+    return (uint2)(window && end > window ? end - window : 0, end);
 }
 
-/* Scores of the 16 positions of half a block: in-order fma over the head. */
-float16 scores16(global const KV *k, global const float *q, uint head_dim) {
-    float16 s = 0.0f;
-    for (uint d = 0; d < head_dim; d++) s = fma((float16)(q[d]), KV_LOAD16(k + d * BLOCK), s);
-    return s;
-}
-
-/* out[0..head_dim) += sum over positions of weight * value, in order. */
-void values_add(global const KV *v, const float *weight, uint first, uint last, uint head_dim,
-                global float *out) {
-    uint d = 0;
-    for (; d + 16 <= head_dim; d += 16) {
-        float16 o = vload16(0, out + d);
-        for (uint j = first; j < last; j++)
-            o = fma((float16)(weight[j]), KV_LOAD16(v + (size_t)j * head_dim + d), o);
-        vstore16(o, 0, out + d);
-    }
-    for (; d < head_dim; d++) {
-        float o = out[d];
-        for (uint j = first; j < last; j++) o = fma(weight[j], KV_LOAD(v + (size_t)j * head_dim + d), o);
-        out[d] = o;
-    }
-}
-
-/* Global (n_chunks, n_heads, rows of the tile); row_begin: the tile's first. */
-kernel void attend_chunk(global const KV *ck, global const KV *cv, global const float *q,
-                         global const int *position, global const int *table_begin,
-                         global const int *table, uint head_dim, uint n_kv, uint head_begin,
-                         uint kv_begin, uint group, uint window, float scale, uint row_begin,
-                         global float *partials) {
-    uint chunk = get_global_id(0), head = get_global_id(1), row = row_begin + get_global_id(2);
-    uint n_heads = get_global_size(1);
-    uint end = position[row] + 1, begin = window && end > window ? end - window : 0;
-    uint first = max(begin, chunk * CHUNK), last = min(end, (chunk + 1) * CHUNK);
-    if (first >= last) return;
-    uint kv_head = (head_begin + head) / group - kv_begin;
-    global const float *qh = q + ((size_t)row * n_heads + head) * head_dim;
-    global float *part = partials + ((get_global_id(2) * n_heads + head) * get_global_size(0) + chunk) *
-                                        (size_t)(head_dim + 2);
-    global const int *blocks = table + table_begin[row];
-    float score[CHUNK];
-    float top = -INFINITY;
-    for (uint j = first / 16 * 16; j < last; j += 16) {
-        size_t at = ((size_t)blocks[j / BLOCK] * n_kv + kv_head) * head_dim * BLOCK + j % BLOCK;
-        vstore16(scores16(ck + at, qh, head_dim) * scale, 0, score + (j - chunk * CHUNK));
-    }
-    for (uint j = first; j < last; j++) top = fmax(top, score[j - chunk * CHUNK]);
-    float16 sum = 0.0f;
-    for (uint j = first / 16 * 16; j < last; j += 16) {
-        float16 e = number16_exp(vload16(0, score + (j - chunk * CHUNK)) - top);
-        int16 at = (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) + (int)j;
-        e = at >= (int)first && at < (int)last ? e : (float16)(0.0f); /* outside: no weight */
-        sum += e;
-        vstore16(e, 0, score + (j - chunk * CHUNK));
-    }
-    float8 s8 = sum.lo + sum.hi;
-    float4 s4 = s8.lo + s8.hi;
-    float2 s2 = s4.lo + s4.hi;
-    part[0] = top;
-    part[1] = s2.x + s2.y;
-    for (uint d = 0; d < head_dim; d++) part[2 + d] = 0.0f;
-    for (uint j = first; j < last; j = (j / BLOCK + 1) * BLOCK) {
-        uint b = j / BLOCK * BLOCK;
-        size_t at = ((size_t)blocks[j / BLOCK] * n_kv + kv_head) * head_dim * BLOCK;
-        values_add(cv + at, score + (b - chunk * CHUNK), j - b, min(last - b, (uint)BLOCK), head_dim, part + 2);
-    }
-}
-
-/* Global (n_heads, rows of the tile). */
-kernel void attend_combine(global const float *partials, global const int *position, uint n_chunks,
-                           uint head_dim, uint window, uint row_begin, global float *out) {
-    uint head = get_global_id(0), row = row_begin + get_global_id(1), n_heads = get_global_size(0);
-    uint end = position[row] + 1, begin = window && end > window ? end - window : 0;
-    uint first = begin / CHUNK, last = (end - 1) / CHUNK;
-    size_t stride = head_dim + 2;
-    global const float *part = partials + (get_global_id(1) * n_heads + head) * n_chunks * stride;
-    global float *o = out + ((size_t)row * n_heads + head) * head_dim;
-    float top = -INFINITY, sum = 0.0f;
-    for (uint c = first; c <= last; c++) top = fmax(top, part[c * stride]);
-    for (uint d = 0; d < head_dim; d++) o[d] = 0.0f;
-    for (uint c = first; c <= last; c++) {
-        float w = number_exp(part[c * stride] - top);
-        sum = fma(w, part[c * stride + 1], sum);
-        for (uint d = 0; d < head_dim; d++) o[d] = fma(w, part[c * stride + 2 + d], o[d]);
-    }
-    float over_sum = number_recip(sum);
-    for (uint d = 0; d < head_dim; d++) o[d] = number_unsigned_zero(o[d] * over_sum);
+/* The local query heads of part `part` of a KV head, at most `cap`: [x, y). A cell's first and last KV
+ * head may serve fewer heads here than in the model. */
+uint2 part_heads(uint kv_head, uint part, uint cap, uint n_heads, uint head_begin, uint group) {
+    uint begin = max(kv_head * group, head_begin), end = min((kv_head + 1) * group, head_begin + n_heads);
+    uint first = begin + part * cap;
+    return first < end ? (uint2)(first, min(first + cap, end)) - head_begin : (uint2)(0, 0);
 }

@@ -25,6 +25,7 @@ kernel void CONCAT(linear_, T)(
             for (uint b = leaf * segment_blocks; b < end; b++) {
                 VI word[8];
                 VF scale[2], least[2];
+                block_fetch(&p, group * n_blocks + b);
                 block_quants(&p, group * n_blocks + b, lane, word);
                 block_scales(&p, group, b, lane, scale, least);
                 global const int *x0 = xq + ((size_t)t0 * n_blocks + b) * 12;

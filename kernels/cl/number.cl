@@ -1,13 +1,14 @@
 /* Numbers: the transcendental functions of every op, in explicit fma form, so
  * that each device and the plain-C reference give the same bits. This text is
  * compiled by both: REAL and INT are a type pair (float/int, float16/int16),
- * AS_REAL, AS_INT, TO_INT their conversions, NUMBER(name) the function's name. */
+ * AS_REAL, AS_INT their bits, NUMBER(name) the function's name. */
 
 /* e^x. Below -80 it is 0, above 80 it is e^80: no result is denormal or
  * infinite. Degree-7 Taylor series of the remainder, |error| < 2 ulp. */
 NUMBER_FUNCTION REAL NUMBER(exp)(REAL x) {
     REAL c = fmin(fmax(x, -80.0f), 80.0f);
-    REAL n = rint(c * 1.44269504f);
+    REAL near = c * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer, which stays in the low bits */
+    REAL n = near - 12582912.0f;
     REAL r = fma(n, -0.693145752f, c); /* ln 2 in two parts */
     r = fma(n, -1.42860677e-6f, r);
     REAL p = fma(r, 1.98412698e-4f, 1.38888889e-3f);
@@ -17,7 +18,7 @@ NUMBER_FUNCTION REAL NUMBER(exp)(REAL x) {
     p = fma(p, r, 0.5f);
     p = fma(p, r, 1.0f);
     p = fma(p, r, 1.0f);
-    p = p * AS_REAL((TO_INT(n) + 127) << 23);
+    p = p * AS_REAL((AS_INT(near) - 0x4B400000 + 127) << 23);
     return x < -80.0f ? (REAL)(0.0f) : p;
 }
 

@@ -25,6 +25,12 @@ typedef float VF;
 
 #ifdef QUANT_BITS
 
+#if SCALES == S_Q3
+#define SCALE_BYTES 16 /* of a block, all lanes */
+#else
+#define SCALE_BYTES (SCALES == S_F16 && HAS_MIN ? 64 : 32)
+#endif
+
 /* Where a matrix lies: planes in one buffer. */
 struct planes {
     global const uchar *w;
@@ -64,6 +70,23 @@ void block_quants(const struct planes *p, size_t at, uint lane, VI word[8]) {
 #pragma unroll
         for (int f = 0; f < 4; f++) word[4 * j + f] |= (h >> (2 * f) & 0x03030303) << 4;
     }
+#endif
+}
+
+/* A processor's own prefetching ends at pages; few rows are read at memory speed with this only: what comes
+ * FETCH_BLOCKS later is fetched. 0: nothing. */
+void block_fetch(const struct planes *p, size_t at) {
+#if FETCH_BLOCKS
+    at += FETCH_BLOCKS;
+    global const uchar *q = p->w + at * (16 * 4 * QUANT_BITS);
+#pragma unroll
+    for (int i = 0; i < QUANT_BITS; i++) FETCH(q + 64 * i);
+#if HIGH_BITS
+    q = p->w + p->high_at + at * (64 * HIGH_BITS);
+#pragma unroll
+    for (int i = 0; i < HIGH_BITS; i++) FETCH(q + 64 * i);
+#endif
+    FETCH(p->w + p->scales_at + at * SCALE_BYTES);
 #endif
 }
 

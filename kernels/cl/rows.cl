@@ -1,74 +1,117 @@
-/* Ops on rows: norms, and the quantisation of activations. */
+/* Whole rows: sums of partial results, norms.
+ *
+ * A row is added in 64 lanes, which then are halved: lane l adds the values i
+ * with i % 64 == l, in order. ROW_ITEMS work-items share a row: one that has
+ * all lanes in four vectors, or 64 with a lane each. */
 
-#define LANES 64 /* partial sums of a row; part of the result, not a tunable */
+#define LANES 64 /* part of the result, not a tunable */
 
-float lanes_add(float *lane) {
-    for (int half_lanes = LANES / 2; half_lanes > 0; half_lanes /= 2)
-        for (int l = 0; l < half_lanes; l++) lane[l] += lane[l + half_lanes];
-    return lane[0];
+#if LPI == 16
+#define ROW_ITEMS 1
+#define VECTORS 4 /* of a work-item */
+typedef float16 VF;
+#define LOAD(x, i, n) load16(x, i, n)
+#define STORE(v, x, i, n) store16(v, x, i, n)
+#else
+#define ROW_ITEMS 64
+#define VECTORS 1
+typedef float VF;
+#define LOAD(x, i, n) ((x)[i])
+#define STORE(v, x, i, n) (x)[i] = (v)
+#endif
+
+/* Runs the code for each vector of the row that is this work-item's: `i` its first value. */
+#define EACH_VECTOR(...)                                                               \
+    for (uint at = get_local_id(0) * LPI; at < width; at += LANES)                     \
+        _Pragma("unroll") for (int k = 0; k < VECTORS; k++) {                          \
+            uint i = at + k * LPI;                                                     \
+            if (i < width) { __VA_ARGS__ }                                             \
+        }
+
+/* The sum of all lanes, the same in each work-item of the row. After it all see what any wrote. */
+float lanes_add(VF lane[VECTORS], local float *lanes) {
+#if LPI == 16
+    float16 a = (lane[0] + lane[2]) + (lane[1] + lane[3]);
+#else
+    barrier(CLK_LOCAL_MEM_FENCE); /* the sum before has been read */
+    lanes[get_local_id(0)] = lane[0];
+    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+    float16 a = (vload16(0, lanes) + vload16(2, lanes)) + (vload16(1, lanes) + vload16(3, lanes));
+#endif
+    float8 b = a.lo + a.hi;
+    float4 c = b.lo + b.hi;
+    float2 d = c.lo + c.hi;
+    return d.x + d.y;
 }
 
-/* One work-item per vector of `width`. Lane l adds the values i with
- * i % 64 == l in order, then the lanes are halved. is_layer: minus the mean. */
-kernel void norm(int is_layer, float eps, global const float *in, global const float *w,
-                 global const float *b, int has_bias, uint width, float over_width,
-                 global float *out) {
-    size_t v = get_global_id(0);
-    global const float *x = in + v * width;
-    global float *y = out + v * width;
-    float lane[LANES];
+/* x - mean; beyond the row's end 0, which adds nothing. */
+VF centred(global const float *x, uint i, uint width, float mean) {
+#if LPI == 16
+    if (i + 16 > width) {
+        int16 at = (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) + (int)i;
+        return at < (int)width ? load16(x, i, width) - mean : (float16)(0.0f);
+    }
+#endif
+    return LOAD(x, i, width) - mean;
+}
+
+/* The last sums of a tree: leaf after leaf `stride` values apart. */
+VF tree_sum(global const float *leaves, size_t stride, ulong merges, uint n_leaves, uint i, uint width) {
+    VF stack[TREE_DEPTH];
+    uint depth = 0;
+    for (uint leaf = 0; leaf < n_leaves; leaf++) {
+        stack[depth++] = LOAD(leaves + leaf * stride, i, width);
+        for (uint m = merges >> (4 * leaf) & 15; m > 0; m--) {
+            depth--;
+            stack[depth - 1] += stack[depth];
+        }
+    }
+    return stack[0];
+}
+
+/* struct row_sum of kernels/backend.h, a work-group per row: v = tree over `leaves` + vector + x
+ * into `sum`, then its norm. What is NULL is left out. */
+kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void sum_rows(
+    global const float *leaves, ulong merges, uint n_leaves, global const float *vector,
+    global const float *x, global float *sum, uint width, int is_layer, float eps, float over_width,
+    global const float *w, global const float *b, global float *out, global int *q8) {
+    local float lanes[LANES];
+    size_t row = get_group_id(0), row_at = row * width, stride = get_num_groups(0) * (size_t)width;
+    if (sum) {
+        sum += row_at;
+        EACH_VECTOR(
+            VF f = leaves ? tree_sum(leaves + row_at, stride, merges, n_leaves, i, width) : (VF)(0.0f);
+            if (vector && leaves) f += LOAD(vector, i, width);
+            else if (vector) f = LOAD(vector, i, width);
+            STORE(x ? LOAD(x + row_at, i, width) + f : f, sum, i, width);
+        )
+    }
+    if (!w) return;
+    global const float *v = sum ? sum : x + row_at;
+    VF lane[VECTORS];
     float mean = 0.0f;
-    uint whole = width / LANES * LANES;
     if (is_layer) {
-        for (int l = 0; l < LANES; l++) lane[l] = 0.0f;
-        for (uint i = 0; i < whole; i += LANES)
-            for (int l = 0; l < LANES; l++) lane[l] += x[i + l];
-        for (uint i = whole; i < width; i++) lane[i - whole] += x[i];
-        mean = lanes_add(lane) * over_width;
+        for (int k = 0; k < VECTORS; k++) lane[k] = 0.0f;
+        EACH_VECTOR(lane[k] += LOAD(v, i, width);)
+        mean = lanes_add(lane, lanes) * over_width;
     }
-    for (int l = 0; l < LANES; l++) lane[l] = 0.0f;
-    for (uint i = 0; i < whole; i += LANES)
-        for (int l = 0; l < LANES; l++) lane[l] = fma(x[i + l] - mean, x[i + l] - mean, lane[l]);
-    for (uint i = whole; i < width; i++)
-        lane[i - whole] = fma(x[i] - mean, x[i] - mean, lane[i - whole]);
-    float scale = number_rsqrt(lanes_add(lane) * over_width + eps);
-    for (uint i = 0; i < width; i++) {
-        float n = (x[i] - mean) * scale * w[i];
-        y[i] = has_bias ? n + b[i] : n;
+    for (int k = 0; k < VECTORS; k++) lane[k] = 0.0f;
+    EACH_VECTOR(VF c = centred(v, i, width, mean); lane[k] = fma(c, c, lane[k]);)
+    float scale = number_rsqrt(lanes_add(lane, lanes) * over_width + eps);
+    if (out) out += row_at;
+    if (q8) q8 += row_at / 32 * Q8_WORDS;
+    for (uint i = get_local_id(0) * 32; i < width; i += ROW_ITEMS * 32) {
+        float16 n[2];
+        for (uint k = 0; k < 2; k++) {
+            n[k] = (load16(v, i + 16 * k, width) - mean) * scale * load16(w, i + 16 * k, width);
+            if (b) n[k] += load16(b, i + 16 * k, width);
+        }
+        store32(n[0], n[1], i, width, out, q8);
     }
 }
 
-float highest16(float16 v) {
-    float8 a = fmax(v.lo, v.hi);
-    float4 b = fmax(a.lo, a.hi);
-    float2 c = fmax(b.lo, b.hi);
-    return fmax(c.x, c.y);
-}
-
-int sum16(int16 v) {
-    int8 a = v.lo + v.hi;
-    int4 b = a.lo + a.hi;
-    int2 c = b.lo + b.hi;
-    return c.x + c.y;
-}
-
-/* One work-item per block of 32, n blocks in all. A block of q8 is 12 words:
- * 32 int8, the f32 scale, the sum of all, the sum of the second 16, one unused. */
+/* One work-item per block of 32, n blocks in all. */
 kernel void quantize(global const float *in, global int *out, uint n) {
     size_t i = get_global_id(0);
-    if (i >= n) return;
-    float16 x0 = vload16(2 * i, in), x1 = vload16(2 * i + 1, in);
-    global int *block = out + i * 12;
-    float top = highest16(fmax(fabs(x0), fabs(x1)));
-    int is_zero = !(top > 1e-20f); /* also keeps every product normal */
-    float inverse = is_zero ? 0.0f : 127.0f * number_recip(top);
-    int16 q0 = convert_int16(fmin(fmax(rint(x0 * inverse), -127.0f), 127.0f));
-    int16 q1 = convert_int16(fmin(fmax(rint(x1 * inverse), -127.0f), 127.0f));
-    vstore16(convert_char16(q0), 0, (global char *)block);
-    vstore16(convert_char16(q1), 1, (global char *)block);
-    int second = sum16(q1);
-    block[8] = as_int(is_zero ? 0.0f : top * (1.0f / 127));
-    block[9] = sum16(q0) + second;
-    block[10] = second;
-    block[11] = 0;
+    if (i < n) quantize32(vload16(2 * i, in), vload16(2 * i + 1, in), out + i * Q8_WORDS);
 }
