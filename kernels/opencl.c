@@ -289,7 +289,8 @@ static err opencl_matrices_load(struct backend *b, const struct matrix_order *or
         if (o->matrix_kernels[f].linear_many)
             TRY(linear_many_prepare(&o->device, o->rows_max, o->blocks_max, &o->many));
         if (!format_info(f)->is_quantised)
-            TRY(dense_prepare(&o->device, (uint32_t)(orders[i].col_end - orders[i].col_begin), &o->matrix_kernels[f].dense));
+            TRY(dense_prepare(&o->device, (uint32_t)(orders[i].col_end - orders[i].col_begin),
+                              &o->matrix_kernels[f].dense));
     }
     return loader_run(&o->device, orders, n);
 }
