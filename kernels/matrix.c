@@ -3,6 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#define SPLIT_ITEMS 256    /* of a work-group, in the one-lane form */
+#define SPLIT_LANES_MAX 64 /* output rows of it */
+
 static const uint32_t tiles[N_TILES] = {1, 4, 8};
 
 cl_ulong tree_merges(const struct tree *t) {
@@ -59,8 +62,8 @@ static err embed_program(struct device *d, const struct kernel_forms *forms, enu
 
 static void format_numbers(enum format f, char out[160]) {
     const struct packed_info *info = packed_info(f);
-    snprintf(out, 160, "#define OFFSET %u\n#define HAS_MIN %u\n#define N_SCALES %u\n", info->offset,
-             info->has_min, info->n_scales);
+    snprintf(out, 160, "#define OFFSET %u\n#define HAS_MIN %u\n#define N_SCALES %u\n#define SPLIT_ITEMS %d\n",
+             info->offset, info->has_min, info->n_scales, SPLIT_ITEMS);
 }
 
 err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k) {
@@ -146,6 +149,16 @@ err product_args_fill(const struct product *p, uint32_t n, uint32_t unit, struct
     return OK;
 }
 
+/* How linear.cl, or linear_many.cl, is launched over groups of output rows. */
+static void linear_shape(const struct kernel_forms *forms, size_t n_groups, uint32_t n_leaves, size_t local[2],
+                         size_t global[2]) {
+    int is_wide = forms->lanes_per_item == PACKED_LANES;
+    size_t fits = SPLIT_ITEMS / n_leaves / PACKED_LANES * PACKED_LANES, n_items = n_groups * PACKED_LANES;
+    local[0] = is_wide ? 1 : fits < SPLIT_LANES_MAX ? fits : SPLIT_LANES_MAX;
+    local[1] = global[1] = is_wide ? 1 : n_leaves;
+    global[0] = is_wide ? n_groups : (n_items + local[0] - 1) / local[0] * local[0];
+}
+
 err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct product *products,
                   uint32_t n_products, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
                   const struct tree *tree, const struct linear_many *many) {
@@ -156,8 +169,8 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     TRY(product_args_fill(products, n_products, PACKED_LANES, &a));
     cl_ulong merges = tree_merges(tree);
     cl_uint emits = tree_emits(tree), segment_blocks = segment_cols / PACKED_BLOCK;
-    int is_group = k->forms.lanes_per_item == PACKED_LANES;
-    size_t local = is_group ? 1 : 64, global = is_group ? a.n_units : (a.n_units * PACKED_LANES + 63) / 64 * 64;
+    size_t local[2], global[2];
+    linear_shape(&k->forms, a.n_units, tree->n_leaves, local, global);
     cl_kernel kernel = k->linear[tile_choose(n_rows)];
     if (k->linear_many && n_rows >= LINEAR_MANY_ROWS_MIN) {
         TRY(linear_many_arrange(d, k->arrange, in, n_rows, l->n_blocks, many));
@@ -167,5 +180,5 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     return device_launch(d, kernel, DEVICE_ARGS(PRODUCT_ARGS(a), ARG(l->n_blocks), ARG(l->super_first),
                                                 ARG(l->n_supers), ARG(in), ARG(n_rows), ARG(segment_blocks),
                                                 ARG(merges), ARG(emits), ARG(tree->n_leaves)),
-                         1, &global, &local);
+                         2, global, local);
 }
