@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define SPLIT_ITEMS 256 /* of a work-group, in the one-lane form */
+
 /* Rows that kernel i takes at a time. */
 static uint32_t tile_rows(const struct device *d, int i) {
     return i == 0 ? 1 : d->tuning.values[i == 1 ? TUNE_TILE_MIDDLE : TUNE_TILE_WIDE];
@@ -63,8 +65,8 @@ static err embed_program(struct device *d, const struct kernel_forms *forms, enu
 
 static void format_numbers(enum format f, char out[160]) {
     const struct packed_info *info = packed_info(f);
-    snprintf(out, 160, "#define OFFSET %u\n#define HAS_MIN %u\n#define N_SCALES %u\n", info->offset,
-             info->has_min, info->n_scales);
+    snprintf(out, 160, "#define OFFSET %u\n#define HAS_MIN %u\n#define N_SCALES %u\n#define SPLIT_ITEMS %d\n",
+             info->offset, info->has_min, info->n_scales, SPLIT_ITEMS);
 }
 
 err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k) {
@@ -150,6 +152,17 @@ err product_args_fill(const struct product *p, uint32_t n, uint32_t unit, struct
     return OK;
 }
 
+/* How linear.cl, or linear_many.cl, is launched over groups of output rows. */
+static void linear_shape(const struct device *d, const struct kernel_forms *forms, size_t n_groups,
+                         uint32_t n_leaves, size_t local[2], size_t global[2]) {
+    int is_wide = forms->lanes_per_item == PACKED_LANES;
+    size_t lanes_max = d->tuning.values[TUNE_LANE_GROUP_ITEMS];
+    size_t fits = SPLIT_ITEMS / n_leaves / PACKED_LANES * PACKED_LANES, n_items = n_groups * PACKED_LANES;
+    local[0] = is_wide ? 1 : fits < lanes_max ? fits : lanes_max;
+    local[1] = global[1] = is_wide ? 1 : n_leaves;
+    global[0] = is_wide ? n_groups : (n_items + local[0] - 1) / local[0] * local[0];
+}
+
 err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct product *products,
                   uint32_t n_products, cl_mem in, uint32_t n_rows, uint32_t segment_cols,
                   const struct tree *tree, const struct linear_many *many) {
@@ -160,10 +173,8 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     TRY(product_args_fill(products, n_products, PACKED_LANES, &a));
     cl_ulong merges = tree_merges(tree);
     cl_uint emits = tree_emits(tree), segment_blocks = segment_cols / PACKED_BLOCK;
-    int is_group = k->forms.lanes_per_item == PACKED_LANES;
-    size_t n_items = is_group ? a.n_units : a.n_units * PACKED_LANES;
-    size_t local = is_group ? 1 : d->tuning.values[TUNE_LANE_GROUP_ITEMS];
-    size_t global = (n_items + local - 1) / local * local;
+    size_t local[2], global[2];
+    linear_shape(d, &k->forms, a.n_units, tree->n_leaves, local, global);
     cl_kernel kernel = k->linear[tile_choose(d, n_rows)];
     if (k->linear_many && n_rows >= LINEAR_MANY_ROWS_MIN) {
         TRY(linear_many_arrange(d, k->arrange, in, n_rows, l->n_blocks, many));
@@ -173,5 +184,5 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     return device_launch(d, kernel, DEVICE_ARGS(PRODUCT_ARGS(a), ARG(l->n_blocks), ARG(l->super_first),
                                                 ARG(l->n_supers), ARG(in), ARG(n_rows), ARG(segment_blocks),
                                                 ARG(merges), ARG(emits), ARG(tree->n_leaves)),
-                         1, &global, &local);
+                         2, global, local);
 }

@@ -41,7 +41,7 @@ enum tune_concern {
 /* name, default, concern, help, legal values (at most TUNE_VALUES_MAX). */
 #define TUNE_LIST(X)                                                                                          \
     X(GROUP_ITEMS, 64, TUNE_OF_PLAIN, "work-items of a group, ops on plain values", 16, 32, 64, 128, 256)      \
-    X(LANE_GROUP_ITEMS, 64, TUNE_OF_ONE_LANE, "work-items of a group, one-lane products", 32, 64, 128, 256)    \
+    X(LANE_GROUP_ITEMS, 64, TUNE_OF_ONE_LANE, "output rows of a group, one-lane products", 32, 64, 128, 256)   \
     X(FETCH_BLOCKS, 8, TUNE_OF_ONE, "blocks of 32 columns that weights are fetched ahead", 0, 4, 8, 16, 32)    \
     X(FETCH_BYTES, 2048, TUNE_OF_ONE_DENSE, "bytes that dense weights are fetched ahead", 0, 1024, 2048, 4096) \
     X(ATTEND_FETCH_BLOCKS, 4, TUNE_OF_ATTEND, "blocks of 32 positions fetched ahead", 0, 2, 4, 8)             \

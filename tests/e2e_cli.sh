@@ -125,9 +125,9 @@ printf 'stages = 2;\nmax_tokens = 5;\nmodel = "%s";\n' $model >"$dir/good.cfg"
 runs config_is_read '"stages": 2' generate --tokens 1,2,3 --json --config "$dir/good.cfg"
 runs flag_wins '"stages": 1' generate --tokens 1,2,3 --json --config "$dir/good.cfg" --stages 1
 runs bias_forbids '"tokens": \[7, 7, 7\]' generate $model --tokens 1,2 --max-tokens 3 --logit-bias 7=10000 --json --reference
-json bench_ops_json '"format": "Q4_0", "out": 64, "in": 96, "rows": 3, "us": [0-9.e-]+, ' \
+json bench_ops_json '"format": "Q4_0", "shape": "64x96", "out": 64, "in": 96, "context": null, "rows": 3, "us": [0-9.e-]+, ' \
   bench ops --formats Q4_0,F16 --shape 64x96 --rows 1,3 --json
-json bench_generate_json '"stages": 2, "shards": 1, "prompt_tokens": 9, "load_s": [0-9.e-]+, "prefill_tokens_per_s": ' \
+json bench_generate_json '"stages": 2, "shards": 1, "prompt_tokens": 9, "is_context": false, "load_s": [0-9.e-]+, "prefill_tokens_per_s": ' \
   bench generate $model --grids 1x1,2x1 --prompt-tokens 3,9 --tokens 4 --repeat 1 --reference --json
 runs help_bench_generate '^Usage: caravan bench generate' bench generate --help
 runs help_bench_ops '^Usage: caravan bench ops' bench ops --help
