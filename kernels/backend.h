@@ -221,9 +221,11 @@ struct kernel_forms {
     int has_amx;             /* products of many rows by Intel AMX */
     int has_half;            /* the device's own f16 conversion is exact */
     int has_gemm;            /* dense products of many rows by CLBlast, unmeasured: for tests */
+    int is_free;             /* additions in whichever order the compiler likes: what the fixed order costs */
 };
 
-/* The same with given forms (NULL: the device's own choice), for tests: these are not checked. */
+/* The same with given forms (NULL: the device's own choice), for tests and measurements: these are
+ * not checked. With 0 lanes_per_item all but is_free is the device's own choice, too. */
 err backend_opencl_forms(const char *substring, const struct kernel_forms *forms, struct backend **out);
 /* The same with given tunables, for whoever searches them. */
 struct tuning;

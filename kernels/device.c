@@ -211,8 +211,8 @@ static struct kernel_forms forms_choose(const struct device *d, const struct fou
     int is_own = d->is_cpu && d->is_pocl;
     if (device_number(f, CL_DEVICE_PREFERRED_VECTOR_WIDTH_FLOAT, sizeof(cl_uint)) > 1)
         return (struct kernel_forms){PACKED_LANES, is_own ? host_dot_form() : DOT_PLAIN,
-                                     is_own && host_has_amx(), 1, 0};
-    return (struct kernel_forms){1, device_dot_form(f), 0, 1, 0};
+                                     is_own && host_has_amx(), 1, 0, 0};
+    return (struct kernel_forms){1, device_dot_form(f), 0, 1, 0, 0};
 }
 
 err device_open(const char *substring, struct device *out) {
@@ -272,7 +272,7 @@ static const char *const dot_names[N_DOT_FORMS] = {
 
 /* What every program starts with. */
 static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
-    TRY(bytes_append_str(text, "#pragma OPENCL FP_CONTRACT OFF\n"));
+    if (!f->is_free) TRY(bytes_append_str(text, "#pragma OPENCL FP_CONTRACT OFF\n"));
     TRY(bytes_printf(text, "#define LPI %u\n#define TREE_DEPTH 6\n", f->lanes_per_item));
     TRY(bytes_printf(text, "#define CHUNK %d\n", ATTEND_CHUNK));
     TRY(bytes_printf(text, "#define ACT_SILU %d\n#define ACT_GELU_TANH %d\n", ACT_SILU, ACT_GELU_TANH));
@@ -312,8 +312,10 @@ static int is_named(const char *text, const char *name) {
 }
 
 /* Only those that the text names: another value compiles again only what it concerns. */
-static err build_options(const struct device *d, const char *text, struct bytes *out) {
+static err build_options(const struct device *d, const struct kernel_forms *forms, const char *text,
+                         struct bytes *out) {
     TRY(bytes_append_str(out, "-cl-std=CL1.2"));
+    if (forms->is_free) TRY(bytes_append_str(out, " -cl-fast-relaxed-math"));
     for (int i = 0; i < N_TUNABLES; i++)
         if (is_named(text, tunables[i].name))
             TRY(bytes_printf(out, " -D %s=%u", tunables[i].name, d->tuning.values[i]));
@@ -326,7 +328,7 @@ err device_build(struct device *d, const struct kernel_forms *forms, const char 
     cl_program program = NULL;
     err e;
     TRY_GOTO(program_text(forms, files, &text), done);
-    TRY_GOTO(build_options(d, (const char *)text.data, &options_text), done);
+    TRY_GOTO(build_options(d, forms, (const char *)text.data, &options_text), done);
     const char *options = (const char *)options_text.data;
     if (d->keeps_programs && (program = program_cache_get(d, options, &text))) goto done;
     cl_int code;

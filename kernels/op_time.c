@@ -104,7 +104,7 @@ static size_t values_count(const struct op_time *t) { return (size_t)t->row.n_ro
 
 static err linear_create(struct op_time *t) {
     const struct op_row *r = &t->row;
-    uint32_t n_segments = segment_count(r->in / 32);
+    uint32_t n_segments = strcmp(r->variant, OP_TIME_ONE_SEGMENT) == 0 ? 1 : segment_count(r->in / 32);
     t->segment_cols = r->in / n_segments;
     tree_own(n_segments, (struct range){0, n_segments}, &t->tree);
     TRY(values_create(t, values_count(t), &t->x));

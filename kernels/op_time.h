@@ -11,6 +11,9 @@
 #define OP_TIME_WORKING_BYTES ((uint64_t)384 << 20)
 
 /* An op with its inputs on a backend, ready to run. One thread; the backend outlives it. */
+/* Variant of a linear row: not the model's segments and tree, but one sum. */
+#define OP_TIME_ONE_SEGMENT "one segment"
+
 struct op_time;
 
 /* `row` as in the op table; of it count op, format, n_rows (the most rows of a run), out, in, at of attend, and

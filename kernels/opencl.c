@@ -470,7 +470,8 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
                        const struct tuning *tuning) {
     struct device *d = &o->device;
     TRY(device_open(substring && *substring ? substring : NULL, d));
-    if (forms) d->forms = *forms;
+    if (forms && forms->lanes_per_item) d->forms = *forms;
+    else if (forms) d->forms.is_free = forms->is_free;
     if (tuning) d->tuning = *tuning;
     else tune_find(&(struct tune_device){d->platform, d->name, d->driver}, &d->tuning);
     o->base.tuning = d->tuning.source;

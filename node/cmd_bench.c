@@ -27,7 +27,7 @@
 
 static const char usage[] =
     "Usage: caravan bench ops [--device TEXT] [--ops OP,...] [--formats F,...] [--rows N,...]\n"
-    "                         [--shape OUTxIN,...] [--contexts N,...] [--heads QxKV] [--json]\n\n"
+    "                         [--shape OUTxIN,...] [--contexts N,...] [--heads QxKV] [--free-order] [--json]\n\n"
     "Times each op for 1 row (decoding) up to many (a prompt). Weights and KV caches come from\n"
     "memory, other values from caches, as in a step. GB/s are packed weights and KV cache, of the\n"
     "other ops the values read and written. \"of read\" is their share of a plain read of memory just before or\n"
@@ -43,6 +43,8 @@ static const char usage[] =
     "                    takes the one with most outputs, ops without weights each IN\n"
     "  --contexts N,...  positions that attend sees; default 1024,8192\n"
     "  --heads QxKV      of attend and kv-write, of 64 values; default 32x4\n"
+    "  --free-order      no segments, no tree, and the compiler may change the order of additions:\n"
+    "                    what the same bits everywhere cost is the difference\n"
     "  --json            one JSON object on standard output\n";
 
 struct shape {
@@ -59,7 +61,7 @@ struct line {
 
 struct bench {
     const char *device, *ops_text, *formats_text, *rows_text, *shapes_text, *contexts_text, *heads_text;
-    int is_json;
+    int is_json, is_free;
     enum op_kind ops[LIST_MAX];
     enum format formats[LIST_MAX];
     struct shape shapes[LIST_MAX];
@@ -156,8 +158,10 @@ static err parse(struct bench *t, int argc, char **argv) {
     enum { N_FLAGS = sizeof flags / sizeof *flags };
     for (int i = 1; i < argc; i++) {
         int k = 0;
-        if (strcmp(argv[i], "--json") == 0) {
-            t->is_json = 1;
+        int *target = strcmp(argv[i], "--json") == 0 ? &t->is_json
+                      : strcmp(argv[i], "--free-order") == 0 ? &t->is_free : NULL;
+        if (target) {
+            *target = 1;
             continue;
         }
         while (k < N_FLAGS && strcmp(argv[i], flags[k].name) != 0) k++;
@@ -203,6 +207,7 @@ static err weights_walk(struct bench *t, struct op_row row, each_case each) {
             row.format = t->formats[f];
             row.out = row.op == OP_LINEAR ? t->shapes[s].out : largest.out;
             row.in = row.op == OP_LINEAR ? t->shapes[s].in : largest.in;
+            row.variant = t->is_free && row.op == OP_LINEAR ? OP_TIME_ONE_SEGMENT : "";
             TRY(each(t, &row));
         }
     return OK;
@@ -276,7 +281,9 @@ static err case_measure(struct bench *t, const struct op_row *row) {
 }
 
 static err measure(struct bench *t) {
-    TRY(backend_opencl(t->device, &t->backend));
+    const struct kernel_forms as_it_likes = {.is_free = 1};
+    if (t->is_free) TRY(backend_opencl_forms(t->device, &as_it_likes, &t->backend));
+    else TRY(backend_opencl(t->device, &t->backend));
     TRY(describe(t));
     TRY(peak_measure(t->device, &t->peak));
     TRY(cases_walk(t, case_count));
