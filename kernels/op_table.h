@@ -23,6 +23,9 @@ const struct op_row *op_table(uint32_t *n);
 /* Runs a row on a backend; appends the bytes of its result. */
 err op_row_run(const struct op_row *r, struct backend *b, struct bytes *out);
 
+/* About how many multiplications a row takes. */
+uint64_t op_row_operations(const struct op_row *r);
+
 /* "linear Q4_K 9 x 48 x 512 at 96", for messages. */
 void op_row_name(const struct op_row *r, char *out, size_t cap);
 

@@ -39,7 +39,7 @@ static err share(hwloc_topology_t t, uint32_t place, uint32_t n_ranks, uint32_t 
     out->n_threads = n_threads ? n_threads : n_mine;
     hwloc_const_cpuset_t set = out->is_bound ? mine : all;
     hwloc_bitmap_list_snprintf(out->text, sizeof out->text, set);
-    if (out->is_bound && must_bind && hwloc_set_cpubind(t, set, HWLOC_CPUBIND_THREAD) != 0)
+    if (out->is_bound && must_bind && hwloc_set_cpubind(t, set, HWLOC_CPUBIND_PROCESS) != 0)
         out->is_bound = 0; /* a system that does not let us: its scheduler may do as well */
     hwloc_bitmap_free(mine);
     return OK;

@@ -17,7 +17,7 @@ struct cores {
  * `n_threads` for each (0: as many as it gets), all cores belong to all. */
 err cores_share(uint32_t place, uint32_t n_ranks, uint32_t n_threads, struct cores *out);
 
-/* The same, and the calling thread, with all threads that it starts from now on, stays on them. */
+/* The same, and all threads of this process stay on them, also those that they start. */
 err cores_take(uint32_t place, uint32_t n_ranks, uint32_t n_threads, struct cores *out);
 
 #endif

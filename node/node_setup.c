@@ -265,19 +265,21 @@ static void on_loaded(void *context, uint64_t bytes_read) {
 }
 
 /* PoCL takes every core that it may use, whoever else is on the host. Before its first call the ranks
- * of this host that may use the same cores share them, and the driver's threads will inherit what this one gets.
- * A launcher that has given each rank its own is left alone, and so is the driver's setting. */
-static err cores_begin(const struct node *n) {
+ * of this host that may use the same cores share them by number. Once the device is open, and is threads
+ * of this process (other drivers' may wait for each other and stand still on too few cores), each stays on its
+ * own. A launcher that has given each rank its own is left alone, and so is the driver's setting. */
+static err cores_begin(const struct node *n, int must_bind) {
     const char *set = env_get("POCL_MAX_PTHREAD_COUNT");
     uint32_t place, n_ranks, n_threads = n->plan.threads;
     if (!n_threads && set) n_threads = (uint32_t)strtoul(set, NULL, 10);
     wire_mates(n->w, &place, &n_ranks);
     struct cores c;
-    if (cores_take(place, n_ranks, n_threads, &c) != OK) {
+    if ((must_bind ? cores_take : cores_share)(place, n_ranks, n_threads, &c) != OK) {
         log_warn("node.cores", "text=\"%s\"", err_text());
         c = (struct cores){.n_threads = n_threads ? n_threads : 1, .text = "?"};
     }
-    log_info("node.cores", "cores=%s bound=%s threads=%u", c.text, c.is_bound ? "yes" : "no", c.n_threads);
+    if (must_bind)
+        log_info("node.cores", "cores=%s bound=%s threads=%u", c.text, c.is_bound ? "yes" : "no", c.n_threads);
     char text[16];
     snprintf(text, sizeof text, "%u", c.n_threads);
     return env_set("POCL_MAX_PTHREAD_COUNT", text);
@@ -287,6 +289,7 @@ static err cores_begin(const struct node *n) {
  * weights. A first backend fills the driver's cache and takes the compiler with it. */
 static err kernels_compile(struct node *n) {
     TRY(backend_opencl(n->plan.device, &n->backend));
+    if (n->backend->can_call) TRY(cores_begin(n, 1));
     TRY(stage_prepare(n->backend, n->program, &n->cell));
     if (!n->backend->keeps_compiler) return OK;
     n->backend->ops->destroy(n->backend);
@@ -346,7 +349,7 @@ static err load_watch(struct node *n, uint64_t bytes_read) {
 static err load_all(struct node *n) {
     int64_t start = clock_us();
     struct loading *l;
-    TRY(cores_begin(n));
+    TRY(cores_begin(n, 0));
     TRY(NEW(l, 1));
     l->node = n;
     if (pthread_create(&l->thread, NULL, load_thread, l) != 0) {
