@@ -291,6 +291,7 @@ err stage_run(struct stage *s, const struct step *step, float *hidden, float *lo
     for (uint32_t i = 0; i < s->fusion.n_groups; i++) {
         const struct fused *f = &s->fusion.groups[i];
         err e = run_group(s, f, step, logits);
+        if (e == ERR_TIMEOUT) return e; /* says itself who waited for whom, and in which layer */
         if (e != OK) return err_context(e, "op '%s' of layer %d", op_name(f->ops[0]->kind), f->ops[0]->layer);
     }
     if (s->cell.layer_end == p->n_layers && step->n_outs) return OK; /* logits were read after all else */
