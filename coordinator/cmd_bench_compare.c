@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/read_bandwidth.h"
+#include "coordinator/args.h"
 #include "coordinator/child.h"
 #include "coordinator/commands.h"
 #include "coordinator/options.h"
@@ -18,7 +19,6 @@
 #define TOKENS_MAX (1 << 20)
 #define READ_S 0.3
 #define PATH_BYTES 1024
-#define ARGS_MAX 96
 
 enum { OURS, LLAMA_BENCH, DLLAMA, N_ENGINES };
 static const char *const names[N_ENGINES] = {"caravan", "llama-bench", "dllama"};
@@ -44,14 +44,6 @@ struct compare {
     char device[256];
     double reads[LIST_MAX * REPEAT_MAX * N_ENGINES]; /* bytes per second, one before each run */
     uint32_t n_reads;
-};
-
-/* The arguments of a child: texts owned by `text`, found by offset until it is whole. */
-struct args {
-    struct bytes text;
-    size_t at[ARGS_MAX];
-    uint32_t n;
-    const char *list[ARGS_MAX + 1];
 };
 
 static const char about[] =
@@ -96,34 +88,6 @@ static err parse(struct compare *t, int argc, char **argv, struct option_result 
 }
 
 /* ---- arguments of children ---- */
-
-static err args_add(struct args *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static err args_add(struct args *a, const char *fmt, ...) {
-    char text[CONFIG_TEXT_BYTES * 2];
-    va_list list;
-    va_start(list, fmt);
-    vsnprintf(text, sizeof text, fmt, list);
-    va_end(list);
-    if (a->n == ARGS_MAX) return err_set(ERR_USAGE, "more than %d arguments for one program", ARGS_MAX);
-    a->at[a->n++] = a->text.len;
-    return bytes_append(&a->text, text, strlen(text) + 1);
-}
-
-/* Words parted by any of the separators. */
-static err args_add_words(struct args *a, const char *words, const char *separators) {
-    for (const char *w = words + strspn(words, separators); *w; w += strspn(w, separators)) {
-        size_t n = strcspn(w, separators);
-        TRY(args_add(a, "%.*s", (int)n, w));
-        w += n;
-    }
-    return OK;
-}
-
-static const char *const *args_list(struct args *a) {
-    for (uint32_t i = 0; i < a->n; i++) a->list[i] = (const char *)a->text.data + a->at[i];
-    a->list[a->n] = NULL;
-    return a->list;
-}
 
 /* Our own keys go on as they were given. */
 static err args_add_config(struct args *a, const struct config *c) {
@@ -188,8 +152,7 @@ static err dllama_args(const struct compare *t, uint32_t n_prompt, struct args *
     TRY(args_add_words(a, "inference --temperature 0 --prompt", " "));
     err e = OK;
     for (uint32_t i = 0; i < n_prompt && e == OK; i++) e = bytes_append_str(&prompt, i ? " a" : "a");
-    a->at[a->n++] = a->text.len;
-    if (e == OK) e = bytes_append(&a->text, prompt.data, prompt.len + 1);
+    if (e == OK) e = args_add(a, "%s", prompt.data ? (const char *)prompt.data : "");
     bytes_free(&prompt);
     TRY(e);
     TRY(args_add(a, "--steps"));
@@ -260,15 +223,15 @@ static err result_take(struct compare *t, int engine, uint32_t prompt, const cha
 static err engine_run(struct compare *t, int engine, uint32_t prompt) {
     static err (*const make[N_ENGINES])(const struct compare *, uint32_t, struct args *) = {
         [OURS] = ours_args, [LLAMA_BENCH] = llama_bench_args, [DLLAMA] = dllama_args};
-    struct args args = {.n = 0};
+    struct args args = {.what = "bench compare", .full = ERR_USAGE};
     struct child_output out = {.out = {0}};
     err e = make[engine](t, t->prompts[prompt], &args);
     /* Ours ends its own ranks; a peer that this process leaves behind is ended hard. */
     int end_signal = engine == OURS ? SIGTERM : SIGKILL;
-    if (e == OK) e = child_run(args_list(&args), (double)t->run_deadline_s, end_signal, &out);
+    if (e == OK) e = child_run((const char *const *)args_list(&args), (double)t->run_deadline_s, end_signal, &out);
     if (e == OK) e = result_take(t, engine, prompt, out.out.data ? (const char *)out.out.data : "");
     child_output_free(&out);
-    bytes_free(&args.text);
+    args_free(&args);
     return e;
 }
 

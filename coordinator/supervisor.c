@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +19,8 @@
 
 #include "base/clock.h"
 #include "base/env.h"
+#include "coordinator/args.h"
 
-#define ARGS_MAX 128
 #define LINE_BYTES 1500
 #define WARNINGS_MAX 32
 #define END_POLITELY_US 3000000
@@ -222,41 +221,12 @@ static struct layout layout_of(const struct config *c, uint32_t n_stages, uint32
     return l;
 }
 
-/* An argument list: strings owned by `text`, found by offset until it is whole. */
-struct args {
-    struct bytes text;
-    size_t at[ARGS_MAX];
-    size_t n;
-};
-
-static err args_add(struct args *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static err args_add(struct args *a, const char *fmt, ...) {
-    char text[CONFIG_TEXT_BYTES * 2];
-    va_list list;
-    va_start(list, fmt);
-    vsnprintf(text, sizeof text, fmt, list);
-    va_end(list);
-    if (a->n == ARGS_MAX - 1)
-        return err_set(ERR_CONFIG, "mpirun_args: more than %d arguments", ARGS_MAX - 20);
-    a->at[a->n++] = a->text.len;
-    return bytes_append(&a->text, text, strlen(text) + 1);
-}
-
 /* mpirun takes an MCA parameter once: what mpirun_args sets is left to it. */
 static err args_add_mca(struct args *a, const struct config *c, const char *name, const char *value) {
     if (strstr(c->mpirun_args, name)) return OK;
     TRY(args_add(a, "--mca"));
     TRY(args_add(a, "%s", name));
     return args_add(a, "%s", value);
-}
-
-static err args_add_words(struct args *a, const char *words) {
-    for (const char *w = words + strspn(words, " "); *w; w += strspn(w, " ")) {
-        size_t n = strcspn(w, " ");
-        TRY(args_add(a, "%.*s", (int)n, w));
-        w += n;
-    }
-    return OK;
 }
 
 /* Which host a rank gets, and which cores. */
@@ -293,7 +263,7 @@ static err args_make(struct args *a, const struct supervisor *s, const struct co
     TRY(args_add_mca(a, c, "oob_tcp_keepalive_time", "2"));
     TRY(args_add_mca(a, c, "oob_tcp_keepalive_intvl", "1"));
     TRY(args_add_mca(a, c, "oob_tcp_keepalive_probes", "3"));
-    TRY(args_add_words(a, c->mpirun_args));
+    TRY(args_add_words(a, c->mpirun_args, " "));
     TRY(args_add(a, "%s", exe));
     TRY(args_add(a, "node"));
     TRY(args_add(a, "--socket"));
@@ -382,15 +352,10 @@ static err start_job(struct supervisor *s, const struct config *c, const struct 
      * can end and reap them. */
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     supervisor_catch_signals();
-    struct args a = {0};
+    struct args a = {.what = "mpirun_args", .full = ERR_CONFIG};
     err e = args_make(&a, s, c, l);
-    if (e == OK) {
-        char *argv[ARGS_MAX];
-        for (size_t i = 0; i < a.n; i++) argv[i] = (char *)a.text.data + a.at[i];
-        argv[a.n] = NULL;
-        e = launch(s, argv);
-    }
-    bytes_free(&a.text);
+    if (e == OK) e = launch(s, args_list(&a));
+    args_free(&a);
     return e;
 }
 
