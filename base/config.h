@@ -19,7 +19,9 @@
 enum config_group {
     CONFIG_GRID = 1,    /* who holds what: plan and everything that runs a job */
     CONFIG_JOB = 2,     /* running a job */
-    CONFIG_SAMPLING = 4 /* choosing tokens */
+    CONFIG_SAMPLING = 4, /* choosing tokens */
+    CONFIG_CACHE = 8,   /* several texts at once */
+    CONFIG_SERVE = 16   /* the server */
 };
 
 /* name, kind, groups, least, most (of a text: bytes), default (NULL: unset),
@@ -69,7 +71,47 @@ enum config_group {
     X(presence_penalty, REAL, CONFIG_SAMPLING, -100, 100, "0", "",             \
       "subtracted from the logits of tokens of the answer; 0: off")            \
     X(frequency_penalty, REAL, CONFIG_SAMPLING, -100, 100, "0", "",            \
-      "the same, times how often the token stands in the answer; 0: off")
+      "the same, times how often the token stands in the answer; 0: off")     \
+    X(chat_template, TEXT, CONFIG_CACHE, 0, 1023, "", "FILE|NAME",             \
+      "chat template in place of the model's own: a file, or a name that `caravan chat --help` lists") \
+    X(kv_tokens, WHOLE, CONFIG_CACHE, 0, 1099511627776, "0", "tokens",         \
+      "positions of KV cache for all texts together; 0: four times the context") \
+    X(decode_stretch, REAL, CONFIG_CACHE, 1, 1000, "1.8", "times",             \
+      "how much longer a step may take for the prompts in it, while answers are under way") \
+    X(host, TEXT, CONFIG_SERVE, 1, 255, "127.0.0.1", "address",                \
+      "address to listen at; 0.0.0.0 or ::: every one of this host")           \
+    X(port, WHOLE, CONFIG_SERVE, 0, 65535, "8080", "",                         \
+      "port to listen at; 0: a free one, which is printed")                    \
+    X(api_keys, TEXT, CONFIG_SERVE, 0, 1023, "", "path",                       \
+      "file of API keys, one `NAME KEY [PRIORITY]` per line; empty: none are asked for") \
+    X(tls_certificate, TEXT, CONFIG_SERVE, 0, 1023, "", "path",                \
+      "certificate chain in PEM; with tls_key: HTTPS")                         \
+    X(tls_key, TEXT, CONFIG_SERVE, 0, 1023, "", "path",                        \
+      "private key of the certificate, in PEM")                                \
+    X(cors_origin, TEXT, CONFIG_SERVE, 0, 255, "", "origin",                   \
+      "web pages of this origin may use the API, *: of any; empty: only the server's own") \
+    X(max_queue, WHOLE, CONFIG_SERVE, 1, 1048576, "256", "",                   \
+      "requests that wait or run; more are refused with 429")                  \
+    X(max_connections, WHOLE, CONFIG_SERVE, 1, 65536, "512", "",               \
+      "connections at once")                                                   \
+    X(max_body_kb, WHOLE, CONFIG_SERVE, 1, 1048576, "8192", "KiB",             \
+      "longest body of a request")                                             \
+    X(max_output, WHOLE, CONFIG_SERVE, 0, 16777216, "0", "tokens",             \
+      "longest answer a request may ask for; 0: what the context holds")       \
+    X(max_choices, WHOLE, CONFIG_SERVE, 1, 1024, "16", "",                     \
+      "most answers of one request: prompts times n or best_of")               \
+    X(idle_timeout_s, REAL, CONFIG_SERVE, 0.1, 86400, "60", "s",               \
+      "a connection on which nothing comes or goes for so long is closed")     \
+    X(header_timeout_s, REAL, CONFIG_SERVE, 0.1, 86400, "15", "s",             \
+      "a request must be here so soon after its first byte")                   \
+    X(unsent_max_kb, WHOLE, CONFIG_SERVE, 1, 1048576, "1024", "KiB",           \
+      "a client that lags this far behind its answer is cut off")              \
+    X(drain_s, REAL, CONFIG_SERVE, 0, 86400, "30", "s",                        \
+      "at a terminating signal running answers may go on for so long")         \
+    X(model_name, TEXT, CONFIG_SERVE, 0, 255, "", "name",                      \
+      "what /v1/models calls the model; empty: the file's name")               \
+    X(access_log, TEXT, CONFIG_SERVE, 0, 1023, "", "path",                     \
+      "file for one line per request; empty: standard error; none: nowhere")
 
 typedef uint64_t config_WHOLE;
 typedef double config_REAL;

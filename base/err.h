@@ -12,6 +12,7 @@
     X(ERR_USAGE, "wrong usage")             /* command line */                 \
     X(ERR_CONFIG, "bad configuration")      /* configuration file */           \
     X(ERR_REQUEST, "bad request")           /* a client's mistake */           \
+    X(ERR_BUSY, "too much at once")         /* asked again later, it may work */ \
     X(ERR_FILE, "file error")               /* open, read, write */            \
     X(ERR_FORMAT, "malformed file")         /* content breaks its format */    \
     X(ERR_UNSUPPORTED, "not supported")     /* valid, but nothing we run */    \

@@ -21,15 +21,20 @@ struct engine_options {
     int is_reference;   /* plain C in place of devices */
     int is_verbose;     /* the launcher's own words too */
     uint32_t context;   /* positions of one sequence */
-    uint32_t n_slots;   /* sequences that hold cache at once; each n_blocks / n_slots blocks */
+    uint32_t n_slots;
+    uint32_t n_blocks;  /* KV blocks for all sequences; 0: for one */
     uint32_t rows_max;  /* of a step */
+    int wake_fd;        /* a wait ends early while this is readable; -1: none */
+    void (*on_progress)(void *context, uint64_t loaded_bytes, uint64_t total_bytes); /* beside the bar; may be NULL */
+    void *context_of_progress;
 };
 
 /* What a rank said about itself. */
 struct engine_rank {
     int pid;
     char host[256], platform[128], device[256];
-    uint64_t memory_bytes, weight_bytes, kv_bytes, bytes_read, peak_rss_bytes, n_steps;
+    uint64_t memory_bytes, weight_bytes, kv_bytes, bytes_read, peak_rss_bytes, rss_bytes, n_steps;
+    uint64_t bytes_sent, bytes_received;
     double load_s, compute_s;
     double wait_s, share_s; /* for the stage before; for the other shards */
 };
@@ -45,7 +50,7 @@ const struct plan *engine_plan(const struct engine *e);
 double engine_load_s(const struct engine *e);
 /* Steps that may be under way at once; one more keeps every stage busy. */
 uint32_t engine_depth(const struct engine *e);
-/* Block ids of a slot begin at slot * engine_slot_blocks(). */
+
 uint32_t engine_slot_blocks(const struct engine *e);
 
 /* Sends a step; its arrays are copied. */
@@ -54,8 +59,15 @@ uint32_t engine_n_pending(const struct engine *e);
 /* The result of the oldest pending step; arrays are valid until the next call. */
 err engine_next(struct engine *e, struct result *out);
 
-/* Asks every rank for its figures. No step may be pending. `*out` [n_ranks] belongs to the
- * engine. */
+/* The same, waiting at most timeout_us, or until wake_fd is readable: *has_result says whether one came. Serves
+ * the job meanwhile (signs of life, figures that were asked for); with no step pending, too. */
+err engine_poll(struct engine *e, int64_t timeout_us, struct result *out, int *has_result);
+
+/* Asks every rank for its figures; the answer comes during engine_poll, in order with the steps. */
+err engine_ask_stats(struct engine *e);
+/* The figures that came last, [n_ranks], and how often they came so far. Belongs to the engine. */
+const struct engine_rank *engine_ranks(const struct engine *e, uint64_t *n_times);
+/* Asks and waits. No step may be pending. */
 err engine_stats(struct engine *e, const struct engine_rank **out);
 
 /* Called by main before a command that runs inside an MPI launch: the link to the

@@ -1,12 +1,6 @@
-/* Sequence: one text being generated. Gives steps (the prompt in pieces, then
- * one token at a time), takes results, edits logits by its history, and knows
- * when to stop. Pure state: whoever owns it moves the steps. One thread.
- *
- *     while (sequence_finish(s) == SEQUENCE_RUNS) {
- *         while (fewer steps under way than the engine holds, and sequence_next gives one) submit it
- *         sequence_commit(s, the oldest result)
- *     }
- */
+/* Sequence: one text being generated, or one being embedded. Knows what it wants of
+ * a step's rows, takes the results, edits logits by its history, and knows when to
+ * stop. Pure state: the scheduler decides when its rows travel, and may compute them again. One thread. */
 #ifndef COORDINATOR_SEQUENCE_H
 #define COORDINATOR_SEQUENCE_H
 
@@ -25,35 +19,62 @@ struct sequence_bias {
     float bias; /* added to the logit; -inf forbids */
 };
 
+/* What becomes of the last hidden states, where no text is asked for. */
+enum sequence_pooling { SEQUENCE_POOL_NONE, SEQUENCE_POOL_MEAN, SEQUENCE_POOL_LAST };
+
 struct sequence_options {
     const struct tokenizer *tokenizer; /* NULL: no text, no end token */
     const int32_t *prompt;             /* [n_prompt], at least one; copied */
     size_t n_prompt;
     uint32_t n_vocab;
-    uint32_t context;    /* prompt and answer together; n_prompt < context */
-    uint32_t max_tokens; /* of the answer */
-    uint32_t rows_max;   /* of a step */
-    uint32_t block_begin; /* its KV blocks follow each other from here */
+    uint32_t context;    /* prompt and answer together; n_prompt < context, or <= where max_tokens is 0 */
+    uint32_t max_tokens; /* of the answer; 0: only the prompt's scores or its embedding */
     float temperature, top_p, min_p;
     uint32_t top_k;
     uint64_t seed;
     float repeat_penalty;                      /* of tokens of prompt and answer */
     float presence_penalty, frequency_penalty; /* of tokens of the answer */
-    const struct sequence_bias *biases;        /* [n_biases] */
+    const struct sequence_bias *biases;        /* [n_biases]; copied */
     size_t n_biases;
-    const char *const *stops; /* [n_stops] texts that end the answer; must outlive it */
+    const char *const *stops; /* [n_stops] texts that end the answer; copied */
     size_t n_stops;
-    int ignores_end; /* end tokens do not end the answer */
+    int ignores_end;          /* end tokens do not end the answer */
+    uint32_t n_top;           /* most probable tokens beside each one, at most TOP_LOGPROBS_MAX */
+    int scores_prompt;        /* the log-probability of every token of the prompt, too */
+    enum sequence_pooling pooling;
+    uint32_t dim;             /* of a hidden state, where pooled */
+    uint32_t rows_max, block_begin; /* of sequence_next */
 };
 
 err sequence_create(const struct sequence_options *o, struct sequence **out);
 void sequence_free(struct sequence *s);
 
-/* The next step, if one may start before more results come: *has_step. Its
- * arrays are valid until the next call. */
+/* The owner's own; NULL at first. */
+void sequence_set_owner(struct sequence *s, void *owner);
+void *sequence_owner(const struct sequence *s);
+
+/* ---- alone, without a scheduler ---- */
 err sequence_next(struct sequence *s, struct step *out, int *has_step);
-/* The result of the oldest step that has none yet. */
 err sequence_commit(struct sequence *s, const struct result *r);
+
+/* ---- for the scheduler ---- */
+
+/* Prompt and answer so far: the rows there are. */
+const int32_t *sequence_rows(const struct sequence *s, size_t *n);
+size_t sequence_n_prompt(const struct sequence *s);
+/* Rows [0, n) give nothing that is still wanted: they need not be computed if their KV blocks are known.
+ * Always less than the number of rows. */
+size_t sequence_n_skippable(const struct sequence *s);
+/* Outputs and edits that rows [begin, end) want. */
+void sequence_wants(const struct sequence *s, size_t begin, size_t end, uint32_t *n_outs, uint32_t *n_edits);
+/* Fills them; row `begin` is row `first_row` of the step, its edits begin at `edit_begin` of the step's. */
+void sequence_want(struct sequence *s, size_t begin, size_t end, uint32_t first_row, uint32_t edit_begin,
+                   struct step_out *outs, struct step_edit *edits);
+/* What came of rows [begin, end): outputs [out_begin, ...) of `r`, as many as it wanted. ERR_REQUEST: the edits left
+ * no token to choose. */
+err sequence_take(struct sequence *s, size_t begin, size_t end, const struct result *r, uint32_t out_begin);
+
+/* ---- for who asked ---- */
 
 enum sequence_finish {
     SEQUENCE_RUNS,
@@ -64,6 +85,21 @@ enum sequence_finish sequence_finish(const struct sequence *s);
 
 /* Tokens chosen so far, an end token included. */
 const int32_t *sequence_tokens(const struct sequence *s, size_t *n);
+
+/* A token with its natural log-probability (NAN: none, the first of a prompt) and the most probable
+ * ones in its place, the best first. */
+struct token_score {
+    int32_t token;
+    float logprob;
+    uint32_t n_top;
+    struct result_top top[TOP_LOGPROBS_MAX];
+};
+/* Of the newest token of the answer; there is one. */
+const struct token_score *sequence_score(const struct sequence *s);
+/* Of the prompt's tokens that are scored so far, in order: [n] of n_prompt, where asked for. */
+const struct token_score *sequence_prompt_scores(const struct sequence *s, size_t *n);
+/* The pooled hidden state [dim], once finished; not normalised. Sums are in double, in order of rows. */
+const float *sequence_embedding(const struct sequence *s);
 
 /* The answer's text so far, whole characters, without what follows a stop text or might yet
  * become one. Only ever grows. */

@@ -10,9 +10,10 @@
 /* Bodies go out as they lie in memory. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little endian");
 _Static_assert(sizeof(struct frame_header) == 16, "frame header");
-_Static_assert(sizeof(struct step_out) == 48, "step_out has gaps");
+_Static_assert(sizeof(struct step_out) == 56, "step_out has gaps");
 _Static_assert(sizeof(struct step_edit) == 16, "step_edit has gaps");
-_Static_assert(sizeof(struct result_out) == 16, "result_out has gaps");
+_Static_assert(sizeof(struct result_top) == 8, "result_top has gaps");
+_Static_assert(sizeof(struct result_out) == 24, "result_out has gaps");
 
 #define PLAN_STAGES_MAX 4096
 #define PLAN_SHARDS_MAX 1024
@@ -25,8 +26,9 @@ struct step_counts {
     uint32_t n_rows, n_table, n_outs, n_edits;
 };
 
+/* Before the arrays of a result: outs, tops, logits, hidden. */
 struct result_counts {
-    uint32_t n_outs, n_logit_rows, n_vocab, zero;
+    uint32_t n_outs, n_logit_rows, n_vocab, n_tops, n_hidden_rows, dim;
 };
 
 static uint64_t round_up_8(uint64_t n) { return (n + 7) & ~(uint64_t)7; }
@@ -70,17 +72,22 @@ err frame_put_step(struct bytes *out, uint32_t id, const struct step *s) {
     return bytes_append(out, s->edits, (size_t)s->n_edits * sizeof *s->edits);
 }
 
+/* Bytes of a result's body, or more than a frame can hold. */
+static uint64_t result_body_bytes(const struct result_counts *c) {
+    uint64_t n_logits = (uint64_t)c->n_logit_rows * c->n_vocab, n_hidden = (uint64_t)c->n_hidden_rows * c->dim;
+    if (n_logits > FRAME_BYTES_MAX / 4 || n_hidden > FRAME_BYTES_MAX / 4) return (uint64_t)FRAME_BYTES_MAX + 1;
+    return sizeof *c + (uint64_t)c->n_outs * sizeof(struct result_out) +
+           (uint64_t)c->n_tops * sizeof(struct result_top) + 4 * (n_logits + n_hidden);
+}
+
 err frame_put_result(struct bytes *out, uint32_t id, const struct result *r) {
-    struct result_counts c = {r->n_outs, r->n_logit_rows, r->n_vocab, 0};
-    uint64_t outs = (uint64_t)r->n_outs * sizeof *r->outs;
-    uint64_t n_logits = (uint64_t)r->n_logit_rows * r->n_vocab;
-    if (n_logits > FRAME_BYTES_MAX / 4)
-        return err_set(ERR_INTERNAL, "%u rows of %u logits are too many for one frame",
-                       r->n_logit_rows, r->n_vocab);
-    TRY(frame_begin(out, FRAME_RESULT, id, sizeof c + outs + 4 * n_logits));
+    struct result_counts c = {r->n_outs, r->n_logit_rows, r->n_vocab, r->n_tops, r->n_hidden_rows, r->dim};
+    TRY(frame_begin(out, FRAME_RESULT, id, result_body_bytes(&c)));
     TRY(bytes_append(out, &c, sizeof c));
-    TRY(bytes_append(out, r->outs, (size_t)outs));
-    return bytes_append(out, r->logits, (size_t)(4 * n_logits));
+    TRY(bytes_append(out, r->outs, (size_t)r->n_outs * sizeof *r->outs));
+    TRY(bytes_append(out, r->tops, (size_t)r->n_tops * sizeof *r->tops));
+    TRY(bytes_append(out, r->logits, (size_t)r->n_logit_rows * r->n_vocab * sizeof *r->logits));
+    return bytes_append(out, r->hidden, (size_t)r->n_hidden_rows * r->dim * sizeof *r->hidden);
 }
 
 err frame_check(const struct frame_header *h) {
@@ -123,7 +130,7 @@ static err check_rows(const struct step *s, const struct step_limits *l) {
 }
 
 static err check_out(const struct step *s, const struct step_out *o, const struct step_limits *l) {
-    const uint32_t known = OUT_SAMPLE | OUT_SCORE | OUT_LOGITS;
+    const uint32_t known = OUT_SAMPLE | OUT_SCORE | OUT_LOGITS | OUT_HIDDEN;
     if (o->row < 0 || (uint32_t)o->row >= s->n_rows)
         return err_set(ERR_INTERNAL, "output of row %d of %u", o->row, s->n_rows);
     if (o->flags & ~known) return err_set(ERR_INTERNAL, "output flags %x", o->flags);
@@ -132,6 +139,8 @@ static err check_out(const struct step *s, const struct step_out *o, const struc
     if (o->edit_begin > o->edit_end || o->edit_end > s->n_edits)
         return err_set(ERR_INTERNAL, "edits %u to %u of %u", o->edit_begin, o->edit_end,
                        s->n_edits);
+    if (o->n_top > TOP_LOGPROBS_MAX)
+        return err_set(ERR_INTERNAL, "%u most probable tokens, at most %d are possible", o->n_top, TOP_LOGPROBS_MAX);
     if (!isfinite(o->temperature) || o->temperature < 0 || isnan(o->top_p) || isnan(o->min_p))
         return err_set(ERR_INTERNAL, "temperature %g, top_p %g, min_p %g", (double)o->temperature,
                        (double)o->top_p, (double)o->min_p);
@@ -194,16 +203,20 @@ err frame_get_result(const void *body, size_t n, struct result *out) {
     struct result_counts c;
     if (n < sizeof c) return err_set(ERR_INTERNAL, "a result of %zu bytes has no counts", n);
     memcpy(&c, body, sizeof c);
-    uint64_t outs = (uint64_t)c.n_outs * sizeof(struct result_out);
-    uint64_t n_logits = (uint64_t)c.n_logit_rows * c.n_vocab; /* below 2^64 */
-    if (n_logits > FRAME_BYTES_MAX / 4 || n != sizeof c + outs + 4 * n_logits ||
-        c.n_logit_rows > c.n_outs)
-        return err_set(ERR_INTERNAL, "a result of %zu bytes with %u outputs, %u rows of %u logits",
-                       n, c.n_outs, c.n_logit_rows, c.n_vocab);
-    const uint8_t *at = (const uint8_t *)body + sizeof c;
-    *out = (struct result){
-        c.n_outs, c.n_logit_rows, c.n_vocab, (const struct result_out *)(const void *)at,
-        (const float *)(const void *)(at + outs)};
+    if (n != result_body_bytes(&c) || c.n_logit_rows > c.n_outs || c.n_hidden_rows > c.n_outs)
+        return err_set(ERR_INTERNAL,
+                       "a result of %zu bytes with %u outputs, %u tops, %u rows of %u logits, %u of %u values", n, c.n_outs, c.n_tops, c.n_logit_rows, c.n_vocab, c.n_hidden_rows, c.dim);
+    struct result r = {.n_outs = c.n_outs, .n_logit_rows = c.n_logit_rows, .n_vocab = c.n_vocab, .n_tops = c.n_tops,
+                       .n_hidden_rows = c.n_hidden_rows, .dim = c.dim};
+    r.outs = (const struct result_out *)(const void *)((const uint8_t *)body + sizeof c);
+    r.tops = (const struct result_top *)(const void *)(r.outs + c.n_outs);
+    r.logits = (const float *)(const void *)(r.tops + c.n_tops);
+    r.hidden = r.logits + (size_t)c.n_logit_rows * c.n_vocab;
+    for (uint32_t i = 0; i < c.n_outs; i++)
+        if (r.outs[i].top_begin > c.n_tops || r.outs[i].n_top > c.n_tops - r.outs[i].top_begin)
+            return err_set(ERR_INTERNAL, "result %u: tops %u and %u more, of %u", i, r.outs[i].top_begin,
+                           r.outs[i].n_top, c.n_tops);
+    *out = r;
     return OK;
 }
 

@@ -25,7 +25,7 @@ enum frame_kind {
                         shard, weight_bytes, kv_bytes, bytes_read, load_s}]; memory of the device */
     FRAME_RESULT,    /* struct result; the id of its step */
     FRAME_PONG,      /* empty: the ping with this id walked through every rank */
-    FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, compute_s, wait_s, share_s, n_steps,
+    FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, rss_bytes, compute_s, wait_s, share_s, n_steps,
                         bytes_sent, bytes_received}]: wait_s for the stage before, share_s for
                         the other shards */
     FRAME_ERROR,     /* JSON {rank, host, code, text}, code as err_name; the job ends after it */
@@ -45,7 +45,8 @@ struct frame_header {
 enum out_flags {
     OUT_SAMPLE = 1, /* choose a token */
     OUT_SCORE = 2,  /* log-probability of `target` */
-    OUT_LOGITS = 4  /* send the raw logits back */
+    OUT_LOGITS = 4, /* send the raw logits back */
+    OUT_HIDDEN = 8  /* send the row's last hidden state back: after the last norm, before the head */
 };
 
 struct step_out {
@@ -58,7 +59,9 @@ struct step_out {
     uint32_t position;  /* of the token that is sampled: the random key */
     uint64_t seed;
     uint32_t edit_begin, edit_end; /* into edits */
-}; /* 48 bytes, no gaps: goes out as it is */
+    uint32_t n_top;     /* most probable tokens to list with OUT_SAMPLE or OUT_SCORE, at most TOP_LOGPROBS_MAX */
+    uint32_t zero;
+}; /* 56 bytes, no gaps: goes out as it is */
 
 /* An edit of one logit before sampling: l += bias; then l /= repeat if l > 0
  * else l *= repeat; then l -= subtract. */
@@ -83,12 +86,22 @@ struct result_out {
     int32_t token;       /* sampled; -1: not asked for, or the edits forbade every token */
     float logprob;       /* of the sampled token, natural log, before temperature and filters, after edits */
     double score;        /* OUT_SCORE: natural log of the target's probability */
+    uint32_t top_begin, n_top; /* into tops */
+};
+
+/* One of the most probable tokens of a row, the best first (the lowest id among equals); its probability is as that
+ * of the sampled one. */
+struct result_top {
+    int32_t token;
+    float logprob;
 };
 
 struct result {
-    uint32_t n_outs, n_logit_rows, n_vocab;
+    uint32_t n_outs, n_logit_rows, n_vocab, n_tops, n_hidden_rows, dim;
     const struct result_out *outs;
+    const struct result_top *tops; /* [n_tops] */
     const float *logits; /* [n_logit_rows, n_vocab], the OUT_LOGITS rows in order, before edits */
+    const float *hidden; /* [n_hidden_rows, dim], the OUT_HIDDEN rows in order */
 };
 
 /* Append a whole frame (header and body) to `out`. */

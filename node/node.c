@@ -95,7 +95,7 @@ static err slot_send(struct node *n, struct slot *s, int to, size_t n_bytes) {
 static err outs_fill(struct node *n, const struct step *step, struct result *r) {
     uint32_t n_vocab = n->program->n_vocab;
     n->raw_logits.len = 0;
-    *r = (struct result){step->n_outs, 0, n_vocab, n->outs, NULL};
+    *r = (struct result){.n_outs = step->n_outs, .n_vocab = n_vocab, .outs = n->outs};
     for (uint32_t i = 0; i < step->n_outs; i++) {
         float *row = n->logits + (size_t)i * n_vocab;
         if (step->outs[i].flags & OUT_LOGITS) {

@@ -296,7 +296,7 @@ static err out_check(const struct step_out *out) {
 
 err sample_row(struct sampler *s, const struct step_out *out, const struct step_edit *edits,
                float *logits, struct result_out *result) {
-    *result = (struct result_out){-1, 0, 0};
+    *result = (struct result_out){.token = -1};
     TRY(out_check(out));
     int32_t best = logits_clean(logits, s->n_vocab);
     if (best < 0) return err_set(ERR_DEVICE, "no finite logit in the row of output %d", out->row);

@@ -39,7 +39,7 @@ complaint() {
   fi
 }
 
-limit=20
+limit=60
 call() { timeout -k 2 $limit "$CARAVAN" "$@" >"$dir/out" 2>"$dir/err" </dev/null; }
 
 # refuses NAME PATTERN args...: must fail, and say PATTERN.

@@ -184,7 +184,7 @@ static void test_result(void **state) {
     (void)state;
     struct result_out ro[] = {{3, -0.5f, -1.25}, {-1, 0, -7}};
     float logits[] = {1, 2, 3, 4, 5, 6};
-    struct result r = {2, 2, 3, ro, logits}, got;
+    struct result r = {.n_outs = 2, .n_logit_rows = 2, .n_vocab = 3, .outs = ro, .logits = logits}, got;
     struct bytes b = {0};
     assert_int_equal(frame_put_result(&b, 9, &r), OK);
     size_t n = b.len - HEADER;
