@@ -205,7 +205,8 @@ err frame_get_result(const void *body, size_t n, struct result *out) {
     memcpy(&c, body, sizeof c);
     if (n != result_body_bytes(&c) || c.n_logit_rows > c.n_outs || c.n_hidden_rows > c.n_outs)
         return err_set(ERR_INTERNAL,
-                       "a result of %zu bytes with %u outputs, %u tops, %u rows of %u logits, %u of %u values", n, c.n_outs, c.n_tops, c.n_logit_rows, c.n_vocab, c.n_hidden_rows, c.dim);
+                       "a result of %zu bytes with %u outputs, %u tops, %u rows of %u logits, %u of %u values", n,
+                       c.n_outs, c.n_tops, c.n_logit_rows, c.n_vocab, c.n_hidden_rows, c.dim);
     struct result r = {.n_outs = c.n_outs, .n_logit_rows = c.n_logit_rows, .n_vocab = c.n_vocab, .n_tops = c.n_tops,
                        .n_hidden_rows = c.n_hidden_rows, .dim = c.dim};
     r.outs = (const struct result_out *)(const void *)((const uint8_t *)body + sizeof c);
