@@ -43,6 +43,8 @@ void engine_use_inside(int link_fd, int n_ranks) {
 
 int engine_n_inside(void) { return inside_ranks; }
 int engine_signal(void) { return supervisor_signal(); }
+void engine_hold_signals(int is_held) { supervisor_hold_signals(is_held); }
+int engine_take_signal(void) { return supervisor_take_signal(); }
 
 int engine_leave_inside(void) {
     if (!inside_is_used && !inside_is_stopped) {
@@ -58,7 +60,7 @@ int engine_leave_inside(void) {
 /* Inside an MPI launch only signals need to be watched for. */
 static err on_quiet_tick(void *context) {
     (void)context;
-    if (!supervisor_signal()) return OK;
+    if (!supervisor_is_interrupted()) return OK;
     return err_set(ERR_JOB, "interrupted by %s", strsignal(supervisor_signal()));
 }
 
@@ -177,7 +179,7 @@ static err explain(struct engine *e, err code) {
     if (e->is_failed || (code != ERR_JOB && code != ERR_TIMEOUT)) return code;
     e->is_failed = 1;
     link_progress_clear(&e->progress);
-    if (supervisor_signal()) return code;
+    if (supervisor_is_interrupted()) return code;
     drain(e);
     if (code == ERR_TIMEOUT && !*e->error) return explain_timeout(e);
     if (e->supervisor) return explain_end(e);

@@ -81,5 +81,8 @@ int engine_n_inside(void);
 
 /* The signal that interrupted the command, or 0. */
 int engine_signal(void);
+/* While held, signals interrupt no wait; who holds them takes them: the one caught since, or 0. */
+void engine_hold_signals(int is_held);
+int engine_take_signal(void);
 
 #endif

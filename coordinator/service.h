@@ -79,9 +79,11 @@ struct service_status {
     enum service_state state;
     char reason[512];           /* of a state that is not ready */
     double load_s, uptime_s;
+    uint64_t loaded_bytes, total_bytes; /* while loading */
     uint32_t n_queued, n_running;
     uint32_t n_blocks, n_blocks_used, n_blocks_cached; /* used: held by sequences; cached: free, with a known prefix */
     uint64_t n_steps;
+    double prompt_tokens_per_s, answer_tokens_per_s; /* of the last seconds */
     uint32_t n_stages, n_shards, n_ranks;
     uint32_t context;           /* of a sequence */
 };

@@ -58,6 +58,18 @@ void supervisor_catch_signals(void) {
 
 int supervisor_signal(void) { return signal_caught; }
 
+static volatile sig_atomic_t is_signal_held;
+
+void supervisor_hold_signals(int is_held) { is_signal_held = is_held; }
+
+int supervisor_take_signal(void) {
+    int number = signal_caught;
+    signal_caught = 0;
+    return number;
+}
+
+int supervisor_is_interrupted(void) { return signal_caught && !is_signal_held; }
+
 /* ---- what the launcher says ---- */
 
 /* mpirun names the first failure only, so a signal it reports is the cause and
@@ -176,7 +188,7 @@ static int launcher_reap(struct supervisor *s) {
 
 static err on_tick(void *context) {
     struct supervisor *s = context;
-    if (signal_caught) return err_set(ERR_JOB, "interrupted by %s", strsignal(signal_caught));
+    if (supervisor_is_interrupted()) return err_set(ERR_JOB, "interrupted by %s", strsignal(signal_caught));
     if (!launcher_reap(s)) return OK;
     if (s->watch.fd >= 0) on_output(s);
     return err_set(ERR_JOB, "the job has ended");

@@ -48,5 +48,10 @@ void supervisor_verdict(const struct supervisor *s, struct verdict *out);
 /* Catches SIGINT, SIGTERM and SIGHUP from now on; the signal caught, or 0. */
 void supervisor_catch_signals(void);
 int supervisor_signal(void);
+/* While held, a signal ends no wait: who holds them looks for it, by taking it. */
+void supervisor_hold_signals(int is_held);
+int supervisor_take_signal(void);
+/* Whether one was caught that waits must end for. */
+int supervisor_is_interrupted(void);
 
 #endif
