@@ -16,6 +16,7 @@
 #define LAUNCH_DEADLINE_S 60  /* from mpirun to the hello of all ranks, at least */
 #define LOAD_DEADLINE_FACTOR 5 /* kernels are built between two signs of progress */
 #define LEAVE_US (5 * SECOND_US)
+#define LOOK_US (SECOND_US / 4) /* between two looks at the clock while waiting */
 #define NODES_FIRST_US (5 * SECOND_US) /* the ranks' own deadlines name the peer: they go first */
 
 struct engine {
@@ -27,8 +28,10 @@ struct engine {
     struct engine_rank *ranks;
     struct link_progress progress;
     uint32_t first_id, next_id;    /* of pending steps: [first_id, next_id) */
-    int64_t begin_us, sent_us, heard_us;
+    int64_t begin_us, sent_us, heard_us, looked_us;
     double load_s;
+    uint64_t n_stats; /* how often figures came */
+    int is_asked;     /* for figures, which have not come yet */
     int is_failed;
     char error[1024]; /* of FRAME_ERROR */
 };
@@ -97,7 +100,7 @@ static void take_error(struct engine *e, const struct frame *f) {
 /* What the job had still said when it ended. */
 static void drain(struct engine *e) {
     struct frame f;
-    while (e->link && link_receive(e->link, 0, &f) == OK)
+    while (e->link && link_receive(e->link, 0, -1, &f) == OK)
         if (f.kind == FRAME_ERROR) take_error(e, &f);
 }
 
@@ -118,10 +121,10 @@ static int find_stopped(const struct engine *e) {
     return -1;
 }
 
-static err explain_timeout(struct engine *e) {
+static err explain_timeout(struct engine *e, const char *text) {
     char who[400];
     int rank = find_stopped(e);
-    if (rank < 0) return ERR_TIMEOUT;
+    if (rank < 0) return err_set(ERR_TIMEOUT, "%s", text);
     return err_set(ERR_TIMEOUT, "%s does not answer: process %d is stopped",
                    rank_text(e, rank, e->ranks[rank].host, who, sizeof who), e->ranks[rank].pid);
 }
@@ -180,10 +183,12 @@ static err explain(struct engine *e, err code) {
     e->is_failed = 1;
     link_progress_clear(&e->progress);
     if (supervisor_is_interrupted()) return code;
+    char text[sizeof e->error];
+    snprintf(text, sizeof text, "%s", err_text()); /* to drain may fail, too */
     drain(e);
-    if (code == ERR_TIMEOUT && !*e->error) return explain_timeout(e);
+    if (code == ERR_TIMEOUT && !*e->error) return explain_timeout(e, text);
     if (e->supervisor) return explain_end(e);
-    return *e->error ? err_set(ERR_JOB, "%s", e->error) : code;
+    return err_set(*e->error ? ERR_JOB : code, "%s", *e->error ? e->error : text);
 }
 
 /* ---- frames ---- */
@@ -197,26 +202,53 @@ static err send_frame(struct engine *e, enum frame_kind kind, const void *body, 
     return link_send(e->link, kind, 0, body, n);
 }
 
-/* The next frame other than pongs, waiting at most limit_us since the last sign of
- * life; a ping every second keeps the job from giving up on this side. */
-static err receive(struct engine *e, int64_t limit_us, int pings, struct frame *out) {
-    e->heard_us = clock_us();
+/* How long to wait for a frame. */
+struct patience {
+    int64_t silence_us; /* of the job, before it counts as lost */
+    int64_t until_us;   /* clock: then without a frame */
+    int wake_fd;        /* the same while this is readable; -1: none */
+    int pings;          /* one every second keeps the job from giving up on this side */
+};
+
+/* The job's silence is that of the time in which somebody listened: not of a suspended process, nor of a
+ * caller that was busy with other things. */
+static err check_silence(struct engine *e, const struct patience *p, int64_t now) {
+    if (now - e->looked_us > SECOND_US) e->heard_us += now - e->looked_us;
+    e->looked_us = now;
+    if (now - e->heard_us > p->silence_us)
+        return err_set(ERR_TIMEOUT, "no answer from the job for %.0f s; --deadline-s may raise the limit",
+                       (double)(now - e->heard_us) * 1e-6);
+    return p->pings && now - e->sent_us >= SECOND_US ? send_frame(e, FRAME_PING, "", 0) : OK;
+}
+
+/* The next frame other than pongs: *has_frame. Every wait for the job ends up here. */
+static err frame_wait(struct engine *e, const struct patience *p, struct frame *out, int *has_frame) {
+    *has_frame = 0;
     for (;;) {
-        err code = link_receive(e->link, SECOND_US, out);
+        int64_t begin = clock_us(), left = p->until_us - begin;
+        int64_t wait = left < LOOK_US ? left : LOOK_US;
+        err code = link_receive(e->link, wait, p->wake_fd, out);
         int64_t now = clock_us();
         if (code == OK) {
-            e->heard_us = now;
+            e->heard_us = e->looked_us = now;
             if (out->kind == FRAME_PONG) continue;
-            if (out->kind != FRAME_ERROR) return OK;
+            *has_frame = out->kind != FRAME_ERROR;
+            if (*has_frame) return OK;
             take_error(e, out);
             return err_set(ERR_JOB, "%s", e->error);
         }
         if (code != ERR_TIMEOUT) return code;
-        if (now - e->heard_us > limit_us)
-            return err_set(ERR_TIMEOUT, "no answer from the job for %.0f s; --deadline-s may raise the limit",
-                           (double)(now - e->heard_us) * 1e-6);
-        if (pings && now - e->sent_us >= SECOND_US) TRY(send_frame(e, FRAME_PING, "", 0));
+        TRY(check_silence(e, p, now));
+        if (now >= p->until_us || now < begin + wait) return OK; /* the time is up, or it was woken */
     }
+}
+
+/* The next frame, however long that takes while the job shows signs of life. */
+static err receive(struct engine *e, int64_t limit_us, int pings, struct frame *out) {
+    const struct patience p = {limit_us, INT64_MAX, -1, pings};
+    int has_frame = 0;
+    while (!has_frame) TRY(frame_wait(e, &p, out, &has_frame));
+    return OK;
 }
 
 static err expect(struct engine *e, enum frame_kind kind, int64_t limit_us, int pings,
@@ -249,7 +281,9 @@ static void rank_take(struct engine_rank *r, const json_t *o) {
     struct { const char *key; uint64_t *at; } counts[] = {
         {"memory_bytes", &r->memory_bytes}, {"weight_bytes", &r->weight_bytes},
         {"kv_bytes", &r->kv_bytes},         {"bytes_read", &r->bytes_read},
-        {"peak_rss_bytes", &r->peak_rss_bytes}, {"n_steps", &r->n_steps}};
+        {"peak_rss_bytes", &r->peak_rss_bytes}, {"rss_bytes", &r->rss_bytes},
+        {"n_steps", &r->n_steps},           {"bytes_sent", &r->bytes_sent},
+        {"bytes_received", &r->bytes_received}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         if (json_object_get(o, counts[i].key)) *counts[i].at = field_u64(o, counts[i].key);
     struct { const char *key; double *at; } times[] = {
@@ -324,9 +358,10 @@ static err load(struct engine *e) {
         if (f.kind == FRAME_READY) break;
         if (f.kind != FRAME_PROGRESS) continue;
         json_t *o = json_loadb(f.body, f.n_bytes, 0, NULL);
-        link_progress_show(&e->progress, "loading", field_u64(o, "loaded_bytes"),
-                           field_u64(o, "total_bytes"), 1);
+        uint64_t loaded = field_u64(o, "loaded_bytes"), total = field_u64(o, "total_bytes");
         json_decref(o);
+        link_progress_show(&e->progress, "loading", loaded, total, 1);
+        if (e->o.on_progress) e->o.on_progress(e->o.context_of_progress, loaded, total);
     }
     link_progress_clear(&e->progress);
     return ranks_take(e, &f);
@@ -353,6 +388,7 @@ static err connect_launched(struct engine *e) {
 static err start(struct engine *e) {
     struct frame f;
     TRY(inside_ranks ? connect_inside(e) : connect_launched(e));
+    e->heard_us = e->looked_us = clock_us();
     TRY(expect(e, FRAME_HELLO, deadline_us(e), 0, &f));
     TRY(ranks_take(e, &f));
     TRY(check_memory(e));
@@ -419,25 +455,81 @@ err engine_submit(struct engine *e, const struct step *s) {
 
 uint32_t engine_n_pending(const struct engine *e) { return e->next_id - e->first_id; }
 
-static err next_result(struct engine *e, struct result *out) {
-    struct frame f;
-    TRY(expect(e, FRAME_RESULT, deadline_us(e), 1, &f));
-    if (f.id != e->first_id)
-        return err_set(ERR_INTERNAL, "the result of step %u came, that of step %u was due", f.id, e->first_id);
-    e->first_id++;
-    return frame_get_result(f.body, f.n_bytes, out);
+static err take_stats(struct engine *e, const struct frame *f) {
+    e->is_asked = 0;
+    e->n_stats++;
+    return ranks_take(e, f);
 }
 
-err engine_next(struct engine *e, struct result *out) { return explain(e, next_result(e, out)); }
+static err take_result(struct engine *e, const struct frame *f, struct result *out) {
+    if (f->kind != FRAME_RESULT || e->first_id == e->next_id)
+        return err_set(ERR_INTERNAL, "the job sent frame %d where %s was expected", f->kind,
+                       e->first_id == e->next_id ? "none" : "a result");
+    if (f->id != e->first_id)
+        return err_set(ERR_INTERNAL, "the result of step %u came, that of step %u was due", f->id, e->first_id);
+    e->first_id++;
+    return frame_get_result(f->body, f->n_bytes, out);
+}
 
-static err take_stats(struct engine *e) {
+static err poll_result(struct engine *e, int64_t until_us, int wake_fd, struct result *out, int *has_result) {
+    const struct patience p = {deadline_us(e), until_us, wake_fd, 1};
     struct frame f;
-    TRY(send_frame(e, FRAME_GET_STATS, "", 0));
-    TRY(expect(e, FRAME_STATS, deadline_us(e), 1, &f));
-    return ranks_take(e, &f);
+    *has_result = 0;
+    for (;;) {
+        int has_frame;
+        TRY(frame_wait(e, &p, &f, &has_frame));
+        if (!has_frame) return OK;
+        if (f.kind == FRAME_STATS) {
+            TRY(take_stats(e, &f));
+            continue;
+        }
+        TRY(take_result(e, &f, out));
+        *has_result = 1;
+        return OK;
+    }
+}
+
+err engine_poll(struct engine *e, int64_t timeout_us, struct result *out, int *has_result) {
+    return explain(e, poll_result(e, clock_us() + timeout_us, e->o.wake_fd, out, has_result));
+}
+
+err engine_next(struct engine *e, struct result *out) {
+    int has_result;
+    return explain(e, poll_result(e, INT64_MAX, -1, out, &has_result));
+}
+
+/* ---- figures ---- */
+
+/* One question at a time: an answer that is still to come will be as good. */
+static err ask_stats(struct engine *e) {
+    if (e->is_asked) return OK;
+    e->is_asked = 1;
+    return send_frame(e, FRAME_GET_STATS, "", 0);
+}
+
+err engine_ask_stats(struct engine *e) { return explain(e, ask_stats(e)); }
+
+static err wait_stats(struct engine *e) {
+    struct frame f;
+    while (e->is_asked) {
+        TRY(expect(e, FRAME_STATS, deadline_us(e), 1, &f));
+        TRY(take_stats(e, &f));
+    }
+    return OK;
+}
+
+static err fresh_stats(struct engine *e) {
+    TRY(wait_stats(e));
+    TRY(ask_stats(e));
+    return wait_stats(e);
 }
 
 err engine_stats(struct engine *e, const struct engine_rank **out) {
     *out = e->ranks;
-    return explain(e, take_stats(e));
+    return explain(e, fresh_stats(e));
+}
+
+const struct engine_rank *engine_ranks(const struct engine *e, uint64_t *n_times) {
+    if (n_times) *n_times = e->n_stats;
+    return e->ranks;
 }

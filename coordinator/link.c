@@ -109,31 +109,22 @@ static err read_frame(struct link *l, int *is_whole) {
 
 /* ---- waiting ---- */
 
-/* Serves the watch after a poll of `fds` [n]; the watch's entry is `at` or -1. */
-static err watch_serve(struct link_watch *w, const struct pollfd *fds, int at) {
+/* Waits for the two descriptors of `own`, and serves the watch. poll passes over -1. */
+static err poll_once(struct link_watch *w, struct pollfd own[2], int timeout_ms) {
+    struct pollfd fds[3] = {own[0], own[1], {.fd = w ? w->fd : -1, .events = POLLIN}};
+    if (poll(fds, 3, timeout_ms < TICK_MS ? timeout_ms : TICK_MS) < 0 && errno != EINTR)
+        return err_set(ERR_INTERNAL, "poll: %s", strerror(errno));
+    own[0] = fds[0];
+    own[1] = fds[1];
     if (!w) return OK;
-    if (at >= 0 && fds[at].revents) TRY(w->on_readable(w->context));
+    if (fds[2].revents) TRY(w->on_readable(w->context));
     return w->on_tick ? w->on_tick(w->context) : OK;
 }
 
-static err poll_once(struct link_watch *w, struct pollfd *own, int timeout_ms) {
-    struct pollfd fds[2] = {*own};
-    nfds_t n = 1;
-    int at = -1;
-    if (w && w->fd >= 0) {
-        at = (int)n;
-        fds[n++] = (struct pollfd){.fd = w->fd, .events = POLLIN};
-    }
-    if (poll(fds, n, timeout_ms < TICK_MS ? timeout_ms : TICK_MS) < 0 && errno != EINTR)
-        return err_set(ERR_INTERNAL, "poll: %s", strerror(errno));
-    *own = fds[0];
-    return watch_serve(w, fds, at);
-}
-
 err link_watch_poll(struct link_watch *watch, int extra_fd, int *extra_is_ready, int timeout_ms) {
-    struct pollfd own = {.fd = extra_fd, .events = POLLIN}; /* poll ignores -1 */
-    err e = poll_once(watch, &own, timeout_ms);
-    if (extra_is_ready) *extra_is_ready = own.revents != 0;
+    struct pollfd own[2] = {{.fd = extra_fd, .events = POLLIN}, {.fd = -1}};
+    err e = poll_once(watch, own, timeout_ms);
+    if (extra_is_ready) *extra_is_ready = own[0].revents != 0;
     return e;
 }
 
@@ -148,12 +139,14 @@ void link_await_close(int fd, int64_t timeout_us) {
     }
 }
 
-/* Waits for the socket until `deadline_us`; then ERR_TIMEOUT. */
-static err link_wait(struct link *l, short events, int64_t deadline_us) {
+/* Waits for the socket until `deadline_us`, or until `wake_fd` is readable; then ERR_TIMEOUT. */
+static err link_wait(struct link *l, short events, int wake_fd, int64_t deadline_us) {
     int64_t left = deadline_us - clock_us();
     if (left <= 0) return err_set(ERR_TIMEOUT, "no answer from the job");
-    struct pollfd own = {.fd = l->fd, .events = events};
-    return poll_once(l->watch, &own, left > TICK_MS * 1000 ? TICK_MS : (int)(left / 1000 + 1));
+    struct pollfd own[2] = {{.fd = l->fd, .events = events}, {.fd = wake_fd, .events = POLLIN}};
+    TRY(poll_once(l->watch, own, left > TICK_MS * 1000 ? TICK_MS : (int)(left / 1000 + 1)));
+    if (own[1].revents && !own[0].revents) return err_set(ERR_TIMEOUT, "woken before the job answered");
+    return OK;
 }
 
 err link_flush(struct link *l, int64_t timeout_us) {
@@ -162,11 +155,11 @@ err link_flush(struct link *l, int64_t timeout_us) {
         write_some(l);
         if (l->is_broken) return link_lost("cannot write");
         if (l->out.len == 0) return OK;
-        TRY(link_wait(l, POLLOUT, deadline_us));
+        TRY(link_wait(l, POLLOUT, -1, deadline_us));
     }
 }
 
-err link_receive(struct link *l, int64_t timeout_us, struct frame *out) {
+err link_receive(struct link *l, int64_t timeout_us, int wake_fd, struct frame *out) {
     int64_t deadline_us = clock_us() + timeout_us;
     int is_whole;
     for (;;) {
@@ -174,7 +167,7 @@ err link_receive(struct link *l, int64_t timeout_us, struct frame *out) {
         TRY(read_frame(l, &is_whole));
         if (is_whole) break;
         write_some(l);
-        TRY(link_wait(l, (short)(POLLIN | (l->out.len ? POLLOUT : 0)), deadline_us));
+        TRY(link_wait(l, (short)(POLLIN | (l->out.len ? POLLOUT : 0)), wake_fd, deadline_us));
     }
     *out = (struct frame){(enum frame_kind)l->header.kind, l->header.id, l->header.n_bytes,
                           l->body.data};

@@ -41,8 +41,9 @@ err link_send_step(struct link *l, uint32_t id, const struct step *s);
 err link_flush(struct link *l, int64_t timeout_us);
 
 /* The next frame, waiting at most timeout_us. ERR_TIMEOUT when none came;
- * ERR_JOB when the other end is closed. */
-err link_receive(struct link *l, int64_t timeout_us, struct frame *out);
+ * ERR_JOB when the other end is closed. While `wake_fd` (-1: none) is readable it does not wait: only then
+ * can ERR_TIMEOUT come early. */
+err link_receive(struct link *l, int64_t timeout_us, int wake_fd, struct frame *out);
 
 /* Reads on, at most timeout_us, until the other side has closed its end of a socket
  * that link_open did not take: closing ours first could cut off frames it has not read. */
