@@ -146,21 +146,27 @@ static err step_run(struct node *n, struct slot *s, const struct frame_header *h
 
 /* ---- other frames ---- */
 
-static uint64_t peak_rss_bytes(void) {
+/* Of this process, now and at most so far. */
+static void rss_bytes(uint64_t *now, uint64_t *peak) {
     FILE *f = fopen("/proc/self/status", "re");
     char line[256];
-    uint64_t kib = 0;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "VmHWM: %lu", &kib) == 1) break;
+    uint64_t n;
+    *now = *peak = 0;
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "VmHWM: %lu", &n) == 1) *peak = n * 1024;
+        if (sscanf(line, "VmRSS: %lu", &n) == 1) *now = n * 1024;
+    }
     if (f) fclose(f);
-    return kib * 1024;
 }
 
 static err stats_put(struct node *n, uint32_t id) {
     struct wire_counts c;
+    uint64_t rss, peak_rss;
     wire_counts(n->w, &c);
-    json_t *o = json_pack("{s:i,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:b}", "rank", n->rank, "peak_rss_bytes",
-                          (json_int_t)peak_rss_bytes(), "compute_s", (double)n->compute_us / 1e6,
+    rss_bytes(&rss, &peak_rss);
+    json_t *o = json_pack("{s:i,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:b}", "rank", n->rank, "peak_rss_bytes",
+                          (json_int_t)peak_rss, "rss_bytes", (json_int_t)rss, "compute_s",
+                          (double)n->compute_us / 1e6,
                           "wait_s", (double)n->wait_us / 1e6, "share_s",
                           (double)share_us(n) / 1e6, "n_steps", (json_int_t)n->n_steps,
                           "bytes_sent", (json_int_t)c.bytes_sent, "bytes_received",
