@@ -206,7 +206,7 @@ static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, int64
     struct streams s = {.n = (uint32_t)t->n_streams};
     err e = NEW(s.owners, engine_depth(t->engine));
     for (uint32_t i = 0; i < s.n && e == OK; i++) {
-        o.block_begin = i * engine_slot_blocks(t->engine);
+        o.block_begin = i * plan_context_blocks(t->prompt_max + t->written_max);
         e = sequence_create(&o, &s.of[i]);
     }
     times_us[0] = clock_us();
@@ -260,7 +260,9 @@ static err job_run(struct bench *t, struct row *rows) {
     struct engine_options o = {
         .config = &t->config, .program = t->model.program, .model = t->model.path,
         .is_reference = t->is_reference, .is_verbose = t->is_verbose,
-        .context = t->prompt_max + t->written_max, .n_slots = (uint32_t)t->n_streams, .rows_max = rows_max(t)};
+        .context = t->prompt_max + t->written_max,
+        .n_blocks = (uint32_t)t->n_streams * plan_context_blocks(t->prompt_max + t->written_max),
+        .rows_max = rows_max(t)};
     const struct engine_rank *ranks;
     TRY(engine_open(&o, &t->engine));
     const struct plan *plan = engine_plan(t->engine);

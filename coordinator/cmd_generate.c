@@ -162,7 +162,7 @@ static err open_engine(struct generate *g) {
     struct engine_options o = {
         .config = &g->config, .program = g->model.program, .model = g->model.path,
         .is_reference = g->is_reference, .is_verbose = g->is_verbose, .context = g->context,
-        .n_slots = 1, .rows_max = g->rows_max};
+        .rows_max = g->rows_max};
     return engine_open(&o, &g->engine);
 }
 

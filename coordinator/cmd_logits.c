@@ -125,7 +125,7 @@ static err logits(struct logits *l, const char *path) {
     struct engine_options o = {
         .config = &l->config, .program = l->model.program, .model = l->model.path,
         .is_reference = l->is_reference, .is_verbose = l->is_verbose, .context = context,
-        .n_slots = 1, .rows_max = l->rows_max};
+        .rows_max = l->rows_max};
     TRY(engine_open(&o, &l->engine));
     TRY(run(l));
     if (!l->is_json) return OK;

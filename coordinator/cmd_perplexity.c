@@ -84,7 +84,7 @@ static err prepare(struct perplexity *x, const char *path) {
     /* A step that begins inside a window touches at most so many. */
     x->n_slots = (x->rows_max + x->window - 3) / (x->window - 1) + 1;
     if (x->n_slots > x->n_windows) x->n_slots = (uint32_t)x->n_windows;
-    uint32_t slot_blocks = (x->window + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    uint32_t slot_blocks = plan_context_blocks(x->window);
     TRY(NEW(x->token, x->rows_max));
     TRY(NEW(x->position, x->rows_max));
     TRY(NEW(x->table_begin, x->rows_max));
@@ -97,7 +97,7 @@ static err prepare(struct perplexity *x, const char *path) {
 /* Rows [begin, begin + n) of the long run. Steps follow each other through every stage
  * in order, so a slot may be used again by a later step while an earlier one is under way. */
 static err submit(struct perplexity *x, uint64_t begin, uint32_t n) {
-    uint32_t slot_blocks = engine_slot_blocks(x->engine);
+    uint32_t slot_blocks = plan_context_blocks(x->window);
     for (uint32_t i = 0; i < n; i++) {
         uint64_t window = (begin + i) / (x->window - 1);
         uint32_t at = (uint32_t)((begin + i) % (x->window - 1));
@@ -153,7 +153,7 @@ static err perplexity(struct perplexity *x, const char *path) {
     struct engine_options o = {
         .config = &x->config, .program = x->model.program, .model = x->model.path,
         .is_reference = x->is_reference, .is_verbose = x->is_verbose, .context = x->window,
-        .n_slots = x->n_slots, .rows_max = x->rows_max};
+        .n_blocks = x->n_slots * plan_context_blocks(x->window), .rows_max = x->rows_max};
     TRY(engine_open(&o, &x->engine));
     int64_t begin_us = clock_us();
     TRY(run(x));

@@ -9,9 +9,13 @@
 #include "coordinator/model.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
+#include "model/limits.h"
+
+#define KV_TOKENS_MAX ((uint64_t)INT32_MAX * KV_BLOCK_TOKENS) /* blocks are numbered by int32 */
 
 struct plan_command {
     struct config config;
+    uint64_t kv_tokens; /* 0: as the key says */
     int wants_program, is_json;
 };
 
@@ -36,9 +40,10 @@ static err print_json(const struct program *p, const struct plan *plan, const st
     json_t *ranks = json_array();
     for (uint32_t r = 0; r < plan->n_ranks; r++)
         json_array_append_new(ranks, cell_json(p, &plan->cells[r]));
-    json_t *root = json_pack("{s:o, s:I, s:I, s:o}", "plan", report_plan(plan), "context",
-                             (json_int_t)plan->context, "rows_max", (json_int_t)plan->rows_max,
-                             "ranks", ranks);
+    json_t *root = json_pack("{s:o, s:I, s:I, s:I, s:o}", "plan", report_plan(plan), "context",
+                             (json_int_t)plan->context, "kv_tokens",
+                             (json_int_t)plan->n_blocks * KV_BLOCK_TOKENS, "rows_max",
+                             (json_int_t)plan->rows_max, "ranks", ranks);
     if (root && ops->len) json_object_set_new(root, "program", json_stringn((char *)ops->data, ops->len));
     return report_print_json(root);
 }
@@ -82,9 +87,13 @@ static err show(const struct plan_command *k, const struct program *p, const str
 static err plan_model(const struct plan_command *k, const struct model *m) {
     const struct config *c = &k->config;
     struct plan_request r = {.n_stages = (uint32_t)c->stages, .n_shards = (uint32_t)c->shards,
-                             .n_ranks = (uint32_t)c->ranks, .n_slots = 1,
+                             .n_ranks = (uint32_t)c->ranks,
                              .rows_max = (uint32_t)c->prefill_chunk};
     TRY(model_context(m, c, &r.context));
+    uint64_t kv_tokens = k->kv_tokens ? k->kv_tokens : c->kv_tokens;
+    if (kv_tokens > KV_TOKENS_MAX)
+        return err_set(ERR_USAGE, "a KV cache of %lu tokens, at most %lu are possible", kv_tokens, KV_TOKENS_MAX);
+    r.n_blocks = (uint32_t)((kv_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
     struct plan *plan;
     TRY(plan_create(m->program, &r, &plan));
     err e = show(k, m->program, plan);
@@ -96,6 +105,8 @@ err cmd_plan(int argc, char **argv) {
     struct plan_command k = {0};
     struct option_result words;
     const struct option own[] = {
+        {"kv-tokens", OPTION_WHOLE, &k.kv_tokens, "tokens",
+         "positions of KV cache for all texts together; without it for one text", 1, (double)KV_TOKENS_MAX},
         {"program", OPTION_SWITCH, &k.wants_program, NULL, "also the list of ops that the model is", 0, 0},
         {"json", OPTION_SWITCH, &k.is_json, NULL, "one JSON object on standard output", 0, 0},
     };

@@ -400,7 +400,7 @@ static err start(struct engine *e) {
 static err make_plan(struct engine *e) {
     const struct config *c = e->o.config;
     struct plan_request r = {(uint32_t)c->stages, (uint32_t)c->shards, (uint32_t)c->ranks,
-                             e->o.context, e->o.n_slots, e->o.rows_max};
+                             e->o.context, e->o.n_blocks, e->o.rows_max};
     if (inside_ranks) {
         if (r.n_ranks && r.n_ranks != (uint32_t)inside_ranks)
             return err_set(ERR_USAGE, "--ranks %u inside a launch of %d ranks; leave it out", r.n_ranks, inside_ranks);
@@ -444,7 +444,6 @@ void engine_close(struct engine *e) {
 const struct plan *engine_plan(const struct engine *e) { return e->plan; }
 double engine_load_s(const struct engine *e) { return e->load_s; }
 uint32_t engine_depth(const struct engine *e) { return e->plan->n_stages + 1; }
-uint32_t engine_slot_blocks(const struct engine *e) { return e->plan->slot_blocks; }
 
 /* ---- steps ---- */
 

@@ -21,7 +21,6 @@ struct engine_options {
     int is_reference;   /* plain C in place of devices */
     int is_verbose;     /* the launcher's own words too */
     uint32_t context;   /* positions of one sequence */
-    uint32_t n_slots;
     uint32_t n_blocks;  /* KV blocks for all sequences; 0: for one */
     uint32_t rows_max;  /* of a step */
     int wake_fd;        /* a wait ends early while this is readable; -1: none */
@@ -50,8 +49,6 @@ const struct plan *engine_plan(const struct engine *e);
 double engine_load_s(const struct engine *e);
 /* Steps that may be under way at once; one more keeps every stage busy. */
 uint32_t engine_depth(const struct engine *e);
-
-uint32_t engine_slot_blocks(const struct engine *e);
 
 /* Sends a step; its arrays are copied. */
 err engine_submit(struct engine *e, const struct step *s);

@@ -206,9 +206,15 @@ static err plan_fill(const struct program *p, struct plan *plan, struct holding 
     return OK;
 }
 
+uint32_t plan_context_blocks(uint32_t context) { return (context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS; }
+
 err plan_create(const struct program *p, const struct plan_request *r, struct plan **out) {
     uint32_t n_stages, n_shards;
     TRY(plan_grid(p, r->n_stages, r->n_shards, r->n_ranks, &n_stages, &n_shards));
+    uint32_t least_blocks = plan_context_blocks(r->context);
+    if (r->n_blocks && r->n_blocks < least_blocks)
+        return err_set(ERR_USAGE, "a KV cache of %lu tokens, but one text alone may take %u (--context)",
+                       (uint64_t)r->n_blocks * KV_BLOCK_TOKENS, r->context);
     struct plan *plan;
     struct holding *scratch = NULL;
     TRY(NEW(plan, 1));
@@ -216,10 +222,8 @@ err plan_create(const struct program *p, const struct plan_request *r, struct pl
     plan->n_shards = n_shards;
     plan->n_ranks = n_stages * n_shards;
     plan->context = r->context;
-    plan->n_slots = r->n_slots;
     plan->rows_max = r->rows_max;
-    plan->slot_blocks = (r->context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-    plan->n_blocks = plan->slot_blocks * r->n_slots;
+    plan->n_blocks = r->n_blocks ? r->n_blocks : least_blocks;
     err e = NEW(scratch, p->n_weights);
     if (e == OK) e = plan_fill(p, plan, scratch);
     free(scratch);
@@ -268,10 +272,30 @@ static int plan_fits(const struct plan *plan, const struct plan_pool *pools, uin
 
 static struct plan_request request_of(const struct plan *plan) {
     return (struct plan_request){plan->n_stages, plan->n_shards, plan->n_ranks,
-                                 plan->context, plan->n_slots, plan->rows_max};
+                                 plan->context, plan->n_blocks, plan->rows_max};
 }
 
-/* The longest context that fits with everything else as it is; 0 if none does. */
+/* The largest cache, in blocks, that fits and holds one sequence; 0 if none does. */
+static uint32_t blocks_that_fit(const struct program *p, const struct plan *plan, const struct plan_pool *pools,
+                                uint32_t n_pools, const uint32_t *pool_of) {
+    uint32_t least = plan_context_blocks(plan->context) - 1, most = plan->n_blocks; /* most does not fit */
+    uint32_t none = least;
+    while (least + 1 < most) {
+        uint32_t middle = least + (most - least) / 2;
+        struct plan_request r = request_of(plan);
+        struct plan *smaller;
+        r.n_blocks = middle;
+        if (plan_create(p, &r, &smaller) != OK) return 0;
+        if (plan_fits(smaller, pools, n_pools, pool_of))
+            least = middle;
+        else
+            most = middle;
+        plan_free(smaller);
+    }
+    return least == none ? 0 : least;
+}
+
+/* The longest context that fits with a cache for one sequence; 0 if none does. */
 static uint32_t context_that_fits(const struct program *p, const struct plan *plan,
                                   const struct plan_pool *pools, uint32_t n_pools,
                                   const uint32_t *pool_of) {
@@ -281,6 +305,7 @@ static uint32_t context_that_fits(const struct program *p, const struct plan *pl
         struct plan_request r = request_of(plan);
         struct plan *smaller;
         r.context = middle * KV_BLOCK_TOKENS;
+        r.n_blocks = 0;
         if (plan_create(p, &r, &smaller) != OK) return 0;
         if (plan_fits(smaller, pools, n_pools, pool_of))
             least = middle;
@@ -368,13 +393,17 @@ static err memory_error(const struct program *p, const struct plan *plan,
     plan_bytes_text(n, need);
     plan_bytes_text(pools[pool].available, have);
     plan_bytes_text(n - pools[pool].available, missing);
-    uint32_t context = context_that_fits(p, plan, pools, n_pools, pool_of);
+    uint32_t is_shared = plan->n_blocks > plan_context_blocks(plan->context); /* the cache, by several */
+    uint32_t blocks = is_shared ? blocks_that_fit(p, plan, pools, n_pools, pool_of) : 0;
+    uint32_t context = blocks ? 0 : context_that_fits(p, plan, pools, n_pools, pool_of);
     uint32_t stages = stages_that_fit(p, plan, pools, n_pools);
-    uint32_t rows = context ? 0 : rows_that_fit(p, plan, pools, n_pools, pool_of);
-    if (context && stages)
-        snprintf(fits, sizeof fits, "a context of %u or %u stages would fit", context, stages);
-    else if (context)
-        snprintf(fits, sizeof fits, "a context of %u would fit", context);
+    uint32_t rows = blocks || context ? 0 : rows_that_fit(p, plan, pools, n_pools, pool_of);
+    uint64_t tokens = blocks ? (uint64_t)blocks * KV_BLOCK_TOKENS : context;
+    const char *what = blocks ? "a KV cache" : is_shared ? "a context and a KV cache" : "a context";
+    if (tokens && stages)
+        snprintf(fits, sizeof fits, "%s of %lu or %u stages would fit", what, tokens, stages);
+    else if (tokens)
+        snprintf(fits, sizeof fits, "%s of %lu would fit", what, tokens);
     else if (rows)
         snprintf(fits, sizeof fits, "steps of %u rows (--prefill-chunk) would fit", rows);
     else if (stages)
@@ -412,9 +441,10 @@ static err print_cell(const struct program *p, const struct plan_cell *c, struct
 }
 
 err plan_print(const struct program *p, const struct plan *plan, struct bytes *out) {
-    TRY(bytes_printf(out, "%u stages x %u shards, context %u, steps of at most %u rows; "
+    TRY(bytes_printf(out, "%u stages x %u shards, context %u, KV cache of %lu tokens, steps of at most %u rows; "
                           "ranges are first-end, end not included\n",
-                     plan->n_stages, plan->n_shards, plan->context, plan->rows_max));
+                     plan->n_stages, plan->n_shards, plan->context,
+                     (uint64_t)plan->n_blocks * KV_BLOCK_TOKENS, plan->rows_max));
     TRY(bytes_printf(out, "%4s %5s %5s  %-9s %-9s %-9s %-13s %10s %10s %10s %10s\n", "rank",
                      "stage", "shard", "layers", "heads", "kv heads", "ff", "weights", "kv",
                      "work", "total"));

@@ -14,7 +14,7 @@
 struct plan_request {
     uint32_t n_stages, n_shards, n_ranks; /* 0: chosen, see plan_grid */
     uint32_t context;  /* positions of one sequence */
-    uint32_t n_slots;  /* sequences that hold cache at once */
+    uint32_t n_blocks; /* KV blocks of all sequences; 0: of one */
     uint32_t rows_max; /* of a step */
 };
 
@@ -30,8 +30,7 @@ struct plan_cell {
 
 struct plan {
     uint32_t n_stages, n_shards, n_ranks; /* rank = stage * n_shards + shard */
-    uint32_t context, n_slots, rows_max;
-    uint32_t slot_blocks, n_blocks; /* KV blocks of a sequence, and of all */
+    uint32_t context, n_blocks, rows_max; /* n_blocks: KV blocks of all sequences */
     uint32_t *layer_begin;          /* [n_stages + 1] */
     float *shares;                  /* [n_shards] */
     struct plan_cell *cells;        /* [n_ranks] */
@@ -43,6 +42,9 @@ struct plan {
  * contradict each other or the model. */
 err plan_grid(const struct program *p, uint32_t stages, uint32_t shards, uint32_t ranks,
               uint32_t *n_stages, uint32_t *n_shards);
+
+/* KV blocks of one sequence of `context` positions. */
+uint32_t plan_context_blocks(uint32_t context);
 
 /* Layers are shared out so that the largest stage is as small as can be, in bytes of
  * weights, embedding and head included; among those, as evenly as can be. */

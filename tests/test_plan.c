@@ -66,7 +66,7 @@ static const struct program *make(uint32_t n_layers, uint32_t n_vocab) {
 
 static struct plan *plan_of(const struct program *p, uint32_t stages, uint32_t shards,
                             uint32_t context) {
-    struct plan_request r = {stages, shards, 0, context, 1, 128};
+    struct plan_request r = {stages, shards, 0, context, 0, 128};
     struct plan *plan = NULL;
     assert_int_equal(plan_create(p, &r, &plan), OK);
     return plan;
@@ -146,7 +146,6 @@ static void test_layers_weighed(void **state) {
 static void test_memory(void **state) {
     (void)state;
     struct plan *plan = plan_of(make(4, 64), 2, 2, 1000);
-    assert_int_equal(plan->slot_blocks, 32);
     assert_int_equal(plan->n_blocks, 32);
     for (uint32_t r = 0; r < 4; r++) {
         const struct plan_cell *c = &plan->cells[r];
@@ -171,14 +170,24 @@ static void test_memory_replicated(void **state) {
     plan_free(plan);
 }
 
-static void test_slots(void **state) {
+/* The cache is for as many sequences as were asked for, one at least. */
+static void test_blocks(void **state) {
     (void)state;
-    struct plan_request r = {1, 1, 0, 33, 3, 128};
+    struct plan_request r = {1, 1, 0, 33, 7, 128};
     struct plan *plan;
+    assert_int_equal(plan_context_blocks(32), 1);
+    assert_int_equal(plan_context_blocks(33), 2);
     assert_int_equal(plan_create(make(1, 64), &r, &plan), OK);
-    assert_int_equal(plan->slot_blocks, 2);
-    assert_int_equal(plan->n_blocks, 6);
+    assert_int_equal(plan->n_blocks, 7);
+    uint64_t seven = plan->cells[0].kv_bytes;
     plan_free(plan);
+    r.n_blocks = 0;
+    assert_int_equal(plan_create(make(1, 64), &r, &plan), OK);
+    assert_int_equal(plan->n_blocks, 2);
+    assert_int_equal(plan->cells[0].kv_bytes * 7, seven * 2);
+    plan_free(plan);
+    r.n_blocks = 1;
+    assert_int_equal(plan_create(make(1, 64), &r, &plan), ERR_USAGE);
 }
 
 static void test_fits(void **state) {
@@ -228,13 +237,30 @@ static void test_what_would_fit(void **state) {
     plan_free(plan);
 }
 
+/* With a cache for several sequences it is the cache that gives way first. */
+static void test_what_cache_would_fit(void **state) {
+    (void)state;
+    struct plan_request r = {1, 1, 0, 1024, 128, 128};
+    struct plan *plan;
+    const uint32_t own[] = {0};
+    assert_int_equal(plan_create(make(8, 64), &r, &plan), OK);
+    const struct plan_cell *c = &plan->cells[0];
+    struct plan_pool pool = {"a", c->weight_bytes + c->work_bytes + c->kv_bytes / 2};
+    assert_int_equal(plan_check_memory(&program, plan, &pool, 1, own), ERR_MEMORY);
+    assert_non_null(strstr(err_text(), "; a KV cache of 2048 or "));
+    pool.available = c->weight_bytes + c->work_bytes + c->kv_bytes / 8; /* half a sequence's */
+    assert_int_equal(plan_check_memory(&program, plan, &pool, 1, own), ERR_MEMORY);
+    assert_non_null(strstr(err_text(), "; a context and a KV cache of "));
+    plan_free(plan);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_grid),           cmocka_unit_test(test_grid_bad),
         cmocka_unit_test(test_layers_even),    cmocka_unit_test(test_layers_weighed),
         cmocka_unit_test(test_memory),         cmocka_unit_test(test_memory_replicated),
-        cmocka_unit_test(test_slots),          cmocka_unit_test(test_fits),
-        cmocka_unit_test(test_what_would_fit),
+        cmocka_unit_test(test_blocks),         cmocka_unit_test(test_fits),
+        cmocka_unit_test(test_what_would_fit), cmocka_unit_test(test_what_cache_would_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
