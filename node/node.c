@@ -95,15 +95,17 @@ static err slot_send(struct node *n, struct slot *s, int to, size_t n_bytes) {
 static err outs_fill(struct node *n, const struct step *step, struct result *r) {
     uint32_t n_vocab = n->program->n_vocab;
     n->raw_logits.len = 0;
-    *r = (struct result){.n_outs = step->n_outs, .n_vocab = n_vocab, .outs = n->outs};
+    *r = (struct result){.n_outs = step->n_outs, .n_vocab = n_vocab, .outs = n->outs, .tops = n->tops};
     for (uint32_t i = 0; i < step->n_outs; i++) {
         float *row = n->logits + (size_t)i * n_vocab;
         if (step->outs[i].flags & OUT_LOGITS) {
             TRY(bytes_append(&n->raw_logits, row, n_vocab * sizeof *row));
             r->n_logit_rows++;
         }
-        err e = sample_row(n->sampler, &step->outs[i], step->edits, row, &n->outs[i]);
+        err e = sample_row(n->sampler, &step->outs[i], step->edits, row, n->tops + r->n_tops, &n->outs[i]);
         if (e != OK && e != ERR_REQUEST) return e; /* a request's mistake harms nobody else */
+        n->outs[i].top_begin = r->n_tops;
+        r->n_tops += n->outs[i].n_top;
     }
     r->logits = (const float *)(const void *)n->raw_logits.data;
     return OK;

@@ -64,6 +64,7 @@ struct node {
     struct sampler *sampler; /* last stage, shard 0 */
     float *logits;           /* [outs, n_vocab] there */
     struct result_out outs[STEP_OUTS_MAX];
+    struct result_top tops[STEP_OUTS_MAX * TOP_LOGPROBS_MAX];
     struct bytes raw_logits, result;
 
     struct slot slots[SLOTS];

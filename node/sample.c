@@ -286,7 +286,22 @@ static int32_t draw(struct sampler *s, const struct step_out *out, const float *
     return draw_one(s, sample_uniform(out->seed, out->position));
 }
 
+/* The best n_top, in order. Few of many: nearly all are refused by one comparison with the last. */
+static uint32_t tops_find(const float *logits, uint32_t n, uint32_t n_top, uint32_t *best) {
+    uint32_t n_best = 0;
+    for (uint32_t i = 0; n_top && i < n; i++) {
+        if (n_best == n_top && !(logits[i] > logits[best[n_best - 1]])) continue;
+        if (logits[i] == -INFINITY) continue;
+        uint32_t at = n_best < n_top ? n_best++ : n_top - 1;
+        for (; at && logits[i] > logits[best[at - 1]]; at--) best[at] = best[at - 1];
+        best[at] = i;
+    }
+    return n_best;
+}
+
 static err out_check(const struct step_out *out) {
+    if (out->n_top > TOP_LOGPROBS_MAX)
+        return err_set(ERR_REQUEST, "%u most probable tokens, at most %d are possible", out->n_top, TOP_LOGPROBS_MAX);
     if (isfinite(out->temperature) && out->temperature >= 0 && !isnan(out->top_p) &&
         !isnan(out->min_p))
         return OK;
@@ -294,8 +309,25 @@ static err out_check(const struct step_out *out) {
                    (double)out->temperature, (double)out->top_p, (double)out->min_p);
 }
 
+/* How the probability of a token is told: of the logits after the edits, all tokens together being 1. */
+struct scale {
+    double largest, log_sum;
+};
+
+static double log_probability(const struct scale *c, const float *logits, int32_t token) {
+    return (double)logits[token] - c->largest - c->log_sum;
+}
+
+static void tops_fill(const struct sampler *s, const struct scale *c, const float *logits, uint32_t n_top,
+                      struct result_top *tops, struct result_out *result) {
+    uint32_t best[TOP_LOGPROBS_MAX];
+    result->n_top = tops_find(logits, s->n_vocab, n_top, best);
+    for (uint32_t i = 0; i < result->n_top; i++)
+        tops[i] = (struct result_top){(int32_t)best[i], (float)log_probability(c, logits, (int32_t)best[i])};
+}
+
 err sample_row(struct sampler *s, const struct step_out *out, const struct step_edit *edits,
-               float *logits, struct result_out *result) {
+               float *logits, struct result_top *tops, struct result_out *result) {
     *result = (struct result_out){.token = -1};
     TRY(out_check(out));
     int32_t best = logits_clean(logits, s->n_vocab);
@@ -306,12 +338,13 @@ err sample_row(struct sampler *s, const struct step_out *out, const struct step_
         if (best < 0) return err_set(ERR_REQUEST, "the logit edits forbid every token");
     }
     if (!(out->flags & (OUT_SAMPLE | OUT_SCORE))) return OK;
-    double largest = (double)logits[best];
-    double log_sum = sample_log(weights_best()(logits, s->n_vocab, largest, 1.0, s->weight));
-    if (out->flags & OUT_SCORE) result->score = (double)logits[out->target] - largest - log_sum;
+    struct scale c = {.largest = (double)logits[best]};
+    c.log_sum = sample_log(weights_best()(logits, s->n_vocab, c.largest, 1.0, s->weight));
+    tops_fill(s, &c, logits, out->n_top, tops, result);
+    if (out->flags & OUT_SCORE) result->score = log_probability(&c, logits, out->target);
     if (!(out->flags & OUT_SAMPLE)) return OK;
-    int32_t token = out->temperature > 0 ? draw(s, out, logits, largest) : best;
+    int32_t token = out->temperature > 0 ? draw(s, out, logits, c.largest) : best;
     result->token = token;
-    result->logprob = (float)((double)logits[token] - largest - log_sum);
+    result->logprob = (float)log_probability(&c, logits, token);
     return OK;
 }

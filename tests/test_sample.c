@@ -18,6 +18,8 @@
 
 static const struct step_out plain = {.flags = OUT_SAMPLE, .temperature = 1, .top_p = 1};
 
+static struct result_top tops[TOP_LOGPROBS_MAX]; /* of the row sampled last */
+
 /* Token sampled from a copy of the row; fails the test on an error. */
 static struct result_out sample(const float *logits, uint32_t n, const struct step_out *o,
                                 const struct step_edit *edits) {
@@ -26,7 +28,7 @@ static struct result_out sample(const float *logits, uint32_t n, const struct st
     float *row = malloc(n * sizeof *row);
     memcpy(row, logits, n * sizeof *row);
     assert_int_equal(sampler_create(n, &s), OK);
-    if (sample_row(s, o, edits, row, &r) != OK) fail_msg("%s", err_text());
+    if (sample_row(s, o, edits, row, tops, &r) != OK) fail_msg("%s", err_text());
     sampler_free(s);
     free(row);
     return r;
@@ -285,20 +287,20 @@ static void test_impossible(void **state) {
     struct result_out r;
     assert_int_equal(sampler_create(3, &s), OK);
     float none[3] = {-INFINITY, NAN, -INFINITY};
-    assert_int_equal(sample_row(s, &plain, NULL, none, &r), ERR_DEVICE);
+    assert_int_equal(sample_row(s, &plain, NULL, none, tops, &r), ERR_DEVICE);
     assert_non_null(strstr(err_text(), "no finite logit"));
     assert_int_equal(r.token, -1);
     struct step_edit ban[3] = {{0, -INFINITY, 1, 0}, {1, -INFINITY, 1, 0}, {2, -INFINITY, 1, 0}};
     struct step_out o = plain;
     o.edit_end = 3;
     float row[3] = {1, 2, 3};
-    assert_int_equal(sample_row(s, &o, ban, row, &r), ERR_REQUEST);
+    assert_int_equal(sample_row(s, &o, ban, row, tops, &r), ERR_REQUEST);
     assert_int_equal(r.token, -1);
     static const float bad[] = {NAN, INFINITY, -1};
     for (int i = 0; i < 3; i++) {
         o = plain;
         o.temperature = bad[i];
-        assert_int_equal(sample_row(s, &o, NULL, row, &r), ERR_REQUEST);
+        assert_int_equal(sample_row(s, &o, NULL, row, tops, &r), ERR_REQUEST);
     }
     sampler_free(s);
 }
@@ -344,6 +346,82 @@ static void test_pinned(void **state) {
     if (hash != PINNED) fail_msg("0x%016llx", (unsigned long long)hash);
 }
 
+/* The rule by a plain sort: larger logits first, then lower ids. */
+static const float *sorted_logits;
+static int compare_tops(const void *a, const void *b) {
+    uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
+    if (sorted_logits[i] != sorted_logits[k]) return sorted_logits[i] > sorted_logits[k] ? -1 : 1;
+    return i < k ? -1 : i > k;
+}
+
+static void check_tops(const float *row, uint32_t n, struct step_out o, uint32_t n_possible) {
+    uint32_t order[512];
+    for (uint32_t i = 0; i < n; i++) order[i] = i;
+    sorted_logits = row;
+    qsort(order, n, sizeof *order, compare_tops);
+    for (o.n_top = 0; o.n_top <= TOP_LOGPROBS_MAX; o.n_top++) {
+        struct result_out r = sample(row, n, &o, NULL);
+        assert_int_equal(r.n_top, o.n_top < n_possible ? o.n_top : n_possible);
+        for (uint32_t i = 0; i < r.n_top; i++) {
+            struct step_out score = {.flags = OUT_SCORE, .target = (int32_t)order[i], .top_p = 1};
+            struct result_top got = tops[i];
+            assert_int_equal(got.token, order[i]);
+            float alone = (float)sample(row, n, &score, NULL).score;
+            assert_memory_equal(&got.logprob, &alone, sizeof alone);
+            if (got.token == r.token) assert_memory_equal(&got.logprob, &r.logprob, sizeof alone);
+        }
+    }
+}
+
+/* Distinct, equal and impossible logits, in every order, while tokens are sampled or scored. */
+static void test_tops(void **state) {
+    (void)state;
+    struct step_out draw = plain, score = {.flags = OUT_SCORE, .target = 0, .top_p = 1};
+    draw.temperature = 1.7f; /* does not matter to them */
+    draw.top_k = 3;
+    for (uint32_t n = 1; n <= 512; n = n * 2 + 1) {
+        float rising[512], falling[512], even[512], mixed[512], rare[512];
+        uint32_t n_rare = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            rising[i] = (float)i * 0.01f;
+            falling[i] = -(float)i * 0.01f;
+            even[i] = 2.5f;
+            mixed[i] = (float)(int)(12 * sample_uniform(n, i)); /* many are equal */
+            int is_possible = i == n - 1 || sample_uniform(n + 1, i) < 0.05;
+            rare[i] = is_possible ? mixed[i] : -INFINITY;
+            n_rare += (uint32_t)is_possible;
+        }
+        check_tops(rising, n, draw, n);
+        check_tops(falling, n, draw, n);
+        check_tops(even, n, score, n);
+        check_tops(mixed, n, draw, n);
+        check_tops(mixed, n, score, n);
+        check_tops(rare, n, draw, n_rare);
+    }
+}
+
+/* They are those after the edits. */
+static void test_tops_of_edited(void **state) {
+    (void)state;
+    struct step_out o = plain;
+    const struct step_edit edits[] = {{1, -INFINITY, 1, 0}, {0, 5, 1, 0}};
+    o.n_top = 4;
+    o.edit_end = 2;
+    struct result_out r = sample((float[]){0, 9, 3}, 3, &o, edits);
+    assert_int_equal(r.n_top, 2);
+    assert_int_equal(tops[0].token, 0);
+    assert_int_equal(tops[1].token, 2);
+    assert_true(fabs(exp((double)tops[0].logprob) + exp((double)tops[1].logprob) - 1) < 1e-6);
+    o.n_top = TOP_LOGPROBS_MAX + 1;
+    struct sampler *s;
+    float row[] = {1, 2};
+    assert_int_equal(sampler_create(2, &s), OK);
+    o.edit_end = 0;
+    assert_int_equal(sample_row(s, &o, NULL, row, tops, &r), ERR_REQUEST);
+    assert_int_equal(r.n_top, 0);
+    sampler_free(s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_philox_known_answers),
@@ -359,6 +437,8 @@ int main(void) {
         cmocka_unit_test(test_impossible),
         cmocka_unit_test(test_extreme_logits),
         cmocka_unit_test(test_pinned),
+        cmocka_unit_test(test_tops),
+        cmocka_unit_test(test_tops_of_edited),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
