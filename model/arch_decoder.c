@@ -66,6 +66,7 @@ err arch_head(struct program *p, const struct gguf *g, const struct decoder_valu
     TRY(arch_value(p, "h.out", AXIS_DIM, &hs));
     TRY(arch_value(p, "logits.part", AXIS_VOCAB, &part));
     TRY(arch_value(p, "logits", AXIS_VOCAB, &p->value_logits));
+    p->value_hidden = hs;
     p->values[xs].rows = p->values[hs].rows = ROWS_OUT;
     p->values[part].rows = p->values[p->value_logits].rows = ROWS_OUT;
     TRY(arch_vector(p, g, &w, AXIS_DIM, p->dim, 0, 0, "output_norm.weight"));

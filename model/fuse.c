@@ -45,7 +45,7 @@ static int is_read_outside(const struct program *p, const struct fused *f, const
         if (op_reads(o, op->out) && !holds(f, o)) return 1;
         if (o->out == op->out) return 0; /* written anew */
     }
-    return op->out == p->value_x; /* it goes on to the next stage */
+    return op->out == p->value_x || op->out == p->value_hidden; /* to the next stage, or to who asked for it */
 }
 
 /* ---- who joins whom ---- */

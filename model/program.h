@@ -132,6 +132,7 @@ struct program {
     struct op *ops;
     uint32_t n_values, n_weights, n_ops;
     int value_x;      /* the value that travels from stage to stage */
+    int value_hidden; /* the last hidden state: after the last norm, before the head; ROWS_OUT */
     int value_logits; /* whole logits, ROWS_OUT */
 };
 

@@ -46,7 +46,8 @@ enum out_flags {
     OUT_SAMPLE = 1, /* choose a token */
     OUT_SCORE = 2,  /* log-probability of `target` */
     OUT_LOGITS = 4, /* send the raw logits back */
-    OUT_HIDDEN = 8  /* send the row's last hidden state back: after the last norm, before the head */
+    OUT_HIDDEN = 8, /* send the row's last hidden state back: after the last norm, before the head */
+    OUT_OF_LOGITS = OUT_SAMPLE | OUT_SCORE | OUT_LOGITS /* what needs the row's logits */
 };
 
 struct step_out {

@@ -91,13 +91,20 @@ static err slot_send(struct node *n, struct slot *s, int to, size_t n_bytes) {
 
 /* ---- a step ---- */
 
-/* Samples what the step wants; raw_logits gets copies of the rows that are sent back. */
-static err outs_fill(struct node *n, const struct step *step, struct result *r) {
-    uint32_t n_vocab = n->program->n_vocab;
-    n->raw_logits.len = 0;
-    *r = (struct result){.n_outs = step->n_outs, .n_vocab = n_vocab, .outs = n->outs, .tops = n->tops};
+/* Samples what the step wants; raw_logits and raw_hidden get copies of the rows that are sent back. */
+static err outs_fill(struct node *n, const struct step *step, const float *hidden, struct result *r) {
+    uint32_t n_vocab = n->program->n_vocab, dim = n->program->dim;
+    n->raw_logits.len = n->raw_hidden.len = 0;
+    *r = (struct result){.n_outs = step->n_outs, .n_vocab = n_vocab, .dim = dim, .outs = n->outs,
+                         .tops = n->tops};
     for (uint32_t i = 0; i < step->n_outs; i++) {
         float *row = n->logits + (size_t)i * n_vocab;
+        n->outs[i] = (struct result_out){.token = -1, .top_begin = r->n_tops};
+        if (step->outs[i].flags & OUT_HIDDEN) {
+            TRY(bytes_append(&n->raw_hidden, hidden + (size_t)i * dim, dim * sizeof *hidden));
+            r->n_hidden_rows++;
+        }
+        if (!(step->outs[i].flags & OUT_OF_LOGITS)) continue; /* there may be none */
         if (step->outs[i].flags & OUT_LOGITS) {
             TRY(bytes_append(&n->raw_logits, row, n_vocab * sizeof *row));
             r->n_logit_rows++;
@@ -108,12 +115,13 @@ static err outs_fill(struct node *n, const struct step *step, struct result *r) 
         r->n_tops += n->outs[i].n_top;
     }
     r->logits = (const float *)(const void *)n->raw_logits.data;
+    r->hidden = (const float *)(const void *)n->raw_hidden.data;
     return OK;
 }
 
-static err step_finish(struct node *n, uint32_t id, const struct step *step) {
+static err step_finish(struct node *n, uint32_t id, const struct step *step, const float *hidden) {
     struct result r;
-    TRY(outs_fill(n, step, &r));
+    TRY(outs_fill(n, step, hidden, &r));
     n->result.len = 0;
     TRY(frame_put_result(&n->result, id, &r));
     return back_put_frame(n, &n->result);
@@ -143,7 +151,7 @@ static err step_run(struct node *n, struct slot *s, const struct frame_header *h
     n->compute_us += clock_us() - start - (share_us(n) - shared_us);
     n->n_steps++;
     if (n->next >= 0) return slot_send(n, s, n->next, hidden_at(h) + rows_bytes);
-    return n->cell.shard == 0 ? step_finish(n, h->id, &step) : OK;
+    return n->cell.shard == 0 ? step_finish(n, h->id, &step, hidden) : OK;
 }
 
 /* ---- other frames ---- */
@@ -341,6 +349,7 @@ static void node_free(struct node *n) {
     gguf_close(n->gguf);
     plan_message_free(&n->plan);
     bytes_free(&n->raw_logits);
+    bytes_free(&n->raw_hidden);
     bytes_free(&n->result);
     back_free(n);
     gate_free(n->gate);

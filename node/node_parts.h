@@ -65,7 +65,7 @@ struct node {
     float *logits;           /* [outs, n_vocab] there */
     struct result_out outs[STEP_OUTS_MAX];
     struct result_top tops[STEP_OUTS_MAX * TOP_LOGPROBS_MAX];
-    struct bytes raw_logits, result;
+    struct bytes raw_logits, raw_hidden, result;
 
     struct slot slots[SLOTS];
     int slot_head, slot_post; /* next message, next slot to post: a ring */

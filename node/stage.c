@@ -280,20 +280,36 @@ static err step_check(const struct stage *s, const struct step *step) {
     return OK;
 }
 
+static int step_wants(const struct step *step, uint32_t flags) {
+    for (uint32_t i = 0; i < step->n_outs; i++)
+        if (step->outs[i].flags & flags) return 1;
+    return 0;
+}
+
+/* What goes on: to the next stage, or to those who asked for it. Logits were read after all else. */
+static err hidden_read(struct stage *s, const struct step *step, int has_logits, float *hidden) {
+    const struct program *p = s->program;
+    if (s->cell.layer_end < p->n_layers)
+        return result_read(s, value(s, p->value_x), (size_t)step->n_rows * p->dim * 4, hidden);
+    size_t n_bytes = s->cell.shard == 0 && step_wants(step, OUT_HIDDEN) ? (size_t)step->n_outs * p->dim * 4 : 0;
+    return n_bytes || !has_logits ? result_read(s, value(s, p->value_hidden), n_bytes, hidden) : OK;
+}
+
 /* Nothing waits but exchanges between shards and the end: what is sent stays until then. */
 err stage_run(struct stage *s, const struct step *step, float *hidden, float *logits) {
     const struct program *p = s->program;
-    size_t hidden_bytes = (size_t)step->n_rows * p->dim * 4;
     TRY(step_check(s, step));
     TRY(places_send(s, step));
     if (s->cell.layer_begin > 0)
-        TRY(STAGE_OPS(s)->buffer_send(s->backend, value(s, p->value_x), 0, hidden_bytes, hidden));
+        TRY(STAGE_OPS(s)->buffer_send(s->backend, value(s, p->value_x), 0,
+                                      (size_t)step->n_rows * p->dim * 4, hidden));
+    int has_logits = step_wants(step, OUT_OF_LOGITS);
     for (uint32_t i = 0; i < s->fusion.n_groups; i++) {
         const struct fused *f = &s->fusion.groups[i];
+        if (f->ops[0] > s->last_norm && !has_logits) break; /* the rest is the head */
         err e = run_group(s, f, step, logits);
         if (e == ERR_TIMEOUT) return e; /* says itself who waited for whom, and in which layer */
         if (e != OK) return err_context(e, "op '%s' of layer %d", op_name(f->ops[0]->kind), f->ops[0]->layer);
     }
-    if (s->cell.layer_end == p->n_layers && step->n_outs) return OK; /* logits were read after all else */
-    return result_read(s, value(s, p->value_x), s->cell.layer_end < p->n_layers ? hidden_bytes : 0, hidden);
+    return hidden_read(s, step, has_logits, hidden);
 }

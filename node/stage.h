@@ -62,7 +62,8 @@ err stage_use_board(struct stage *s, struct board *board);
 
 /* Runs one step. `hidden` [n_rows, dim]: in for every stage but the first, out
  * for every stage but the last. On the last stage's shard 0 `logits`
- * [n_outs, n_vocab] gets the rows of step->outs; elsewhere it is NULL.
+ * [n_outs, n_vocab] gets the rows of step->outs, if any of them needs them, and `hidden` [n_outs, dim]
+ * their last hidden states, if any asks for its own; elsewhere `logits` is NULL.
  * Both have room for rows_max rows. */
 err stage_run(struct stage *s, const struct step *step, float *hidden, float *logits);
 

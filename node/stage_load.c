@@ -268,6 +268,8 @@ static err stage_fill(struct stage *s, const struct gguf *g,
     uint32_t n_shards = s->cell.n_shards;
     cut_make(p, n_shards, s->cell.shard, s->cell.shares, &s->cut);
     TRY(fuse_create(p, s->cell.layer_begin, s->cell.layer_end, &s->fusion));
+    for (uint32_t i = 0; i < p->n_ops; i++)
+        if (p->ops[i].out == p->value_hidden) s->last_norm = &p->ops[i];
     TRY(NEW(s->weights, p->n_weights));
     TRY(NEW(s->values, p->n_values));
     TRY(NEW(s->widths, p->n_values));

@@ -23,6 +23,7 @@ struct stage {
     struct backend *backend;
     const struct program *program;
     struct fusion fusion; /* of the cell's layers */
+    const struct op *last_norm; /* gives the last hidden state; what comes after makes logits of it */
     struct cell cell;
     struct stage_limits limits;
     struct exchange exchange;

@@ -24,6 +24,7 @@ struct grid {
     pthread_barrier_t barrier;
     const float *shared[GRID_SHARDS_MAX];
     uint32_t context;
+    float *last_hidden; /* [n_outs, dim] of the next step that wants them */
 };
 
 struct grid_shard {
@@ -97,11 +98,12 @@ static inline void *grid_thread(void *arg) {
     return NULL;
 }
 
-/* One step through the whole grid; logits [n_outs, n_vocab]. */
+/* One step through the whole grid; logits [n_outs, n_vocab]. What nobody wrote is NaN. */
 static inline err grid_step(struct grid *g, const struct step *step, float *logits) {
     size_t n = (size_t)g->rows_max * g->program->dim;
     float *hidden;
     TRY(NEW(hidden, n * g->n_shards));
+    memset(hidden, 0xff, n * g->n_shards * sizeof *hidden);
     err e = OK;
     for (uint32_t p = 0; p < g->n_stages && e == OK; p++) {
         pthread_t threads[GRID_SHARDS_MAX];
@@ -118,14 +120,15 @@ static inline err grid_step(struct grid *g, const struct step *step, float *logi
             if (s->e != OK) e = err_set(s->e, "%s", s->text);
         }
     }
+    if (g->last_hidden) memcpy(g->last_hidden, hidden, (size_t)step->n_outs * g->program->dim * sizeof *hidden);
     free(hidden);
     return e;
 }
 
-/* Logits of every position of one sequence, prefilled in pieces of `chunk`.
- * Blocks are handed out in a scrambled order, so that paging is tested too. */
-static inline err grid_logits(struct grid *g, const int32_t *tokens, uint32_t n, uint32_t chunk,
-                              float *logits) {
+/* Logits and last hidden states (each may be NULL) of every position of one sequence, prefilled in pieces of
+ * `chunk`. Blocks are handed out in a scrambled order, so that paging is tested too. */
+static inline err grid_rows(struct grid *g, const int32_t *tokens, uint32_t n, uint32_t chunk, float *logits,
+                            float *last_hidden) {
     int32_t table[256], zero[STEP_OUTS_MAX] = {0}, position[STEP_OUTS_MAX];
     uint32_t n_blocks = n / KV_BLOCK_TOKENS + 1;
     for (uint32_t i = 0; i < n_blocks; i++) table[i] = (int32_t)(n_blocks - 1 - i);
@@ -134,11 +137,13 @@ static inline err grid_logits(struct grid *g, const int32_t *tokens, uint32_t n,
         struct step_out outs[STEP_OUTS_MAX];
         for (uint32_t i = 0; i < rows; i++) {
             position[i] = (int32_t)(at + i);
-            outs[i] = (struct step_out){.row = (int32_t)i};
+            outs[i] = (struct step_out){.row = (int32_t)i,
+                                        .flags = (logits ? OUT_LOGITS : 0) | (last_hidden ? OUT_HIDDEN : 0)};
         }
         struct step step = {.n_rows = rows, .n_table = n_blocks, .n_outs = rows, .token = tokens + at,
                             .position = position, .table_begin = zero, .table = table, .outs = outs};
-        TRY(grid_step(g, &step, logits + (size_t)at * g->program->n_vocab));
+        g->last_hidden = last_hidden ? last_hidden + (size_t)at * g->program->dim : NULL;
+        TRY(grid_step(g, &step, logits ? logits + (size_t)at * g->program->n_vocab : NULL));
     }
     return OK;
 }

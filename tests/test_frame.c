@@ -21,8 +21,8 @@ static const struct step_limits limits = {16, 1000, 50, 256};
 static const int32_t tokens[] = {5, 999, 0}, positions[] = {0, 31, 32}, begins[] = {0, 0, 1};
 static const int32_t table[] = {3, 49, 7};
 static const struct step_out outs[] = {
-    {2, OUT_SAMPLE | OUT_SCORE, 17, 0.5f, 40, 0.9f, 0.1f, 33, 0x123456789abcdefull, 0, 2},
-    {0, OUT_LOGITS, 0, 0, 0, 1, 0, 0, 0, 2, 2}};
+    {2, OUT_SAMPLE | OUT_SCORE, 17, 0.5f, 40, 0.9f, 0.1f, 33, 0x123456789abcdefull, 0, 2, 5, 0},
+    {0, OUT_LOGITS | OUT_HIDDEN, 0, 0, 0, 1, 0, 0, 0, 2, 2, 0, 0}};
 static const struct step_edit edits[] = {{7, -INFINITY, 1, 0}, {999, 1, 1.1f, 0.5f}};
 
 static const struct step example = {3, 3, 2, 2, tokens, positions, begins, table, outs, edits};
@@ -133,9 +133,10 @@ static void test_step_bad_values(void **state) {
     WITH(begin[2] = 2);
     WITH(blocks[0] = 50);
     WITH(blocks[0] = -1);
+    WITH(out[0].n_top = TOP_LOGPROBS_MAX + 1);
     WITH(out[0].row = 3);
     WITH(out[0].row = -1);
-    WITH(out[0].flags = 8);
+    WITH(out[0].flags = 16);
     WITH(out[0].target = 1000);
     WITH(out[0].target = -1);
     WITH(out[0].edit_end = 3);
@@ -182,9 +183,11 @@ static void test_random_bytes(void **state) {
 
 static void test_result(void **state) {
     (void)state;
-    struct result_out ro[] = {{3, -0.5f, -1.25}, {-1, 0, -7}};
-    float logits[] = {1, 2, 3, 4, 5, 6};
-    struct result r = {.n_outs = 2, .n_logit_rows = 2, .n_vocab = 3, .outs = ro, .logits = logits}, got;
+    struct result_out ro[] = {{3, -0.5f, -1.25, 0, 2}, {-1, 0, -7, 2, 1}};
+    const struct result_top tops[] = {{3, -0.5f}, {0, -2}, {1, -0.25f}};
+    float logits[] = {1, 2, 3, 4, 5, 6}, hidden[] = {7, 8, 9, 10, 11};
+    struct result r = {.n_outs = 2, .n_logit_rows = 2, .n_vocab = 3, .n_tops = 3, .n_hidden_rows = 1, .dim = 5,
+                       .outs = ro, .tops = tops, .logits = logits, .hidden = hidden}, got;
     struct bytes b = {0};
     assert_int_equal(frame_put_result(&b, 9, &r), OK);
     size_t n = b.len - HEADER;
@@ -193,14 +196,27 @@ static void test_result(void **state) {
     assert_int_equal(got.n_vocab, 3);
     assert_memory_equal(got.outs, ro, sizeof ro);
     assert_memory_equal(got.logits, logits, sizeof logits);
+    assert_int_equal(got.n_tops, 3);
+    assert_memory_equal(got.tops, tops, sizeof tops);
+    assert_int_equal(got.n_hidden_rows, 1);
+    assert_int_equal(got.dim, 5);
+    assert_memory_equal(got.hidden, hidden, sizeof hidden);
     for (size_t k = 0; k < n; k++) {
         uint8_t *copy = copy_of(b.data + HEADER, k);
         assert_int_not_equal(frame_get_result(copy, k, &got), OK);
         free(copy);
     }
-    uint32_t huge[4] = {2, 0x80000000, 0x80000000, 0};
-    memcpy(b.data + HEADER, huge, sizeof huge);
-    assert_int_not_equal(frame_get_result(b.data + HEADER, n, &got), OK);
+    /* n_outs, n_logit_rows, n_vocab, n_tops, n_hidden_rows, dim */
+    const uint32_t wrong[][6] = {{2, 0x80000000, 0x80000000, 0, 0, 0}, {2, 0, 0, 0, 0x80000000, 0x80000000},
+                                 {2, 2, 3, 0xffffffff, 1, 5}, {2, 2, 3, 3, 5, 1}, {2, 3, 2, 3, 1, 5}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        memcpy(b.data + HEADER, wrong[i], sizeof wrong[i]);
+        assert_int_not_equal(frame_get_result(b.data + HEADER, n, &got), OK);
+    }
+    ro[1].top_begin = 3; /* the fourth of three */
+    b.len = 0;
+    assert_int_equal(frame_put_result(&b, 9, &r), OK);
+    assert_int_not_equal(frame_get_result(b.data + HEADER, b.len - HEADER, &got), OK);
     r.n_logit_rows = r.n_vocab = 0xffffffff;
     assert_int_not_equal(frame_put_result(&b, 9, &r), OK);
     bytes_free(&b);

@@ -35,6 +35,24 @@ static const struct golden goldens[] = {
     {"llama-kquants.mixed.gguf", "llama-kquants", 0.05},
 };
 
+/* Norm of the difference over norm. */
+static double error_of(const float *got, const float *want, size_t n) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        difference += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
+        norm += (double)want[i] * (double)want[i];
+    }
+    return sqrt(difference / norm);
+}
+
+/* NAME.extension, n floats. */
+static void floats_read(const char *name, const char *extension, size_t n, struct bytes *out) {
+    char path[256];
+    snprintf(path, sizeof path, FOLDER "%s.%s", name, extension);
+    assert_int_equal(bytes_read_file(out, path), OK);
+    assert_int_equal(out->len, n * sizeof(float));
+}
+
 static uint32_t argmax(const float *x, uint32_t n) {
     uint32_t best = 0;
     for (uint32_t i = 1; i < n; i++)
@@ -52,33 +70,30 @@ static void golden_check(const struct golden *c, const char *device) {
     snprintf(path, sizeof path, FOLDER "%s", c->file);
     err e = grid_open(&g, path, device, 1, 1, 64, 128);
     if (e != OK) fail_msg("%s: %s", path, err_text());
-    uint32_t n_vocab = g.program->n_vocab;
-    float *logits = calloc((size_t)n * n_vocab, sizeof *logits);
-    e = grid_logits(&g, tokens, n, 40, logits);
+    uint32_t n_vocab = g.program->n_vocab, dim = g.program->dim;
+    float *logits = calloc((size_t)n * n_vocab, sizeof *logits), *hidden = calloc((size_t)n * dim, sizeof *hidden);
+    e = grid_rows(&g, tokens, n, 40, logits, hidden);
     if (e != OK) fail_msg("%s: %s", path, err_text());
 
-    struct bytes expected = {0};
-    snprintf(path, sizeof path, FOLDER "%s.logits", c->name);
-    assert_int_equal(bytes_read_file(&expected, path), OK);
-    assert_int_equal(expected.len, (size_t)n * n_vocab * sizeof *logits);
+    struct bytes expected = {0}, expected_hidden = {0};
+    floats_read(c->name, "logits", (size_t)n * n_vocab, &expected);
+    floats_read(c->name, "hidden", dim, &expected_hidden);
     const float *want = (const float *)(const void *)expected.data;
-    double difference = 0, norm = 0;
     uint32_t n_same = 0;
-    for (uint32_t t = 0; t < n; t++) {
-        const float *a = logits + (size_t)t * n_vocab, *b = want + (size_t)t * n_vocab;
-        n_same += argmax(a, n_vocab) == argmax(b, n_vocab);
-        for (uint32_t i = 0; i < n_vocab; i++) {
-            difference += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
-            norm += (double)b[i] * (double)b[i];
-        }
-    }
-    double error = sqrt(difference / norm);
-    print_message("%-28s %-10s error %.2e, same argmax %u/%u\n", c->file,
-                  device ? device : "reference", error, n_same, n);
+    for (size_t t = 0; t < n; t++)
+        n_same += argmax(logits + t * n_vocab, n_vocab) == argmax(want + t * n_vocab, n_vocab);
+    double error = error_of(logits, want, (size_t)n * n_vocab);
+    double hidden_error = error_of(hidden + (size_t)(n - 1) * dim,
+                                   (const float *)(const void *)expected_hidden.data, dim);
+    print_message("%-28s %-10s error %.2e, of the last hidden state %.2e, same argmax %u/%u\n", c->file,
+                  device ? device : "reference", error, hidden_error, n_same, n);
     assert_int_equal(n_same, n);
     assert_true(error <= c->tolerance);
+    assert_true(hidden_error <= c->tolerance);
     free(logits);
+    free(hidden);
     bytes_free(&expected);
+    bytes_free(&expected_hidden);
     grid_close(&g);
 }
 

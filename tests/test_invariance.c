@@ -1,4 +1,4 @@
-/* The contract: the same logits, to the byte, for every grid, every prefill
+/* The contract: the same logits and last hidden states, to the byte, for every grid, every prefill
  * chunking and every backend. The plain-C reference on one cell is the
  * measure. */
 #include <setjmp.h>
@@ -27,7 +27,7 @@ static const struct {
 
 static int32_t tokens[512];
 static uint32_t n_tokens;
-static size_t logits_bytes;
+static size_t n_logits, n_values; /* logits of all rows; they and the last hidden states behind them */
 
 static void tokens_read(size_t model) {
     char path[256];
@@ -37,30 +37,43 @@ static void tokens_read(size_t model) {
 }
 
 static float *run(size_t model, const char *device, uint32_t n_stages, uint32_t n_shards,
-                  uint32_t chunk) {
+                  uint32_t chunk, int has_logits) {
     char path[256];
     struct grid g;
     snprintf(path, sizeof path, FOLDER "%s", models[model].file);
     err e = grid_open(&g, path, device, n_stages, n_shards, 64, 128);
     if (e != OK) fail_msg("%s: %s", path, err_text());
-    logits_bytes = (size_t)n_tokens * g.program->n_vocab * sizeof(float);
-    float *logits = malloc(logits_bytes);
-    e = grid_logits(&g, tokens, n_tokens, chunk, logits);
+    n_logits = (size_t)n_tokens * g.program->n_vocab;
+    n_values = n_logits + (size_t)n_tokens * g.program->dim;
+    float *values = malloc(n_values * sizeof *values);
+    e = grid_rows(&g, tokens, n_tokens, chunk, has_logits ? values : NULL, values + n_logits);
     if (e != OK) fail_msg("%s: %s", path, err_text());
     grid_close(&g);
-    return logits;
+    return values;
+}
+
+static void compare_values(size_t model, const float *expected, const char *device, uint32_t n_stages,
+                           uint32_t n_shards, uint32_t chunk, int has_logits) {
+    float *got = run(model, device, n_stages, n_shards, chunk, has_logits);
+    size_t i = has_logits ? 0 : n_logits;
+    while (i < n_values && memcmp(&got[i], &expected[i], 4) == 0) i++;
+    if (i < n_values)
+        fail_msg("%s on %s, %u stages x %u shards, pieces of %u: %s %zu is %.9g, not %.9g",
+                 models[model].file, device ? device : "reference", n_stages, n_shards, chunk,
+                 i < n_logits ? "logit" : "hidden value", i < n_logits ? i : i - n_logits,
+                 (double)got[i], (double)expected[i]);
+    free(got);
 }
 
 static void compare(size_t model, const float *expected, const char *device, uint32_t n_stages,
                     uint32_t n_shards, uint32_t chunk) {
-    float *got = run(model, device, n_stages, n_shards, chunk);
-    size_t i = 0;
-    while (i < logits_bytes / 4 && memcmp(&got[i], &expected[i], 4) == 0) i++;
-    if (i < logits_bytes / 4)
-        fail_msg("%s on %s, %u stages x %u shards, pieces of %u: value %zu is %.9g, not %.9g",
-                 models[model].file, device ? device : "reference", n_stages, n_shards, chunk, i,
-                 (double)got[i], (double)expected[i]);
-    free(got);
+    compare_values(model, expected, device, n_stages, n_shards, chunk, 1);
+}
+
+/* Steps that want no logits skip the head. */
+static void compare_hidden(size_t model, const float *expected, const char *device, uint32_t n_stages,
+                           uint32_t n_shards, uint32_t chunk) {
+    compare_values(model, expected, device, n_stages, n_shards, chunk, 0);
 }
 
 static void every_grid_and_chunk(void **state) {
@@ -69,9 +82,10 @@ static void every_grid_and_chunk(void **state) {
                                         {4, 1}, {3, 2}, {2, 3}, {1, 16}};
     for (size_t m = 0; m < N_MODELS; m++) {
         tokens_read(m);
-        float *expected = run(m, NULL, 1, 1, 64);
+        float *expected = run(m, NULL, 1, 1, 64, 1);
         compare(m, expected, NULL, 1, 1, 1);
         compare(m, expected, NULL, 1, 1, 7);
+        compare_hidden(m, expected, NULL, 1, 1, 40);
         for (size_t i = 0; i < sizeof grids / sizeof *grids; i++) {
             struct gguf *g;
             uint32_t n_layers;
@@ -85,6 +99,7 @@ static void every_grid_and_chunk(void **state) {
             gguf_close(g);
             if (grids[i][0] > n_layers) continue;
             compare(m, expected, NULL, grids[i][0], grids[i][1], i % 2 ? 64 : 7);
+            if (i % 4 == 1) compare_hidden(m, expected, NULL, grids[i][0], grids[i][1], 7);
         }
         free(expected);
     }
@@ -97,12 +112,14 @@ static void every_device(void **state) {
     assert_int_equal(backend_list(&list, &n), OK);
     for (size_t m = 0; m < N_MODELS; m++) {
         tokens_read(m);
-        float *expected = run(m, NULL, 1, 1, 64);
+        float *expected = run(m, NULL, 1, 1, 64, 1);
         for (uint32_t d = 0; d < n; d++) {
             print_message("%s on %s\n", models[m].file, list[d].platform);
             compare(m, expected, list[d].platform, 1, 1, 40);
             compare(m, expected, list[d].platform, 1, 1, 3);
+            compare_hidden(m, expected, list[d].platform, 1, 1, 40);
             if (m < 2) compare(m, expected, list[d].platform, 1, 3, 7);
+            if (m < 2) compare_hidden(m, expected, list[d].platform, 1, 3, 7);
         }
         free(expected);
     }

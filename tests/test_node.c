@@ -33,7 +33,9 @@
 #define PATIENCE_MS 30000
 #define POCL "Portable Computing Language"
 
-static uint32_t n_layers, n_vocab; /* of MODEL */
+#define N_TOP 3
+
+static uint32_t n_layers, n_vocab, dim; /* of MODEL */
 static const char *device;         /* of the next job; NULL: plain C */
 
 /* A job, and the frame received last. */
@@ -194,21 +196,27 @@ static pid_t job_pid(const struct job *j, size_t rank) {
     return (pid_t)json_integer_value(json_object_get(json_array_get(j->hello, rank), "pid"));
 }
 
-/* Rows [begin, begin + n) of one sequence; all that can be wanted of the last one. */
-static void send_step(struct job *j, uint32_t id, int32_t begin, uint32_t n, float temperature,
+/* Rows [begin, begin + n) of one sequence; `flags` say what is wanted of the last one. */
+static void send_rows(struct job *j, uint32_t id, int32_t begin, uint32_t n, uint32_t flags, float temperature,
                       const struct step_edit *edits, uint32_t n_edits) {
     int32_t token[32], position[32], first[32] = {0}, table[8] = {3, 1, 4, 5, 9, 2, 6, 8};
     for (uint32_t i = 0; i < n; i++) {
         position[i] = begin + (int32_t)i;
         token[i] = (position[i] * 7 + 3) % (int32_t)n_vocab;
     }
-    struct step_out out = {(int32_t)n - 1, OUT_SAMPLE | OUT_SCORE | OUT_LOGITS, 5, temperature, 0, 1, 0,
-                           (uint32_t)begin + n, 99, 0, n_edits};
+    struct step_out out = {(int32_t)n - 1, flags, 5, temperature, 0, 1, 0, (uint32_t)begin + n, 99, 0, n_edits,
+                           N_TOP, 0};
     struct step s = {n, 8, 1, n_edits, token, position, first, table, &out, edits};
     struct bytes b = {0};
     assert_int_equal(frame_put_step(&b, id, &s), OK);
     job_write(j, b.data, b.len);
     bytes_free(&b);
+}
+
+/* All that can be wanted. */
+static void send_step(struct job *j, uint32_t id, int32_t begin, uint32_t n, float temperature,
+                      const struct step_edit *edits, uint32_t n_edits) {
+    send_rows(j, id, begin, n, OUT_SAMPLE | OUT_SCORE | OUT_LOGITS | OUT_HIDDEN, temperature, edits, n_edits);
 }
 
 /* Pongs may come between results: a ping is answered when it has come through every rank. */
@@ -221,6 +229,21 @@ static void expect_result(struct job *j, uint32_t id, struct result *r) {
     assert_int_equal(r->n_outs, 1);
     assert_int_equal(r->n_logit_rows, 1);
     assert_int_equal(r->n_vocab, n_vocab);
+    assert_int_equal(r->n_hidden_rows, 1);
+    assert_int_equal(r->dim, dim);
+}
+
+/* The row once more, for its hidden state alone: the same as beside the logits, `want`. */
+static void check_hidden_alone(struct job *j, uint32_t id, int32_t position, const float *want) {
+    struct result r;
+    send_rows(j, id, position, 1, OUT_HIDDEN, 0, NULL, 0);
+    assert_int_equal(job_receive(j), FRAME_RESULT);
+    assert_int_equal(frame_get_result(j->body, j->h.n_bytes, &r), OK);
+    assert_int_equal(r.n_logit_rows, 0);
+    assert_int_equal(r.n_hidden_rows, 1);
+    assert_int_equal(r.outs[0].token, -1);
+    assert_int_equal(r.outs[0].n_top, 0);
+    assert_memory_equal(r.hidden, want, dim * sizeof *want);
 }
 
 /* A prompt of 32 rows, then more steps than the job may hold, sent at once. Appends all results. */
@@ -235,10 +258,18 @@ static void run_steps(struct job *j, struct bytes *out) {
     for (uint32_t i = 0; i < STEPS; i++) {
         expect_result(j, i, &r);
         assert_in_range(r.outs[0].token, 0, n_vocab - 1);
+        assert_int_equal(r.outs[0].n_top, N_TOP);
+        for (uint32_t k = 1; k < N_TOP; k++) assert_true(r.tops[k - 1].logprob >= r.tops[k].logprob);
+        assert_true(r.tops[0].logprob < 0 && isfinite(r.tops[N_TOP - 1].logprob));
+        for (uint32_t k = 0; k < dim; k++) assert_true(isfinite(r.hidden[k]));
         assert_true(isfinite(r.outs[0].score) && r.outs[0].score < 0);
         bytes_append(out, j->body, j->h.n_bytes);
     }
+    float *hidden = malloc(dim * sizeof *hidden); /* of the last row */
+    memcpy(hidden, r.hidden, dim * sizeof *hidden);
     for (; j->n_pongs < (STEPS - 1) / 4; j->n_pongs++) assert_int_equal(job_receive(j), FRAME_PONG);
+    check_hidden_alone(j, STEPS, 31 + STEPS - 1, hidden);
+    free(hidden);
     job_send(j, FRAME_GET_STATS, 7, "");
     assert_int_equal(job_receive(j), FRAME_STATS);
     assert_int_equal(j->h.id, 7);
@@ -247,7 +278,7 @@ static void run_steps(struct job *j, struct bytes *out) {
     for (size_t i = 0; i < json_array_size(stats); i++) {
         json_t *o = json_array_get(stats, i);
         assert_int_equal(json_integer_value(json_object_get(o, "rank")), i);
-        assert_int_equal(json_integer_value(json_object_get(o, "n_steps")), STEPS);
+        assert_int_equal(json_integer_value(json_object_get(o, "n_steps")), STEPS + 1);
         assert_true(json_integer_value(json_object_get(o, "peak_rss_bytes")) > 1 << 20);
         assert_int_equal(json_is_true(json_object_get(o, "has_board")), device && j->n_shards > 1);
     }
@@ -524,6 +555,7 @@ static int model_read(void **state) {
     if (gguf_open(MODEL, &g) != OK || program_create(g, &p) != OK) return -1;
     n_layers = p->n_layers;
     n_vocab = p->n_vocab;
+    dim = p->dim;
     program_free(p);
     gguf_close(g);
     return 0;

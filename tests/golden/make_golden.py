@@ -390,6 +390,9 @@ def make_model_files(name, spec, out):
     for fmt, tensors in files.items():
         write_gguf(os.path.join(out, "%s.%s.gguf" % (name, fmt.lower())), name, spec, model.config, fmt, tensors)
     logits.numpy().astype("<f4").tofile(os.path.join(out, name + ".logits"))
+    with torch.no_grad():
+        hidden = model.base_model(torch.tensor([row]), use_cache=False).last_hidden_state[0, -1]
+    hidden.numpy().astype("<f4").tofile(os.path.join(out, name + ".hidden"))
     for ext, ids in (("tokens", row), ("next", following)):
         with open(os.path.join(out, "%s.%s" % (name, ext)), "w") as f:
             f.write(",".join(map(str, ids)) + "\n")
