@@ -1,0 +1,190 @@
+/* What the server says about itself and its model, and its tokenizer. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/utf8.h"
+#include "coordinator/api_parts.h"
+
+#define RATE_OVER_S 10
+
+/* ---- GET /v1/models, /v1/models/NAME ---- */
+
+static json_t *write_model(struct api *a) {
+    return json_pack("{s:s, s:s, s:I, s:s, s:I}", "id", a->model, "object", "model", "created",
+                     (json_int_t)a->created_s, "owned_by", "caravan", "max_model_len", (json_int_t)a->context);
+}
+
+err api_models(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
+    static const char folder[] = "/v1/models/";
+    (void)root;
+    if (strncmp(x->path, folder, sizeof folder - 1) != 0) {
+        api_reply(x, 200, json_pack("{s:s, s:[o]}", "object", "list", "data", write_model(a)));
+        return OK;
+    }
+    json_t *asked = json_pack("{s:s}", "model", x->path + sizeof folder - 1);
+    err e = asked ? api_check_model(a, f, asked) : err_set(ERR_REQUEST, "the name of the model is no UTF-8");
+    json_decref(asked);
+    if (e == OK) api_reply(x, 200, write_model(a));
+    return e;
+}
+
+/* ---- POST /tokenize, /detokenize ---- */
+
+/* A token's own text, or its bytes where it is part of a character, as llama.cpp's server has it. */
+static json_t *write_piece(struct api *a, int32_t id) {
+    struct bytes text = {0};
+    json_t *piece = NULL;
+    if (tokenizer_decode_token(a->o.model->tokenizer, id, 1, &text) == OK && bytes_append_str(&text, "") == OK) {
+        piece = json_stringn((char *)text.data, text.len); /* NULL where it is no UTF-8 */
+        if (!piece) piece = json_array();
+        for (size_t i = 0; json_is_array(piece) && i < text.len; i++)
+            json_array_append_new(piece, json_integer(text.data[i]));
+    }
+    bytes_free(&text);
+    return json_pack("{s:I, s:o}", "id", (json_int_t)id, "piece", piece);
+}
+
+static void reply_tokens(struct api *a, struct exchange *x, const struct token_list *tokens, int with_pieces) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < tokens->n; i++)
+        json_array_append_new(list, with_pieces ? write_piece(a, tokens->ids[i]) : json_integer(tokens->ids[i]));
+    api_reply(x, 200, json_pack("{s:o, s:I}", "tokens", list, "count", (json_int_t)tokens->n));
+}
+
+err api_tokenize(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
+    const char *content = NULL, *text = NULL;
+    int add_special = 0, with_pieces = 0;
+    TRY(api_read_text(f, root, "content", &content));
+    TRY(api_read_text(f, root, "text", &text));
+    TRY(api_read_bool(f, root, "add_special", &add_special));
+    TRY(api_read_bool(f, root, "with_pieces", &with_pieces));
+    if (content && text) return api_refuse(f, "text", "give content or text, not both");
+    if (!content && !text) return api_refuse(f, "content", "missing; expected a string");
+    const char *name = content ? "content" : "text", *given = content ? content : text;
+    struct token_list tokens = {0};
+    err e = api_encode(a, f, name, given, strlen(given), add_special, &tokens);
+    if (e == OK) reply_tokens(a, x, &tokens, with_pieces);
+    token_list_free(&tokens);
+    return e;
+}
+
+static err decode(struct api *a, const struct token_list *tokens, struct bytes *out) {
+    struct token_stream s;
+    err e = bytes_append_str(out, "");
+    token_stream_init(&s, a->o.model->tokenizer, 1);
+    for (size_t i = 0; i < tokens->n && e == OK; i++) e = token_stream_push(&s, tokens->ids[i], out);
+    if (e == OK) e = token_stream_finish(&s, out);
+    token_stream_free(&s);
+    return e;
+}
+
+err api_detokenize(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
+    const json_t *ids = api_field(root, "tokens");
+    const struct tokenizer *t = a->o.model->tokenizer;
+    if (!t) return err_set(ERR_UNSUPPORTED, "the model carries no tokenizer");
+    if (!ids) return api_refuse(f, "tokens", "missing; expected an array of tokens");
+    if (!json_is_array(ids)) return api_expected(f, "tokens", "an array of tokens", ids);
+    struct token_list tokens = {0};
+    struct bytes text = {0};
+    err e = api_read_tokens(f, "tokens", ids, (uint32_t)tokenizer_n_vocab(t), &tokens);
+    if (e == OK) e = decode(a, &tokens, &text);
+    if (e == OK) api_reply(x, 200, json_pack("{s:s%}", "content", text.data, text.len));
+    token_list_free(&tokens);
+    bytes_free(&text);
+    return e;
+}
+
+/* ---- GET /health, /ready, /metrics ---- */
+
+static const char *state_name(enum service_state state) {
+    switch (state) {
+    case SERVICE_LOADING: return "loading";
+    case SERVICE_READY: return "ready";
+    case SERVICE_RECOVERING: return "recovering";
+    case SERVICE_DRAINING: return "draining";
+    case SERVICE_ENDED: return "ended";
+    }
+    return "unknown";
+}
+
+/* This thread answers: that is all that is asked. */
+err api_health(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
+    (void)a, (void)root, (void)f;
+    api_reply(x, 200, json_pack("{s:s}", "status", "ok"));
+    return OK;
+}
+
+err api_ready(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
+    struct service_status s;
+    (void)root, (void)f;
+    service_status(a->o.service, &s);
+    if (s.state == SERVICE_READY) {
+        api_reply(x, 200, json_pack("{s:s}", "status", "ready"));
+    } else {
+        exchange_header(x, "Retry-After", "5");
+        api_reply(x, 503, json_pack("{s:s, s:s}", "status", state_name(s.state), "reason", s.reason));
+    }
+    return OK;
+}
+
+err api_metrics(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
+    struct service_status s;
+    struct bytes text = {0};
+    (void)root, (void)f;
+    if (!a->o.metrics) return err_set(ERR_UNSUPPORTED, "no metrics are kept");
+    service_status(a->o.service, &s);
+    json_t *ranks = service_ranks(a->o.service);
+    err e = metrics_print(a->o.metrics, &s, ranks, &text);
+    if (e == OK) exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", text.data, text.len);
+    json_decref(ranks);
+    bytes_free(&text);
+    return e;
+}
+
+/* ---- GET /cluster: for the page ---- */
+
+void api_count_token(struct api *a) {
+    int64_t second = clock_us() / 1000000;
+    size_t i = (size_t)(second % API_RATE_SECONDS);
+    if (a->rate[i].second != second) {
+        a->rate[i].second = second;
+        a->rate[i].n_tokens = 0;
+    }
+    a->rate[i].n_tokens++;
+}
+
+/* Over the last whole seconds. */
+static double tokens_per_s(const struct api *a) {
+    int64_t now = clock_us() / 1000000;
+    uint64_t n = 0;
+    for (size_t i = 0; i < API_RATE_SECONDS; i++)
+        if (a->rate[i].second < now && a->rate[i].second >= now - RATE_OVER_S) n += a->rate[i].n_tokens;
+    return (double)n / RATE_OVER_S;
+}
+
+static json_t *write_queue(const struct service_status *s) {
+    return json_pack("{s:I, s:I}", "queued", (json_int_t)s->n_queued, "running", (json_int_t)s->n_running);
+}
+
+static json_t *write_blocks(const struct service_status *s) {
+    return json_pack("{s:I, s:I, s:I}", "total", (json_int_t)s->n_blocks, "used", (json_int_t)s->n_blocks_used,
+                     "cached", (json_int_t)s->n_blocks_cached);
+}
+
+static json_t *write_plan(const struct service_status *s) {
+    return json_pack("{s:I, s:I, s:I}", "stages", (json_int_t)s->n_stages, "shards", (json_int_t)s->n_shards,
+                     "ranks", (json_int_t)s->n_ranks);
+}
+
+err api_cluster(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
+    struct service_status s;
+    (void)root, (void)f;
+    service_status(a->o.service, &s);
+    json_t *ranks = service_ranks(a->o.service);
+    api_reply(x, 200, json_pack(
+        "{s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:I, s:o, s:o, s:o, s:o}", "model", a->model, "state",
+        state_name(s.state), "reason", s.reason, "context", (json_int_t)a->context, "load_s", s.load_s, "uptime_s",
+        s.uptime_s, "tokens_per_s", tokens_per_s(a), "steps", (json_int_t)s.n_steps, "plan", write_plan(&s), "queue",
+        write_queue(&s), "blocks", write_blocks(&s), "ranks", ranks ? ranks : json_array()));
+    return OK;
+}
