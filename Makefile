@@ -97,9 +97,15 @@ $(BUILD)/kernel_sources.inc: $(CLS)
 	  sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/.*/"&\\n"/' $$f; \
 	  printf '},\n'; done > $@
 
+# The web page, as a C string: found as "coordinator/page.inc" beside the sources' own folders.
+$(BUILD)/coordinator/page.o: $(BUILD)/coordinator/page.inc
+$(BUILD)/coordinator/page.inc: coordinator/page.html
+	@mkdir -p $(dir $@)
+	@sed -e 's/[\\"?]/\\&/g' -e 's/.*/"&\\n"/' $< > $@
+
 # libFuzzer (clang): build-fuzz/fuzz_NAME
 fuzz: $(FUZZERS:tests/%.c=build-fuzz/%) ## fuzzers of the parsers (clang)
-build-fuzz/%: tests/%.c $(SRCS) $(BUILD)/kernel_sources.inc
+build-fuzz/%: tests/%.c $(SRCS) $(BUILD)/kernel_sources.inc $(BUILD)/coordinator/page.inc
 	@mkdir -p build-fuzz
 	$(call quiet,FUZZ)clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< $(SRCS) $(EXT_LIBS)
 

@@ -1,0 +1,7 @@
+#include "coordinator/page.h"
+
+const char page_html[] =
+#include "coordinator/page.inc"
+    ;
+
+const size_t page_html_bytes = sizeof page_html - 1;
