@@ -11,6 +11,7 @@
 #include "coordinator/model.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
+#include "coordinator/scheduler.h"
 #include "coordinator/sequence.h"
 
 #define LIST_MAX 16 /* items of a flag */
@@ -40,7 +41,7 @@ struct bench {
     uint32_t prompt_max, written_max;
     struct model model;
     uint64_t weight_bytes; /* of the file, that a decoded token multiplies */
-    int32_t *tokens;       /* [prompt_max] */
+    int32_t *tokens;       /* [prompt_max + n_streams] stream i reads from i on */
     int64_t *times_us;     /* [n_streams * written_max + 2] of the texts that run */
     struct engine *engine;
     struct link_progress progress;
@@ -102,8 +103,8 @@ static err parse(struct bench *t, int argc, char **argv, struct option_result *w
         {"contexts", OPTION_TEXT, &t->contexts_text, "N,...", "decode with so many positions in the cache", 0, 0},
         {"tokens", OPTION_WHOLE, &t->n_tokens, "N", "tokens to write; default 64", 2, TOKENS_MAX},
         {"repeat", OPTION_WHOLE, &t->n_repeats, "N", "runs of each; default 3", 1, REPEAT_MAX},
-        {"streams", OPTION_WHOLE, &t->n_streams, "N", "texts side by side, a step of each in turn; default 1", 1,
-         STREAMS_MAX},
+        {"streams", OPTION_WHOLE, &t->n_streams, "N", "texts side by side, in as many groups as there are stages; default 1",
+         1, STREAMS_MAX},
         {"json", OPTION_SWITCH, &t->is_json, NULL, "one JSON object on standard output", 0, 0},
         {"reference", OPTION_SWITCH, &t->is_reference, NULL, "compute in plain C, without a device", 0, 0},
         {"verbose", OPTION_SWITCH, &t->is_verbose, NULL, "what the launcher says", 0, 0},
@@ -141,78 +142,79 @@ static err prepare(struct bench *t, const char *path) {
         return err_set(ERR_REQUEST, "%u tokens of prompt and %u written, but the model was made for %u",
                        t->prompt_max, t->written_max, p->n_context);
     t->weight_bytes = weight_bytes(p);
-    TRY(NEW(t->tokens, t->prompt_max));
+    uint32_t n_tokens = t->prompt_max + (uint32_t)t->n_streams;
+    TRY(NEW(t->tokens, n_tokens));
     TRY(NEW(t->times_us, t->n_streams * t->written_max + 2));
-    for (uint32_t i = 0; i < t->prompt_max; i++) t->tokens[i] = (int32_t)((i * UINT64_C(7919) + 11) % p->n_vocab);
+    for (uint32_t i = 0; i < n_tokens; i++) t->tokens[i] = (int32_t)((i * UINT64_C(7919) + 11) % p->n_vocab);
     return OK;
 }
 
 static uint32_t rows_max(const struct bench *t) {
-    return t->prompt_max < t->config.prefill_chunk ? t->prompt_max : (uint32_t)t->config.prefill_chunk;
+    uint64_t n = t->prompt_max > t->n_streams ? t->prompt_max : t->n_streams;
+    return (uint32_t)(n < t->config.prefill_chunk ? n : t->config.prefill_chunk);
 }
 
-/* Texts that are read and written side by side, a step of each in turn. */
+/* Texts that are read and written side by side. Each is a prompt of its own, or blocks would be shared. */
 struct streams {
+    struct scheduler *scheduler;
     struct sequence *of[STREAMS_MAX];
-    uint32_t n, turn;
-    uint32_t *owners; /* [depth] of the steps under way, a ring */
-    uint32_t n_sent, n_done;
-    uint32_t n_begun; /* streams that have a first token */
-    uint64_t n_since; /* tokens since all have */
+    uint32_t n, n_begun; /* streams that have a first token */
+    uint64_t n_since;    /* tokens since all have */
+    int64_t *times_us;   /* when all had a first token, and when each token since came */
+    err taken;
 };
 
-/* Submits as many steps as the engine holds. */
-static err streams_submit(struct bench *t, struct streams *s) {
-    uint32_t depth = engine_depth(t->engine), n_without = 0;
-    while (n_without < s->n && engine_n_pending(t->engine) < depth) {
-        struct step step;
-        int has_step;
-        uint32_t i = s->turn;
-        s->turn = (i + 1) % s->n;
-        TRY(sequence_next(s->of[i], &step, &has_step));
-        n_without = has_step ? 0 : n_without + 1;
-        if (!has_step) continue;
-        s->owners[s->n_sent++ % depth] = i;
-        TRY(engine_submit(t->engine, &step));
+static void on_taken(void *context, struct sequence *q, err e) {
+    struct streams *s = context;
+    size_t n_tokens;
+    sequence_tokens(q, &n_tokens);
+    if (e != OK) s->taken = e;
+    else if (s->n_begun == s->n) s->times_us[++s->n_since] = clock_us();
+    else if (n_tokens == 1 && ++s->n_begun == s->n) s->times_us[0] = clock_us();
+}
+
+static err streams_run(struct bench *t, struct streams *s) {
+    while (scheduler_n_sequences(s->scheduler)) {
+        struct result r;
+        int has_step = 1;
+        while (has_step && engine_n_pending(t->engine) < engine_depth(t->engine)) {
+            struct step step;
+            TRY(scheduler_next(s->scheduler, rows_max(t), &step, &has_step));
+            if (has_step) TRY(engine_submit(t->engine, &step));
+        }
+        TRY(engine_next(t->engine, &r));
+        TRY(scheduler_commit(s->scheduler, &r, on_taken, s));
+        TRY(s->taken);
     }
     return OK;
 }
 
-/* times_us: when all had a first token, and when each token since came. */
-static err streams_run(struct bench *t, struct streams *s, int64_t *times_us) {
-    struct result r;
-    for (;;) {
-        TRY(streams_submit(t, s));
-        if (!engine_n_pending(t->engine)) return OK;
-        TRY(engine_next(t->engine, &r));
-        struct sequence *owner = s->of[s->owners[s->n_done++ % engine_depth(t->engine)]];
-        if (sequence_finish(owner) != SEQUENCE_RUNS) continue;
-        TRY(sequence_commit(owner, &r));
-        if (!r.n_outs) continue;
-        size_t n_tokens;
-        sequence_tokens(owner, &n_tokens);
-        if (s->n_begun == s->n) times_us[++s->n_since] = clock_us();
-        else if (n_tokens == 1 && ++s->n_begun == s->n) times_us[0] = clock_us();
+static err streams_open(struct bench *t, struct streams *s, uint32_t n_prompt, uint32_t n_tokens) {
+    const struct plan *plan = engine_plan(t->engine);
+    struct scheduler_options of_steps = {
+        .n_blocks = plan->n_blocks, .rows_max = rows_max(t), .n_groups = plan->n_stages, .context = plan->context,
+        .n_vocab = t->model.program->n_vocab};
+    struct sequence_options o = {
+        .n_prompt = n_prompt, .n_vocab = t->model.program->n_vocab, .context = n_prompt + n_tokens,
+        .max_tokens = n_tokens, .top_p = 1, .repeat_penalty = 1, .ignores_end = 1};
+    TRY(scheduler_create(&of_steps, &s->scheduler));
+    for (uint32_t i = 0; i < s->n; i++) {
+        o.prompt = t->tokens + i;
+        TRY(sequence_create(&o, &s->of[i]));
+        TRY(scheduler_add(s->scheduler, s->of[i], 0, 0));
     }
+    return OK;
 }
 
-/* Texts of all streams, from the first row of the prompt to the last token. times_us: when they began, and as
- * streams_run has it; *n_since: how many these are. */
+/* Texts of all streams, from the first row of the prompt to the last token. times_us: when they began, when all had
+ * a first token, and when each token since came; *n_since: how many these are. */
 static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, int64_t *times_us, uint64_t *n_since) {
-    struct sequence_options o = {
-        .prompt = t->tokens, .n_prompt = n_prompt, .n_vocab = t->model.program->n_vocab,
-        .context = n_prompt + n_tokens, .max_tokens = n_tokens, .rows_max = rows_max(t),
-        .top_p = 1, .repeat_penalty = 1, .ignores_end = 1};
-    struct streams s = {.n = (uint32_t)t->n_streams};
-    err e = NEW(s.owners, engine_depth(t->engine));
-    for (uint32_t i = 0; i < s.n && e == OK; i++) {
-        o.block_begin = i * plan_context_blocks(t->prompt_max + t->written_max);
-        e = sequence_create(&o, &s.of[i]);
-    }
+    struct streams s = {.n = (uint32_t)t->n_streams, .times_us = times_us + 1};
+    err e = streams_open(t, &s, n_prompt, n_tokens);
     times_us[0] = clock_us();
-    if (e == OK) e = streams_run(t, &s, times_us + 1);
+    if (e == OK) e = streams_run(t, &s);
+    scheduler_free(s.scheduler);
     for (uint32_t i = 0; i < s.n; i++) sequence_free(s.of[i]);
-    free(s.owners);
     *n_since = s.n_since;
     return e;
 }

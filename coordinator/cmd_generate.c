@@ -12,6 +12,7 @@
 #include "coordinator/model.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
+#include "coordinator/scheduler.h"
 #include "coordinator/sequence.h"
 
 #define BIASES_MAX 4096
@@ -29,6 +30,8 @@ struct generate {
     uint64_t seed;
     struct engine *engine;
     struct sequence *sequence;
+    struct scheduler *scheduler;
+    err taken; /* what came of the newest result */
     size_t n_shown; /* bytes of the text that are on standard output */
     int64_t begin_us, first_us, last_us;
 };
@@ -147,7 +150,7 @@ static err create_sequence(struct generate *g) {
         .tokenizer = g->model.tokenizer,
         .prompt = g->prompt_tokens.ids, .n_prompt = g->prompt_tokens.n,
         .n_vocab = g->model.program->n_vocab, .context = g->context,
-        .max_tokens = (uint32_t)c->max_tokens, .rows_max = g->rows_max,
+        .max_tokens = (uint32_t)c->max_tokens,
         .temperature = (float)c->temperature, .top_p = (float)c->top_p, .min_p = (float)c->min_p,
         .top_k = (uint32_t)c->top_k, .seed = g->seed,
         .repeat_penalty = (float)c->repeat_penalty,
@@ -163,7 +166,13 @@ static err open_engine(struct generate *g) {
         .config = &g->config, .program = g->model.program, .model = g->model.path,
         .is_reference = g->is_reference, .is_verbose = g->is_verbose, .context = g->context,
         .rows_max = g->rows_max};
-    return engine_open(&o, &g->engine);
+    TRY(engine_open(&o, &g->engine));
+    const struct plan *plan = engine_plan(g->engine);
+    struct scheduler_options of_steps = {
+        .n_blocks = plan->n_blocks, .rows_max = g->rows_max, .n_groups = plan->n_stages, .context = g->context,
+        .n_vocab = g->model.program->n_vocab};
+    TRY(scheduler_create(&of_steps, &g->scheduler));
+    return scheduler_add(g->scheduler, g->sequence, 0, 0);
 }
 
 /* What became visible of the answer, at once. */
@@ -179,24 +188,29 @@ static err show_text(struct generate *g) {
     return OK;
 }
 
+static void on_taken(void *context, struct sequence *q, err e) {
+    struct generate *g = context;
+    (void)q;
+    g->last_us = clock_us();
+    if (!g->first_us) g->first_us = g->last_us;
+    g->taken = e;
+}
+
 static err take_result(struct generate *g) {
     struct result r;
     TRY(engine_next(g->engine, &r));
-    TRY(sequence_commit(g->sequence, &r));
-    if (r.n_outs) {
-        g->last_us = clock_us();
-        if (!g->first_us) g->first_us = g->last_us;
-    }
+    TRY(scheduler_commit(g->scheduler, &r, on_taken, g));
+    TRY(g->taken);
     return show_text(g);
 }
 
 static err run(struct generate *g) {
     g->begin_us = clock_us();
-    while (sequence_finish(g->sequence) == SEQUENCE_RUNS) {
+    while (scheduler_n_sequences(g->scheduler)) {
         int has_step = 1;
         while (has_step && engine_n_pending(g->engine) < engine_depth(g->engine)) {
             struct step s;
-            TRY(sequence_next(g->sequence, &s, &has_step));
+            TRY(scheduler_next(g->scheduler, g->rows_max, &s, &has_step));
             if (has_step) TRY(engine_submit(g->engine, &s));
         }
         TRY(take_result(g));
@@ -276,9 +290,6 @@ static err generate(struct generate *g, const char *path) {
         bytes_free(&text);
     }
     TRY(run(g));
-    /* Steps that were under way when the answer ended. */
-    struct result r;
-    while (engine_n_pending(g->engine)) TRY(engine_next(g->engine, &r));
     return report(g);
 }
 
@@ -288,6 +299,7 @@ static void generate_end(struct generate *g, err e) {
         fflush(stdout);
     }
     engine_close(g->engine);
+    scheduler_free(g->scheduler);
     sequence_free(g->sequence);
     token_list_free(&g->prompt_tokens);
     model_close(&g->model);

@@ -30,6 +30,7 @@ struct scheduler_options {
     uint32_t n_groups;  /* groups of sequences whose steps follow each other through the pipeline: the stages.
                            So every stage has work; one group at one stage, or weights would be read twice */
     uint32_t context;   /* positions of one sequence; n_blocks hold one at least */
+    uint32_t n_vocab;   /* bounds the edits of a step */
 };
 
 err scheduler_create(const struct scheduler_options *o, struct scheduler **out);

@@ -43,19 +43,15 @@ struct sequence_options {
     int scores_prompt;        /* the log-probability of every token of the prompt, too */
     enum sequence_pooling pooling;
     uint32_t dim;             /* of a hidden state, where pooled */
-    uint32_t rows_max, block_begin; /* of sequence_next */
 };
 
+/* ERR_REQUEST: what is wrong with the options. */
 err sequence_create(const struct sequence_options *o, struct sequence **out);
 void sequence_free(struct sequence *s);
 
 /* The owner's own; NULL at first. */
 void sequence_set_owner(struct sequence *s, void *owner);
 void *sequence_owner(const struct sequence *s);
-
-/* ---- alone, without a scheduler ---- */
-err sequence_next(struct sequence *s, struct step *out, int *has_step);
-err sequence_commit(struct sequence *s, const struct result *r);
 
 /* ---- for the scheduler ---- */
 
@@ -70,9 +66,16 @@ void sequence_wants(const struct sequence *s, size_t begin, size_t end, uint32_t
 /* Fills them; row `begin` is row `first_row` of the step, its edits begin at `edit_begin` of the step's. */
 void sequence_want(struct sequence *s, size_t begin, size_t end, uint32_t first_row, uint32_t edit_begin,
                    struct step_out *outs, struct step_edit *edits);
-/* What came of rows [begin, end): outputs [out_begin, ...) of `r`, as many as it wanted. ERR_REQUEST: the edits left
- * no token to choose. */
-err sequence_take(struct sequence *s, size_t begin, size_t end, const struct result *r, uint32_t out_begin);
+/* What came of rows [begin, end): outputs [out_begin, ...) of `r`, as many as it wanted, and hidden states
+ * [hidden_begin, ...). Rows are taken in order, and none are wanted again before those given out are taken or
+ * dropped. ERR_REQUEST: the edits left no token to choose. */
+err sequence_take(struct sequence *s, size_t begin, size_t end, const struct result *r, uint32_t out_begin,
+                  uint32_t hidden_begin);
+/* n more rows of the prompt were not computed, since their blocks were known. */
+void sequence_count_cached(struct sequence *s, size_t n);
+/* The scheduler's own; NULL at first. */
+void sequence_set_place(struct sequence *s, void *place);
+void *sequence_place(const struct sequence *s);
 
 /* ---- for who asked ---- */
 
@@ -82,6 +85,9 @@ enum sequence_finish {
     SEQUENCE_LENGTH /* max_tokens, or the context is full */
 };
 enum sequence_finish sequence_finish(const struct sequence *s);
+
+/* Tokens of the prompt that were not computed, since their blocks were known. */
+size_t sequence_n_cached(const struct sequence *s);
 
 /* Tokens chosen so far, an end token included. */
 const int32_t *sequence_tokens(const struct sequence *s, size_t *n);
