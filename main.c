@@ -35,10 +35,12 @@ struct command {
 
 static err cmd_bench(int argc, char **argv);
 static err cmd_help(int argc, char **argv);
+static err cmd_serve_here(int argc, char **argv);
 static err cmd_tune_here(int argc, char **argv);
 static err cmd_version(int argc, char **argv);
 
 static const struct command commands[] = {
+    {"serve", KIND_JOB, cmd_serve_here, NULL, "a server with OpenAI's API, and a page to chat with"},
     {"generate", KIND_JOB, cmd_generate, NULL, "continue a text"},
     {"logits", KIND_JOB, cmd_logits, NULL, "write the logits of every position of given tokens"},
     {"perplexity", KIND_JOB, cmd_perplexity, NULL, "how well a model predicts a text file"},
@@ -79,6 +81,8 @@ static err cmd_version(int argc, char **argv) {
     printf("caravan %s (%s)\n", VERSION, CARAVAN_COMMIT);
     return OK;
 }
+
+static err cmd_serve_here(int argc, char **argv) { return cmd_serve(argc, argv, CARAVAN_COMMIT); }
 
 static err cmd_tune_here(int argc, char **argv) { return cmd_tune(argc, argv, CARAVAN_COMMIT); }
 

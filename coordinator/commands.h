@@ -15,6 +15,8 @@ err cmd_config(int argc, char **argv);
 err cmd_inspect(int argc, char **argv);
 err cmd_tokenize(int argc, char **argv);
 err cmd_detokenize(int argc, char **argv);
+/* `caravan serve`; `commit` is what the API calls its fingerprint. */
+err cmd_serve(int argc, char **argv, const char *commit);
 /* `caravan bench generate`; `commit` is printed. */
 err cmd_bench_generate(int argc, char **argv, const char *commit);
 /* `caravan bench compare`; the same. */

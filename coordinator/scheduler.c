@@ -297,7 +297,8 @@ err scheduler_commit(struct scheduler *s, const struct result *r,
 
 void scheduler_counts(const struct scheduler *s, struct scheduler_counts *out) {
     *out = (struct scheduler_counts){
-        .n_waiting = waiting_n(s->waiting), .n_running = s->n_running, .n_blocks_used = blocks_n_used(s->blocks),
+        .n_waiting = waiting_n(s->waiting), .n_running = s->n_running,
+        .n_decoding = s->n_decoding, .n_blocks_used = blocks_n_used(s->blocks),
         .n_blocks_cached = blocks_n_cached(s->blocks), .n_preemptions = s->n_preemptions,
         .n_prefix_tokens = s->n_prefix_tokens, .n_prefill_tokens = s->n_prefill_tokens,
         .n_decode_tokens = s->n_decode_tokens};

@@ -44,7 +44,7 @@ void scheduler_remove(struct scheduler *s, struct sequence *q);
 
 /* The next step, if one may start before more results come: *has_step. Its arrays are valid until
  * the next call. At most prefill_rows of its rows are of prompts that leave other sequences waiting; with none
- * decoding a step may be full. */
+ * decoding a step may be full. (0 now and then is fine; always would keep prompts from being read.) */
 err scheduler_next(struct scheduler *s, uint32_t prefill_rows, struct step *out, int *has_step);
 
 /* The result of the oldest step that has none yet. `each` hears of every sequence that this
@@ -58,6 +58,7 @@ void scheduler_reset(struct scheduler *s);
 
 struct scheduler_counts {
     uint32_t n_waiting, n_running;
+    uint32_t n_decoding;       /* of those that run: their prompts are computed */
     uint32_t n_blocks_used, n_blocks_cached; /* held by sequences; free, but their contents are known */
     uint64_t n_preemptions;
     uint64_t n_prefix_tokens;  /* of prompts, not computed since their blocks were known */

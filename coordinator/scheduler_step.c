@@ -214,7 +214,6 @@ static uint32_t prompt_room(const struct scheduler *s, uint32_t prefill_rows) {
     uint32_t room = s->o.rows_max - s->n_rows;
     if (!s->n_decoding) return room;
     if (!s->n_rows && s->n_flights >= s->o.n_groups) return 0;
-    if (!prefill_rows) prefill_rows = 1; /* or a prompt would never be read */
     return prefill_rows < room ? prefill_rows : room;
 }
 

@@ -27,6 +27,9 @@ struct service_options {
     void *context;
 };
 
+/* KV blocks of all texts: what `kv_tokens` asks for, or some of the longest context; one such always fits. */
+uint32_t service_count_blocks(const struct config *c, uint32_t context);
+
 /* Starts the thread, which launches the job and loads the model. */
 err service_open(const struct service_options *o, struct service **out);
 /* Ends what runs (no more events), the job and the thread. NULL is fine. */

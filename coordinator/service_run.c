@@ -1,0 +1,398 @@
+/* The service's thread: launches the job, keeps steps under way, turns results into
+ * events, and launches again when the job is lost. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "coordinator/report.h"
+#include "coordinator/service_parts.h"
+
+#define STATS_EVERY_US 1000000
+#define POLL_US 100000         /* signals and closing are looked for so often */
+#define RELAUNCH_TRIES 3       /* without a single result between */
+#define RELAUNCH_PAUSE_US 500000
+
+/* ---- events ---- */
+
+static err event_new(const struct ticket *t, enum service_event_kind kind, struct service_event **out) {
+    TRY(NEW(*out, 1));
+    (*out)->id = t->id;
+    (*out)->kind = kind;
+    return OK;
+}
+
+/* The text that became visible since the last event. */
+static err event_take_text(struct ticket *t, struct service_event *e) {
+    size_t n;
+    const char *text = sequence_text(t->sequence, &n);
+    TRY(NEW(e->text, n - t->n_told + 1));
+    e->n_text = n - t->n_told;
+    memcpy(e->text, text + t->n_told, e->n_text);
+    t->n_told = n;
+    return OK;
+}
+
+static err event_take_tokens(struct service_event *e, const struct token_score *tokens, size_t n) {
+    TRY(NEW(e->tokens, n));
+    memcpy(e->tokens, tokens, n * sizeof *tokens);
+    e->n_tokens = (uint32_t)n;
+    return OK;
+}
+
+static err tell_prompt(struct service *s, struct ticket *t) {
+    size_t n, n_prompt = sequence_n_prompt(t->sequence);
+    const struct token_score *scores = sequence_prompt_scores(t->sequence, &n);
+    if (t->has_told_prompt || !scores || n < n_prompt) return OK;
+    t->has_told_prompt = 1;
+    struct service_event *e;
+    TRY(event_new(t, SERVICE_PROMPT, &e));
+    err code = event_take_tokens(e, scores, n);
+    if (code == OK) service_tell(s, e);
+    else service_event_free(e);
+    return code;
+}
+
+static err tell_token(struct service *s, struct ticket *t) {
+    struct service_event *e;
+    TRY(event_new(t, SERVICE_TOKEN, &e));
+    err code = event_take_tokens(e, sequence_score(t->sequence), 1);
+    if (code == OK) code = event_take_text(t, e);
+    if (code == OK) service_tell(s, e);
+    else service_event_free(e);
+    return code;
+}
+
+static err tell_embedding(struct service *s, struct ticket *t, uint32_t dim) {
+    const float *pooled = sequence_embedding(t->sequence);
+    if (!pooled) return OK;
+    struct service_event *e;
+    TRY(event_new(t, SERVICE_EMBEDDING, &e));
+    err code = NEW(e->values, dim);
+    if (code == OK) {
+        memcpy(e->values, pooled, dim * sizeof *pooled);
+        e->n_values = dim;
+        service_tell(s, e);
+    } else {
+        service_event_free(e);
+    }
+    return code;
+}
+
+static err tell_done(struct service *s, struct ticket *t) {
+    struct service_event *e;
+    size_t n_answer;
+    TRY(event_new(t, SERVICE_DONE, &e));
+    err code = event_take_text(t, e);
+    if (code != OK) {
+        service_event_free(e);
+        return code;
+    }
+    sequence_tokens(t->sequence, &n_answer);
+    e->finish = sequence_finish(t->sequence);
+    e->n_prompt = (uint32_t)sequence_n_prompt(t->sequence);
+    e->n_cached = (uint32_t)sequence_n_cached(t->sequence);
+    e->n_answer = (uint32_t)n_answer;
+    service_tell(s, e);
+    return OK;
+}
+
+/* Without memory for the event the request would hang: its place in the queue goes to a plain one. */
+static void tell_failed(struct service *s, struct ticket *t, err code, const char *text) {
+    struct service_event *e;
+    while (event_new(t, SERVICE_FAILED, &e) != OK) clock_sleep_us(POLL_US);
+    e->code = code;
+    e->text = strdup(text);
+    e->n_text = e->text ? strlen(e->text) : 0;
+    service_tell(s, e);
+}
+
+/* ---- tickets ---- */
+
+static void ticket_keep(struct service *s, struct ticket *t) {
+    t->next = &s->tickets;
+    t->before = s->tickets.before;
+    t->before->next = t->next->before = t;
+}
+
+static void ticket_drop(struct ticket *t) {
+    t->before->next = t->next;
+    t->next->before = t->before;
+    ticket_free(t);
+}
+
+static void ticket_fail(struct service *s, struct ticket *t, err code) {
+    tell_failed(s, t, code, *err_text() ? err_text() : err_name(code));
+    ticket_drop(t);
+}
+
+/* Something came of its rows, or it failed; the scheduler has let go of one that is over. */
+static void on_taken(void *service, struct sequence *q, err code) {
+    struct service *s = service;
+    struct ticket *t = sequence_owner(q);
+    size_t n_answer;
+    if (code == OK) code = tell_prompt(s, t);
+    sequence_tokens(q, &n_answer);
+    if (code == OK && n_answer > t->n_answer) {
+        t->n_answer = n_answer;
+        s->n_answer_tokens++;
+        code = tell_token(s, t);
+    }
+    if (code != OK) {
+        scheduler_remove(s->scheduler, q);
+        ticket_fail(s, t, code);
+    } else if (sequence_finish(q) != SEQUENCE_RUNS) {
+        code = tell_embedding(s, t, s->o.model->program->dim);
+        if (code == OK) code = tell_done(s, t);
+        if (code == OK) ticket_drop(t);
+        else ticket_fail(s, t, code);
+    }
+}
+
+static void ticket_begin(struct service *s, struct ticket *t) {
+    ticket_keep(s, t);
+    if (sequence_finish(t->sequence) != SEQUENCE_RUNS) { /* nothing to compute */
+        on_taken(s, t->sequence, OK);
+        return;
+    }
+    err code = scheduler_add(s->scheduler, t->sequence, t->key, t->priority);
+    if (code != OK) ticket_fail(s, t, code);
+}
+
+static void ticket_cancel(struct service *s, uint64_t id) {
+    for (struct ticket *t = s->tickets.next; t != &s->tickets; t = t->next) {
+        if (t->id != id) continue;
+        scheduler_remove(s->scheduler, t->sequence);
+        ticket_drop(t);
+        pthread_mutex_lock(&s->lock);
+        s->n_held--;
+        pthread_mutex_unlock(&s->lock);
+        return;
+    }
+}
+
+/* What others asked for since; 0 when the service is to end. */
+static int inbox_take(struct service *s) {
+    uint64_t n;
+    ssize_t drained = read(s->wake_fd, &n, sizeof n);
+    (void)drained;
+    pthread_mutex_lock(&s->lock);
+    struct ticket *first = s->inbox;
+    uint64_t *cancels = s->cancels;
+    size_t n_cancels = s->n_cancels;
+    s->inbox = NULL;
+    s->inbox_end = &s->inbox;
+    s->cancels = NULL;
+    s->n_cancels = s->cap_cancels = 0;
+    int goes_on = !s->is_closing;
+    pthread_mutex_unlock(&s->lock);
+    for (struct ticket *t = first, *next; t; t = next) {
+        next = t->next;
+        ticket_begin(s, t);
+    }
+    for (size_t i = 0; i < n_cancels; i++) ticket_cancel(s, cancels[i]);
+    free(cancels);
+    return goes_on;
+}
+
+static void tickets_fail(struct service *s, err code) {
+    while (s->tickets.next != &s->tickets) {
+        struct ticket *t = s->tickets.next;
+        scheduler_remove(s->scheduler, t->sequence);
+        ticket_fail(s, t, code);
+    }
+}
+
+/* ---- what is known of the job ---- */
+
+static void metrics_update(struct service *s, const struct scheduler_counts *c) {
+    struct metrics *m = s->o.metrics;
+    metrics_count(m, METRIC_PROMPT_TOKENS, c->n_prefill_tokens - s->counted.n_prefill_tokens);
+    metrics_count(m, METRIC_PREFIX_TOKENS, c->n_prefix_tokens - s->counted.n_prefix_tokens);
+    metrics_count(m, METRIC_PREEMPTIONS, c->n_preemptions - s->counted.n_preemptions);
+    s->counted = *c;
+}
+
+static void status_update(struct service *s) {
+    struct scheduler_counts c;
+    int64_t now = clock_us();
+    scheduler_counts(s->scheduler, &c);
+    metrics_update(s, &c);
+    pthread_mutex_lock(&s->lock);
+    struct service_status *t = &s->status;
+    t->n_queued = c.n_waiting;
+    t->n_running = c.n_running;
+    t->n_blocks_used = c.n_blocks_used;
+    t->n_blocks_cached = c.n_blocks_cached;
+    t->n_steps = s->n_steps;
+    if (now - s->rate.us >= STATS_EVERY_US) {
+        double seconds = (double)(now - s->rate.us) * 1e-6;
+        t->prompt_tokens_per_s = (double)(c.n_prefill_tokens - s->rate.prompt) / seconds;
+        t->answer_tokens_per_s = (double)(s->n_answer_tokens - s->rate.answer) / seconds;
+        s->rate.us = now;
+        s->rate.prompt = c.n_prefill_tokens;
+        s->rate.answer = s->n_answer_tokens;
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Each rank's figures with the share of the time since the last ones that it computed. */
+static void ranks_update(struct service *s) {
+    uint64_t n_times;
+    const struct engine_rank *ranks = engine_ranks(s->engine, &n_times);
+    if (n_times == s->n_stats_taken) return;
+    s->n_stats_taken = n_times;
+    json_t *list = report_ranks(engine_plan(s->engine), ranks);
+    int64_t now = clock_us();
+    double seconds = (double)(now - s->stats_us) * 1e-6;
+    for (uint32_t r = 0; r < s->status.n_ranks; r++) {
+        double busy = s->stats_us ? (ranks[r].compute_s - s->compute_s[r]) / seconds : 0;
+        busy = busy < 0 ? 0 : busy > 1 ? 1 : busy;
+        json_object_set_new(json_array_get(list, r), "busy", json_real(busy));
+        s->compute_s[r] = ranks[r].compute_s;
+    }
+    s->stats_us = now;
+    pthread_mutex_lock(&s->lock);
+    json_decref(s->ranks);
+    s->ranks = list;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static err stats_ask(struct service *s) {
+    int64_t now = clock_us();
+    if (now - s->asked_stats_us < STATS_EVERY_US) return OK;
+    s->asked_stats_us = now;
+    return engine_ask_stats(s->engine);
+}
+
+static void on_progress(void *service, uint64_t loaded, uint64_t total) {
+    struct service *s = service;
+    pthread_mutex_lock(&s->lock);
+    s->status.loaded_bytes = loaded;
+    s->status.total_bytes = total;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- steps ---- */
+
+/* As many steps as may be under way. */
+static err steps_submit(struct service *s) {
+    while (engine_n_pending(s->engine) < engine_depth(s->engine)) {
+        struct scheduler_counts before, after;
+        struct step step;
+        int has_step;
+        scheduler_counts(s->scheduler, &before);
+        uint32_t n_groups = s->status.n_stages, n_decode = (before.n_decoding + n_groups - 1) / n_groups;
+        TRY(scheduler_next(s->scheduler, pacer_rows(&s->pacer, n_decode), &step, &has_step));
+        if (!has_step) return OK;
+        scheduler_counts(s->scheduler, &after);
+        s->flights[s->n_sent++ % engine_depth(s->engine)] = (struct flight){
+            .begin_us = clock_us(),
+            .n_decode = (uint32_t)(after.n_decode_tokens - before.n_decode_tokens),
+            .n_prefill = (uint32_t)(after.n_prefill_tokens - before.n_prefill_tokens)};
+        TRY(engine_submit(s->engine, &step));
+    }
+    return OK;
+}
+
+static err step_take(struct service *s, const struct result *r) {
+    const struct flight *f = &s->flights[s->n_done++ % engine_depth(s->engine)];
+    int64_t now = clock_us(), begin = f->begin_us > s->last_result_us ? f->begin_us : s->last_result_us;
+    pacer_learn(&s->pacer, f->n_decode, f->n_prefill, (double)(now - begin));
+    metrics_observe(s->o.metrics, METRIC_STEP, (double)(now - f->begin_us) * 1e-6);
+    metrics_count(s->o.metrics, METRIC_STEPS, 1);
+    s->last_result_us = now;
+    s->n_steps++;
+    s->n_failures = 0;
+    uint64_t n_before = s->n_answer_tokens;
+    TRY(scheduler_commit(s->scheduler, r, on_taken, s));
+    metrics_count(s->o.metrics, METRIC_ANSWER_TOKENS, s->n_answer_tokens - n_before);
+    return OK;
+}
+
+static void announce(struct service *s) {
+    if (!s->has_new_events && !engine_signal()) return;
+    s->has_new_events = 0;
+    if (s->o.on_events) s->o.on_events(s->o.context);
+}
+
+/* Until the service is to end (OK), or the job failed. */
+static err job_serve(struct service *s) {
+    while (inbox_take(s)) {
+        struct result r;
+        int has_result;
+        TRY(steps_submit(s));
+        TRY(stats_ask(s));
+        status_update(s);
+        announce(s);
+        TRY(engine_poll(s->engine, POLL_US, &r, &has_result));
+        if (has_result) TRY(step_take(s, &r));
+        ranks_update(s);
+    }
+    return OK;
+}
+
+/* ---- the job ---- */
+
+static err job_open(struct service *s) {
+    struct engine_options o = {
+        .config = &s->config, .program = s->o.model->program, .model = s->o.model->path,
+        .is_reference = s->o.is_reference, .is_verbose = s->o.is_verbose, .context = s->context,
+        .n_blocks = s->n_blocks, .rows_max = (uint32_t)s->config.prefill_chunk, .wake_fd = s->wake_fd,
+        .on_progress = on_progress, .context_of_progress = s};
+    TRY(engine_open(&o, &s->engine));
+    s->n_sent = s->n_done = 0;
+    s->n_stats_taken = 0;
+    s->stats_us = s->asked_stats_us = s->last_result_us = 0;
+    memset(s->compute_s, 0, s->status.n_ranks * sizeof *s->compute_s);
+    pthread_mutex_lock(&s->lock);
+    s->status.load_s = engine_load_s(s->engine);
+    pthread_mutex_unlock(&s->lock);
+    service_set_state(s, SERVICE_READY, "");
+    s->has_new_events = 1; /* who waits for a model that is ready hears of it */
+    return OK;
+}
+
+/* The job is lost: all that its ranks knew is computed again by the next one. 0 when there will be none. */
+static int job_lost(struct service *s, err code) {
+    char text[512];
+    snprintf(text, sizeof text, "%s", *err_text() ? err_text() : err_name(code));
+    int may_again = (code == ERR_JOB || code == ERR_TIMEOUT) && !engine_signal() && !engine_n_inside() &&
+                    s->n_steps + (s->status.load_s > 0) > 0 && s->n_failures < RELAUNCH_TRIES;
+    service_set_state(s, may_again ? SERVICE_RECOVERING : SERVICE_ENDED, text);
+    log_error(may_again ? "job_lost" : "job_ended", "reason=\"%s\"", text);
+    engine_close(s->engine);
+    s->engine = NULL;
+    if (may_again) {
+        s->n_failures++;
+        metrics_count(s->o.metrics, METRIC_RELAUNCHES, 1);
+        scheduler_reset(s->scheduler);
+        clock_sleep_us(RELAUNCH_PAUSE_US * s->n_failures);
+        return 1;
+    }
+    err_set(code, "%s", text);
+    tickets_fail(s, code);
+    return 0;
+}
+
+void *service_thread(void *service) {
+    struct service *s = service;
+    err code;
+    do {
+        code = job_open(s);
+        if (code == OK) code = job_serve(s);
+    } while (code != OK && job_lost(s, code));
+    announce(s);
+    while (code != OK && inbox_take(s)) { /* what came in just before the end; nothing more is let in */
+        tickets_fail(s, err_set(code, "%s", s->status.reason));
+        announce(s);
+        clock_sleep_us(POLL_US);
+    }
+    while (s->tickets.next != &s->tickets) {
+        scheduler_remove(s->scheduler, s->tickets.next->sequence);
+        ticket_drop(s->tickets.next);
+    }
+    engine_close(s->engine);
+    return NULL;
+}

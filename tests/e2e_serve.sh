@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# The server from outside, by curl: every endpoint, refusals, several clients at once with the bytes that each would
+# get alone, other grids, a rank that dies, the end. $CARAVAN: the program.
+set -u
+cd "$(dirname "$0")/.."
+CARAVAN=${CARAVAN:-$PWD/build/caravan}
+dir=$(mktemp -d)
+. tests/server.sh
+trap 'server_stop; rm -rf "$dir"' EXIT
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+failed=0
+
+ok() { echo "[       OK ] $1"; }
+bad() { echo "[  FAILED  ] $1"; echo "  $2"; failed=1; }
+
+# ask STATUS PATH [BODY] [curl arguments]: the answer is in $dir/out; fails with another status.
+ask() {
+  local want=$1 path=$2 body=${3-} status
+  shift; shift; [ $# -gt 0 ] && shift
+  if [ -n "$body" ]; then set -- -H 'Content-Type: application/json' --data-binary "$body" "$@"; fi
+  status=$(curl -sk -m 120 -o "$dir/out" -w '%{http_code}' "$@" "$url$path")
+  [ "$status" = "$want" ] || { echo "status $status, expected $want: $(head -c 300 "$dir/out")" >"$dir/why"; return 1; }
+}
+# says NAME STATUS PATTERN PATH [BODY] [curl arguments]
+says() {
+  local name=$1 want=$2 pattern=$3
+  shift 3
+  if ! ask "$want" "$@"; then bad "$name" "$(cat "$dir/why")"
+  elif ! grep -Eq -e "$pattern" "$dir/out"; then bad "$name" "$(head -c 400 "$dir/out")"
+  else ok "$name"; fi
+}
+# The text of a completion, greedy, without the ids that differ each time.
+text_of() { ask 200 /v1/completions "$1" && grep -o '"text": *"[^"]*"' "$dir/out"; }
+logs() { # NAME PATTERN: in what the server said
+  if grep -Eq -e "$2" "$dir/server.err"; then ok "$1"; else bad "$1" "$(tail -5 "$dir/server.err")"; fi
+}
+
+# ---- before it serves ----
+if "$CARAVAN" serve models/demo.gguf --check >"$dir/out" 2>&1 && grep -q 'is good' "$dir/out"; then ok check
+else bad check "$(tail -3 "$dir/out")"; fi
+printf 'me key-1\nme\n' >"$dir/keys"
+if "$CARAVAN" serve models/demo.gguf --check --api-keys "$dir/keys" >"$dir/out" 2>&1; then bad check_keys accepted
+elif grep -q 'keys:2' "$dir/out"; then ok check_keys; else bad check_keys "$(cat "$dir/out")"; fi
+if "$CARAVAN" serve models/demo.gguf --check --tls-key "$dir/none" >"$dir/out" 2>&1; then bad check_tls accepted
+else ok check_tls; fi
+
+# ---- one rank ----
+server_start || { bad start "$(tail -3 "$dir/server.err")"; exit 1; }
+greedy='{"prompt":"A violin is","max_tokens":12,"temperature":0'
+says health 200 . /health
+says ready 200 ready /ready
+says models 200 '"object": *"list"' /v1/models
+says completion 200 '"finish_reason": *"(length|stop)"' /v1/completions "$greedy}"
+want=$("$CARAVAN" generate models/demo.gguf --prompt "A violin is" --max-tokens 12 --json 2>/dev/null |
+  grep -o '"text": *"[^"]*"')
+got=$(text_of "$greedy}")
+if [ -n "$want" ] && [ "$want" = "$got" ]; then ok same_as_generate; else bad same_as_generate "$got, expected $want"; fi
+says stream 200 '^data: \[DONE\]' /v1/completions "$greedy,\"stream\":true}" -N
+says usage_chunk 200 '"completion_tokens": *12' /v1/completions \
+  "$greedy,\"ignore_eos\":true,\"stream\":true,\"stream_options\":{\"include_usage\":true}}" -N
+says chat 200 '"role": *"assistant"' /v1/chat/completions \
+  '{"messages":[{"role":"user","content":"What is a violin?"}],"max_tokens":20,"temperature":0}'
+says chat_logprobs 200 '"top_logprobs": *\[ *\{' /v1/chat/completions \
+  '{"messages":[{"role":"user","content":"What is a cat?"}],"max_tokens":4,"logprobs":true,"top_logprobs":3}'
+says echo_logprobs 200 '"token_logprobs": *\[ *null' /v1/completions \
+  '{"prompt":"A cat is","max_tokens":2,"temperature":0,"echo":true,"logprobs":2}'
+says embeddings 200 '"embedding": *\[ *-?[0-9]' /v1/embeddings '{"input":["a cat","a dog"]}'
+says tokenize 200 '"tokens": *\[ *[0-9]' /tokenize '{"content":"a cat"}'
+says detokenize 200 '"(content|text)"' /detokenize '{"tokens":[10,20,30]}'
+says metrics 200 '^caravan_.*_total' /metrics
+says cluster 200 '"ranks": *\[ *\{' /cluster
+says page 200 '<html' /
+says wrong_type 400 '"param": *"temperature"' /v1/completions '{"prompt":"a","temperature":"hot"}'
+says bad_json 400 '"error"' /v1/completions '{"prompt":'
+says too_long 400 'context' /v1/completions "{\"prompt\":\"a\",\"max_tokens\":1000000}"
+says not_there 404 '"error"' /v1/nothing
+says wrong_method 405 '"error"' /v1/completions
+
+# ---- many at once, each with the bytes it would get alone ----
+for i in $(seq 12); do
+  body="{\"prompt\":\"The number $i is a\",\"max_tokens\":$((10 + i)),\"temperature\":0.9,\"seed\":$i}"
+  alone[i]=$(text_of "$body")
+done
+for i in $(seq 12); do
+  body="{\"prompt\":\"The number $i is a\",\"max_tokens\":$((10 + i)),\"temperature\":0.9,\"seed\":$i}"
+  curl -s -m 120 -H 'Content-Type: application/json' --data-binary "$body" "$url/v1/completions" >"$dir/many$i" &
+  many[i]=$!
+done
+wait "${many[@]}"
+differing=
+for i in $(seq 12); do
+  [ "$(grep -o '"text": *"[^"]*"' "$dir/many$i")" = "${alone[i]}" ] || differing="$differing $i"
+done
+if [ -z "$differing" ]; then ok same_alone_and_together; else bad same_alone_and_together "requests$differing"; fi
+
+# ---- a client that leaves: its answer ends, its blocks are free ----
+curl -sN -m 0.6 -H 'Content-Type: application/json' \
+  --data-binary '{"prompt":"A","max_tokens":900,"ignore_eos":true,"stream":true}' "$url/v1/completions" >/dev/null
+free=
+for _ in $(seq 50); do
+  curl -s "$url/cluster" >"$dir/out"
+  grep -Eq '"running": *0' "$dir/out" && grep -Eq '"used": *0' "$dir/out" && { free=1; break; }
+  sleep 0.1
+done
+if [ -n "$free" ]; then ok client_leaves; else bad client_leaves "$(head -c 400 "$dir/out")"; fi
+
+# ---- a rank that dies: the stream goes on with the bytes it would have had ----
+long='{"prompt":"A","max_tokens":700,"ignore_eos":true,"temperature":0}'
+want=$(text_of "$long")
+curl -s -m 120 -H 'Content-Type: application/json' --data-binary "$long" "$url/v1/completions" >"$dir/lost" &
+client=$!
+sleep 0.5
+node=$(pgrep -f "caravan node --socket" -P "$(pgrep -P $server_pid mpirun | head -1)" | head -1)
+if kill -KILL "$node" 2>/dev/null; then
+  wait $client
+  if [ "$(grep -o '"text": *"[^"]*"' "$dir/lost")" = "$want" ]; then ok rank_dies
+  else bad rank_dies "$(head -c 300 "$dir/lost")"; fi
+  logs rank_dies_is_logged 'job_lost'
+else bad rank_dies "no node was found"; fi
+
+# ---- the end: a running answer is finished first ----
+curl -s -m 60 -H 'Content-Type: application/json' --data-binary "$long" "$url/v1/completions" >"$dir/last" &
+client=$!
+sleep 0.5
+server_stop
+wait $client
+if [ "$(grep -o '"text": *"[^"]*"' "$dir/last")" = "$want" ]; then ok drain; else bad drain "$(head -c 300 "$dir/last")"; fi
+if [ "$server_rc" = 0 ]; then ok exit_code; else bad exit_code "$server_rc: $(tail -3 "$dir/server.err")"; fi
+
+# ---- other grids, keys ----
+printf '# who key\nme key-1\nboss key-2 5\n' >"$dir/keys"
+server_start --stages 2 --shards 2 --api-keys "$dir/keys" || { bad start_grid "$(tail -3 "$dir/server.err")"; exit 1; }
+says no_key 401 '"error"' /v1/models
+says wrong_key 401 '"error"' /v1/models '' -H 'Authorization: Bearer key-3'
+says right_key 200 '"list"' /v1/models '' -H 'Authorization: Bearer key-2'
+ask 200 /v1/completions "$long" -H 'Authorization: Bearer key-1'
+if [ "$(grep -o '"text": *"[^"]*"' "$dir/out")" = "$want" ]; then ok same_on_2x2; else bad same_on_2x2 "$(head -c 300 "$dir/out")"; fi
+server_stop
+if grep -q 'key-[12]' "$dir/server.err" "$dir/server.out"; then bad keys_are_not_logged "a key is in the log"; else ok keys_are_not_logged; fi
+exit $failed
