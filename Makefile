@@ -35,6 +35,9 @@ FOLDERS = base model partition kernels node coordinator
 SRCS := $(foreach d,$(FOLDERS),$(sort $(wildcard $(d)/*.c)))
 OBJS := $(SRCS:%.c=$(BUILD)/%.o)
 CLS  := $(sort $(wildcard kernels/cl/*.cl))
+TEMPLATES := $(sort $(wildcard model/chat_templates/*.jinja))
+comma := ,
+space := $(subst ,, )
 TESTS := $(sort $(wildcard tests/test_*.c))
 TEST_BINS := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 FUZZERS := $(sort $(wildcard tests/fuzz_*.c))
@@ -81,31 +84,42 @@ $(BUILD)/caravan: $(OBJS) $(BUILD)/main.o
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(OBJS)
 	$(call quiet,LD)$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS) -lcmocka
 
-# Only device.c holds the kernel texts, only main.c the commit.
+# Only device.c holds the kernel texts, only chat_template.c the templates, only page.c the page, only main.c the commit.
 $(BUILD)/kernels/device.o: $(BUILD)/kernel_sources.inc
+$(BUILD)/model/chat_template.o: $(BUILD)/model/chat_templates.inc
+$(BUILD)/coordinator/page.o: $(BUILD)/coordinator/page.html.inc
 $(BUILD)/main.o: $(wildcard .git/logs/HEAD)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(dir $@)
 	$(call quiet,CC)$(CC) $(CPPFLAGS) $(EXT_CFLAGS) $(CFLAGS) $(WARN) $(NUMERICS) -MMD -MP -c -o $@ $<
 
+# The lines of a text file as one C string.
+c_string = sed -e 's/[\\"?]/\\&/g' -e 's/.*/"&\\n"/'
+
 # The kernel sources, as C strings.
 $(BUILD)/kernel_sources.inc: $(CLS)
 	@mkdir -p $(BUILD)
 	@for f in $(CLS); do \
-	  printf '{"%s",\n' "$$(basename $$f)"; \
-	  sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/.*/"&\\n"/' $$f; \
-	  printf '},\n'; done > $@
+	  printf '{"%s",\n' "$$(basename $$f)"; $(c_string) $$f; printf '},\n'; done > $@
 
-# The web page, as a C string: found as "coordinator/page.inc" beside the sources' own folders.
-$(BUILD)/coordinator/page.o: $(BUILD)/coordinator/page.inc
-$(BUILD)/coordinator/page.inc: coordinator/page.html
+# The chat templates that come with the program, and their names.
+$(BUILD)/model/chat_templates.inc: $(TEMPLATES)
 	@mkdir -p $(dir $@)
-	@sed -e 's/[\\"?]/\\&/g' -e 's/.*/"&\\n"/' $< > $@
+	@{ echo '#ifndef CHAT_TEMPLATE_NAMES'; \
+	  for f in $(TEMPLATES); do \
+	    printf '{"%s",\n' "$$(basename $$f .jinja)"; $(c_string) $$f; printf '},\n'; done; \
+	  echo '#else'; echo '"$(subst $(space),$(comma) ,$(strip $(notdir $(TEMPLATES:.jinja=))))"'; \
+	  echo '#endif'; } > $@
+
+# Any other text file that C code includes as a string: $(BUILD)/folder/name.ext.inc
+$(BUILD)/%.inc: %
+	@mkdir -p $(dir $@)
+	@$(c_string) $< > $@
 
 # libFuzzer (clang): build-fuzz/fuzz_NAME
 fuzz: $(FUZZERS:tests/%.c=build-fuzz/%) ## fuzzers of the parsers (clang)
-build-fuzz/%: tests/%.c $(SRCS) $(BUILD)/kernel_sources.inc $(BUILD)/coordinator/page.inc
+build-fuzz/%: tests/%.c $(SRCS) $(BUILD)/kernel_sources.inc $(BUILD)/model/chat_templates.inc $(BUILD)/coordinator/page.html.inc
 	@mkdir -p build-fuzz
 	$(call quiet,FUZZ)clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< $(SRCS) $(EXT_LIBS)
 

@@ -1,7 +1,7 @@
 #include "coordinator/page.h"
 
 const char page_html[] =
-#include "coordinator/page.inc"
+#include "coordinator/page.html.inc"
     ;
 
 const size_t page_html_bytes = sizeof page_html - 1;
