@@ -341,7 +341,9 @@ static err job_open(struct service *s) {
         .is_reference = s->o.is_reference, .is_verbose = s->o.is_verbose, .context = s->context,
         .n_blocks = s->n_blocks, .rows_max = (uint32_t)s->config.prefill_chunk, .wake_fd = s->wake_fd,
         .on_progress = on_progress, .context_of_progress = s};
+    engine_hold_signals(0); /* loading may be interrupted; later a signal asks for a drain */
     TRY(engine_open(&o, &s->engine));
+    engine_hold_signals(1);
     s->n_sent = s->n_done = 0;
     s->n_stats_taken = 0;
     s->stats_us = s->asked_stats_us = s->last_result_us = 0;

@@ -18,8 +18,8 @@ if ! $python -c 'import openai' 2>/dev/null; then
     fi
   fi
 fi
-printf 'tester key-1\n' >"$dir/keys"
+printf 'tester key-0001\n' >"$dir/keys"
 server_start --api-keys "$dir/keys" --stages 2 || { echo "[  FAILED  ] start"; tail -5 "$dir/server.err"; exit 1; }
-timeout 300 $python tests/openai_client.py "$url" key-1 || failed=1
+timeout 300 $python tests/openai_client.py "$url" key-0001 || failed=1
 server_stop
 exit ${failed:-0}

@@ -195,7 +195,7 @@ def errors():
     refused(bad, "top_p", lambda: chat(top_p=2))
     refused(bad, "messages", lambda: chat(messages=[]))
     refused(bad, "n", lambda: completion(n=0))
-    refused(bad, "response_format", lambda: chat(response_format={"type": "json_object"}))
+    refused(bad, "response_format.type", lambda: chat(response_format={"type": "json_object"}))
     refused(bad, "logit_bias", lambda: completion(logit_bias={"9999999": 1}))
     refused(bad, None, lambda: completion(prompt="cat " * 5000))
     refused(openai.AuthenticationError, None, lambda: client.with_options(api_key="wrong").models.list())
