@@ -9,6 +9,7 @@
 #include <curl/curl.h>
 #include <jansson.h>
 
+#include "base/env.h"
 #include "coordinator/keys.h"
 #include "coordinator/request.h"
 #include "tests/http_server.h"
@@ -479,6 +480,199 @@ static void closing_without_running(void **state) {
     close(fd);
 }
 
+/* ---- who may ---- */
+
+/* A file in the temporary folder, with its path. */
+static void write_file(char *path, size_t cap, const char *text) {
+    snprintf(path, cap, "%s/caravan-http-XXXXXX", env_get("TMPDIR") ? env_get("TMPDIR") : "/tmp");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+}
+
+static void keys_are_asked_for(void **state) {
+    (void)state;
+    server_prepare(&server);
+    write_file(server.config.api_keys, sizeof server.config.api_keys, "alice secret-of-alice 3\nbob secret-of-bob\n");
+    start();
+    unlink(server.config.api_keys);
+    assert_int_equal(ask("GET /who HTTP/1.1\r\n" HOST "\r\n", "WWW-Authenticate: Bearer"), 401);
+    assert_int_equal(ask("GET /who HTTP/1.1\r\n" HOST "\r\n", "\"code\":\"invalid_api_key\""), 401);
+    assert_int_equal(ask("GET /metrics HTTP/1.1\r\n" HOST "\r\n", ""), 401);
+    assert_int_equal(ask("GET /who HTTP/1.1\r\n" HOST "Authorization: Bearer secret-of-alic\r\n\r\n", "not known"), 401);
+    assert_int_equal(ask("GET /who HTTP/1.1\r\n" HOST "Authorization: secret-of-alice\r\n\r\n", "not known"), 401);
+    assert_int_equal(ask("POST /who HTTP/1.1\r\n" HOST "Content-Length: 3\r\n\r\nabc", "is needed"), 401);
+    assert_int_equal(server.n_asked, 0);
+    assert_int_equal(ask("GET /who HTTP/1.1\r\n" HOST "Authorization: bearer secret-of-alice\r\n\r\n", "\r\n\r\n0 3"), 200);
+    assert_int_equal(ask("GET /who HTTP/1.1\r\n" HOST "X-API-Key: secret-of-bob\r\n\r\n", "\r\n\r\n1 0"), 200);
+    assert_int_equal(ask("GET /health HTTP/1.1\r\n" HOST "\r\n", "no such path"), 404); /* asked of the API */
+    assert_int_equal(ask("OPTIONS /who HTTP/1.1\r\n" HOST "\r\n", ""), 204);
+    stop();
+}
+
+static void pages_of_other_origins(void **state) {
+    (void)state;
+    server_prepare(&server);
+    start();
+    assert_int_equal(ask("GET /echo HTTP/1.1\r\n" HOST "Origin: http://here\r\n\r\n", ""), 200);
+    assert_int_equal(ask("GET /echo HTTP/1.1\r\n" HOST "Origin: http://there\r\n\r\n", "cors_origin"), 403);
+    assert_int_equal(ask("OPTIONS /echo HTTP/1.1\r\n" HOST "Origin: http://there\r\n\r\n", ""), 403);
+    assert_int_equal(server.n_asked, 1);
+    stop();
+    server_prepare(&server);
+    snprintf(server.config.cors_origin, sizeof server.config.cors_origin, "http://there");
+    start();
+    assert_int_equal(ask("GET /echo HTTP/1.1\r\n" HOST "Origin: http://there\r\n\r\n",
+                         "Access-Control-Allow-Origin: http://there"), 200);
+    assert_int_equal(ask("OPTIONS /echo HTTP/1.1\r\n" HOST "Origin: http://there\r\n"
+                         "Access-Control-Request-Method: POST\r\n\r\n", "Access-Control-Allow-Headers: *, Auth"), 204);
+    assert_int_equal(ask("GET /echo HTTP/1.1\r\n" HOST "Origin: http://elsewhere\r\n\r\n", ""), 403);
+    stop();
+}
+
+static void requests_are_logged(void **state) {
+    struct bytes log = {0};
+    (void)state;
+    server_prepare(&server);
+    write_file(server.config.access_log, sizeof server.config.access_log, "before\n");
+    char path[CONFIG_TEXT_BYTES];
+    snprintf(path, sizeof path, "%s", server.config.access_log);
+    write_file(server.config.api_keys, sizeof server.config.api_keys, "alice secret-of-alice\n");
+    start();
+    unlink(server.config.api_keys);
+    ask("GET /who?key=secret-of-alice HTTP/1.1\r\n" HOST "Authorization: Bearer secret-of-alice\r\n\r\n", "");
+    ask("GET /a%22%20b%C3%BC HTTP/1.1\r\n" HOST "Authorization: Bearer wrong-secret\r\n\r\n", "");
+    ask("POST /who HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\nzzz\r\n", "");
+    int fd = client_open(&server);
+    assert_true(client_say(fd, "GET /never HTTP/1.1\r\n" HOST "X-API-Key: secret-of-alice\r\n\r\n"));
+    wait_for(&server.n_asked, 2);
+    close(fd);
+    wait_for(&server.n_gone, 2);
+    stop();
+    assert_int_equal(bytes_read_file(&log, path), OK);
+    unlink(path);
+    const char *text = (char *)log.data;
+    assert_int_equal(strncmp(text, "before\ntime=2", 13), 0);
+    assert_non_null(strstr(text, "method=\"GET\" path=\"/who\" status=200 bytes=3 "));
+    assert_non_null(strstr(text, "route=test prompt=0 cached=0 answer=0 key=alice end=done\n"));
+    assert_non_null(strstr(text, "path=\"/a\\x22\\x20b\\xC3\\xBC\" status=401 "));
+    assert_non_null(strstr(text, "route=other prompt=0 cached=0 answer=0 key=- end=done\n"));
+    assert_non_null(strstr(text, "status=400 "));
+    assert_non_null(strstr(text, "end=malformed\n"));
+    assert_non_null(strstr(text, "path=\"/never\" status=499 bytes=0 "));
+    assert_non_null(strstr(text, "key=alice end=left\n"));
+    assert_null(strstr(text, "secret"));
+    bytes_free(&log);
+}
+
+/* ---- opening ---- */
+
+static void listen_fails_with(err code, const char *text) {
+    assert_int_equal(server_listen(&server), code);
+    if (!strstr(err_text(), text)) fail_msg("expected \"%s\" in: %s", text, err_text());
+}
+
+static void what_cannot_be_opened_is_told(void **state) {
+    struct server other;
+    char url[100];
+    (void)state;
+    server_prepare(&other);
+    server = other;
+    assert_int_equal(server_listen(&other), OK);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", other.port);
+    assert_string_equal(http_url(other.http), url);
+    server.config.port = (uint64_t)other.port;
+    snprintf(url, sizeof url, "cannot listen at 127.0.0.1, port %d: Address already in use", other.port);
+    listen_fails_with(ERR_FILE, url);
+    http_close(other.http);
+    snprintf(server.config.host, sizeof server.config.host, "no.such.host.invalid");
+    listen_fails_with(ERR_CONFIG, "host = \"no.such.host.invalid\": ");
+    server_prepare(&server);
+    snprintf(server.config.api_keys, sizeof server.config.api_keys, "/no/such/file");
+    listen_fails_with(ERR_CONFIG, "api_keys: cannot open /no/such/file");
+    server_prepare(&server);
+    snprintf(server.config.access_log, sizeof server.config.access_log, "/no/such/file");
+    listen_fails_with(ERR_CONFIG, "access_log: cannot open /no/such/file");
+    server_prepare(&server);
+    snprintf(server.config.tls_key, sizeof server.config.tls_key, "key.pem");
+    listen_fails_with(ERR_CONFIG, "tls_certificate is not set");
+    snprintf(server.config.tls_certificate, sizeof server.config.tls_certificate, "/no/such/file");
+    listen_fails_with(ERR_CONFIG, "tls_certificate: cannot open /no/such/file");
+    write_file(server.config.tls_certificate, sizeof server.config.tls_certificate, "text");
+    listen_fails_with(ERR_CONFIG, "is no PEM file");
+    unlink(server.config.tls_certificate);
+}
+
+static void addresses(void **state) {
+    static const struct { const char *host, *url; } cases[] = {
+        {"localhost", "http://localhost:"}, {"0.0.0.0", "http://0.0.0.0:"}, {"::1", "http://[::1]:"},
+        {"[::1]", "http://[::1]:"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        server_prepare(&server);
+        snprintf(server.config.host, sizeof server.config.host, "%s", cases[i].host);
+        err e = server_listen(&server);
+        if (e == ERR_FILE && strchr(cases[i].host, ':')) continue; /* a host without IPv6 */
+        assert_int_equal(e, OK);
+        assert_int_equal(strncmp(http_url(server.http), cases[i].url, strlen(cases[i].url)), 0);
+        http_close(server.http);
+    }
+}
+
+/* ---- TLS ---- */
+
+static size_t keep_body(char *data, size_t size, size_t n, void *context) {
+    return bytes_append(context, data, size * n) == OK ? size * n : 0;
+}
+
+static CURLcode get(const char *url, const char *certificate, struct bytes *body) {
+    CURL *c = curl_easy_init();
+    curl_easy_setopt(c, CURLOPT_URL, url);
+    curl_easy_setopt(c, CURLOPT_CAINFO, certificate);
+    curl_easy_setopt(c, CURLOPT_TIMEOUT, 10L);
+    curl_easy_setopt(c, CURLOPT_NOPROXY, "*");
+    curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, keep_body);
+    curl_easy_setopt(c, CURLOPT_WRITEDATA, body);
+    CURLcode code = curl_easy_perform(c);
+    curl_easy_cleanup(c);
+    return code;
+}
+
+static void tls(void **state) {
+    char command[4 * CONFIG_TEXT_BYTES], url[200];
+    struct bytes body = {0};
+    (void)state;
+    server_prepare(&server);
+    write_file(server.config.tls_certificate, sizeof server.config.tls_certificate, "");
+    write_file(server.config.tls_key, sizeof server.config.tls_key, "");
+    snprintf(command, sizeof command, "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
+             "-addext subjectAltName=IP:127.0.0.1 -out %s -keyout %s 2>/dev/null", server.config.tls_certificate,
+             server.config.tls_key);
+    if (system(command) != 0) {
+        print_message("tls: skipped, the openssl program makes no certificate here\n");
+        skip();
+    }
+    start();
+    assert_int_equal(strncmp(http_url(server.http), "https://127.0.0.1:", 18), 0);
+    const char *paths[] = {"/late", "/stream/3", "/large"};
+    size_t lengths[] = {4, 3 * 13, LARGE_BYTES};
+    for (int i = 0; i < 3; i++, body.len = 0) {
+        snprintf(url, sizeof url, "%s%s", http_url(server.http), paths[i]);
+        assert_int_equal(get(url, server.config.tls_certificate, &body), CURLE_OK);
+        assert_int_equal(body.len, lengths[i]);
+    }
+    assert_int_equal(ask("GET /echo HTTP/1.1\r\n" HOST "\r\n", ""), 0); /* no TLS, no answer */
+    stop();
+    /* A key that is not the certificate's. */
+    snprintf(command, sizeof command, "openssl genrsa -out %s 2048 2>/dev/null", server.config.tls_key);
+    assert_int_equal(system(command), 0);
+    listen_fails_with(ERR_CONFIG, "no certificate and its key");
+    unlink(server.config.tls_certificate);
+    unlink(server.config.tls_key);
+    bytes_free(&body);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exchange_writes_errors),
@@ -500,6 +694,12 @@ int main(void) {
         cmocka_unit_test(leaving_is_noticed),
         cmocka_unit_test(draining_lets_answers_end),
         cmocka_unit_test(closing_without_running),
+        cmocka_unit_test(keys_are_asked_for),
+        cmocka_unit_test(pages_of_other_origins),
+        cmocka_unit_test(requests_are_logged),
+        cmocka_unit_test(what_cannot_be_opened_is_told),
+        cmocka_unit_test(addresses),
+        cmocka_unit_test(tls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
