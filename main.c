@@ -42,6 +42,7 @@ static err cmd_version(int argc, char **argv);
 static const struct command commands[] = {
     {"serve", KIND_JOB, cmd_serve_here, NULL, "a server with OpenAI's API, and a page to chat with"},
     {"generate", KIND_JOB, cmd_generate, NULL, "continue a text"},
+    {"chat", KIND_JOB, cmd_chat, NULL, "talk with a model in the terminal"},
     {"logits", KIND_JOB, cmd_logits, NULL, "write the logits of every position of given tokens"},
     {"perplexity", KIND_JOB, cmd_perplexity, NULL, "how well a model predicts a text file"},
     {"tokenize", KIND_LOCAL, cmd_tokenize, NULL, "text to tokens"},

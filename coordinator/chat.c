@@ -55,6 +55,7 @@ const char *chat_system(const struct chat *c) { return json_string_value(c->syst
 /* ---- messages ---- */
 
 size_t chat_n_messages(const struct chat *c) { return json_array_size(c->messages); }
+size_t chat_n_left_out(const struct chat *c) { return c->n_left_out; }
 
 static const char *role_at(const struct chat *c, size_t i) {
     return json_string_value(json_object_get(json_array_get(c->messages, i), "role"));
@@ -203,7 +204,7 @@ static size_t next_question(const struct chat *c, size_t at) {
 }
 
 err chat_encode(struct chat *c, const struct chat_template *t, const struct model *m, uint32_t context,
-                uint32_t reserve, int64_t now_s, struct token_list *out, size_t *n_left_out) {
+                uint32_t reserve, int64_t now_s, struct token_list *out) {
     size_t n_before = out->n, begin = c->n_left_out;
     uint32_t most = context - (reserve < context ? reserve : context - 1);
     for (;;) {
@@ -217,6 +218,6 @@ err chat_encode(struct chat *c, const struct chat_template *t, const struct mode
         begin = next;
         if (most > context / 2) most = context / 2;
     }
-    c->n_left_out = *n_left_out = begin;
+    c->n_left_out = begin;
     return OK;
 }

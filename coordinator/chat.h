@@ -30,6 +30,8 @@ err chat_undo(struct chat *c);
 /* The last question or answer, or NULL where there is none. */
 const char *chat_last(const struct chat *c, const char *role);
 size_t chat_n_messages(const struct chat *c);
+/* Messages at the beginning that chat_encode leaves out. */
+size_t chat_n_left_out(const struct chat *c);
 
 /* {"messages": [...]}, as the body of a request to /v1/chat/completions. Loading replaces everything, or on error
  * nothing. */
@@ -38,9 +40,9 @@ err chat_load(struct chat *c, const char *path);
 
 /* Appends the prompt for the next answer. Where it would leave less than `reserve` of `context` tokens free, the
  * oldest questions with their answers are no longer read, as many as free half of the context, so that it is
- * long before this happens again and until then each prompt begins as the one before; *n_left_out messages in
- * all. ERR_REQUEST: the last question alone is too long. */
+ * long before this happens again and until then each prompt begins as the one before.
+ * ERR_REQUEST: the last question alone is too long. */
 err chat_encode(struct chat *c, const struct chat_template *t, const struct model *m, uint32_t context,
-                uint32_t reserve, int64_t now_s, struct token_list *out, size_t *n_left_out);
+                uint32_t reserve, int64_t now_s, struct token_list *out);
 
 #endif

@@ -8,6 +8,7 @@
 #include "base/err.h"
 
 err cmd_generate(int argc, char **argv);
+err cmd_chat(int argc, char **argv);
 err cmd_logits(int argc, char **argv);
 err cmd_perplexity(int argc, char **argv);
 err cmd_plan(int argc, char **argv);
