@@ -128,6 +128,18 @@ def case_reload_while_it_streams(b):
     expect(b.js("document.querySelector('#talk-list .talk').textContent") == "Tell me everything.", "no title")
 
 
+def case_a_stopped_answer_goes_on(b):
+    fresh(b, settings={"temperature": 0, "max_tokens": 5})
+    send(b, "What is a violin?")
+    b.until(IS_IDLE)
+    first = b.js(ANSWER)
+    expect("limit" in b.js("document.querySelector('.note').textContent"), "the limit is not named")
+    press(b, "Go on")
+    b.until(IS_IDLE)
+    expect(b.js(ANSWER).startswith(first) and len(b.js(ANSWER)) > len(first), f"after {first!r}: {b.js(ANSWER)!r}")
+    expect(b.js("document.querySelectorAll('article').length") == 2, "a message more")
+
+
 def case_retry_and_edit(b):
     fresh(b, settings={"temperature": 0})
     send(b, "What is a violin?")
