@@ -22,5 +22,7 @@ err cmd_serve(int argc, char **argv, const char *commit);
 err cmd_bench_generate(int argc, char **argv, const char *commit);
 /* `caravan bench compare`; the same. */
 err cmd_bench_compare(int argc, char **argv, const char *commit);
+/* `caravan bench serve`; the same. */
+err cmd_bench_serve(int argc, char **argv, const char *commit);
 
 #endif
