@@ -12,7 +12,7 @@
 struct client;
 struct call; /* a request under way */
 
-/* What became of a call. status: of HTTP, 0: none came. failure: NULL, or what broke it (a constant or of libcurl's). */
+/* What became of a call. status: of HTTP, 0: none came. failure: NULL, or what broke it (a constant). */
 struct client_end {
     int status;
     const char *failure;
@@ -30,7 +30,7 @@ struct client_request {
     void (*on_end)(void *context, const struct client_end *end); /* the call is over and freed after this */
 };
 
-/* `url`: "http://host:port", perhaps with a path in front of all others. `api_key` may be NULL. ERR_USAGE: no such URL. */
+/* `url`: "http://host:port", perhaps with a path in front of all others. `api_key` may be NULL. ERR_USAGE: no URL. */
 err client_open(const char *url, const char *api_key, struct client **out);
 /* With all calls under way: they end without on_end. */
 void client_close(struct client *c);

@@ -106,8 +106,8 @@ static err add_log_ticks(const struct panel *p, struct bytes *out) {
 }
 
 static err add_frame(const struct panel *p, struct bytes *out) {
-    TRY(bytes_printf(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"none\" stroke=\"#666\"/>\n",
-                     p->x.begin, p->y.end, p->x.end - p->x.begin, p->y.begin - p->y.end));
+    TRY(bytes_printf(out, "<path d=\"M%.1f %.1fH%.1fV%.1fH%.1fz\" fill=\"none\" stroke=\"#666\"/>\n", p->x.begin,
+                     p->y.end, p->x.end, p->y.begin, p->x.begin));
     TRY(add_label(out, p->x.begin, p->y.end - 10, "font-weight=\"bold\"", p->title));
     TRY(add_label(out, (p->x.begin + p->x.end) / 2, p->y.begin + 36, "text-anchor=\"middle\"", p->x_label));
     char turned[96];
@@ -124,7 +124,8 @@ static struct panel panel_at(double top) {
 }
 
 static err begin_line(size_t run, struct bytes *out) {
-    return bytes_printf(out, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colours[run % N_COLOURS]);
+    return bytes_printf(out, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"",
+                        colours[run % N_COLOURS]);
 }
 
 static double time_shown(double seconds) { return seconds > TIME_LEAST_S ? seconds : TIME_LEAST_S; }
@@ -141,12 +142,12 @@ static err add_curve(const struct panel *p, const struct load_times *t, size_t r
     return bytes_append_str(out, "\"/>\n");
 }
 
-static err add_distribution(double top, enum load_kind kind, const char *title, const char *y_label,
-                            const struct load_summary *runs, size_t n_runs, struct bytes *out) {
+static err add_distribution(double top, enum load_kind kind, const struct load_summary *runs, size_t n_runs,
+                            struct bytes *out) {
     struct panel p = panel_at(top);
-    p.title = title;
+    p.title = kind == LOAD_FIRST ? "Time to the first token" : "Time between two tokens of an answer";
     p.x_label = "time";
-    p.y_label = y_label;
+    p.y_label = "share within that time";
     p.y.most = 100;
     p.x.is_log = 1;
     p.x.least = INFINITY;
@@ -202,9 +203,11 @@ static err add_legend(const struct load_summary *runs, size_t n_runs, struct byt
     for (size_t i = 0; i < n_runs; i++) {
         const struct load_summary *s = &runs[i];
         double y = TITLE_HEIGHT + (double)i * LEGEND_ROW, seconds = s->result->seconds;
-        snprintf(text, sizeof text, "%s: %.1f tokens/s written; first token p50 %.0f ms, p99 %.0f ms; between tokens p50 %.1f ms, p99 %.1f ms",
-                 s->label, seconds > 0 ? (double)s->n_answer / seconds : 0, s->times[LOAD_FIRST].p50 * 1e3,
-                 s->times[LOAD_FIRST].p99 * 1e3, s->times[LOAD_BETWEEN].p50 * 1e3, s->times[LOAD_BETWEEN].p99 * 1e3);
+        const struct load_times *first = &s->times[LOAD_FIRST], *between = &s->times[LOAD_BETWEEN];
+        snprintf(text, sizeof text,
+                 "%s: %.1f tokens/s; first token p50 %.0f ms, p99 %.0f ms; between tokens p50 %.1f ms, p99 %.1f ms",
+                 s->label, seconds > 0 ? (double)s->n_answer / seconds : 0, first->p50 * 1e3, first->p99 * 1e3,
+                 between->p50 * 1e3, between->p99 * 1e3);
         TRY(bytes_printf(out, "<path d=\"M%d %.1fh24\" stroke=\"%s\" stroke-width=\"3\"/>\n", LEFT, y + 6,
                          colours[i % N_COLOURS]));
         TRY(add_label(out, LEFT + 32, y + 10, "", text));
@@ -214,17 +217,16 @@ static err add_legend(const struct load_summary *runs, size_t n_runs, struct byt
 
 err load_plot(const char *title, const struct load_summary *runs, size_t n_runs, struct bytes *out) {
     double top = TITLE_HEIGHT + (double)n_runs * LEGEND_ROW;
-    TRY(bytes_printf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %.0f\" width=\"%d\" height=\"%.0f\" "
-                          "font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n<title>", WIDTH,
-                     top + 3 * PANEL_HEIGHT, WIDTH, top + 3 * PANEL_HEIGHT));
+    double height = top + 3 * PANEL_HEIGHT;
+    TRY(bytes_printf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%.0f\" ", WIDTH, height));
+    TRY(bytes_printf(out, "viewBox=\"0 0 %d %.0f\"", WIDTH, height));
+    TRY(bytes_append_str(out, " font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n<title>"));
     TRY(add_text(out, title));
     TRY(bytes_append_str(out, "</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"));
     TRY(add_label(out, LEFT, 26, "font-size=\"15\" font-weight=\"bold\"", title));
     TRY(add_legend(runs, n_runs, out));
-    TRY(add_distribution(top, LOAD_BETWEEN, "Time between two tokens of an answer", "share within that time", runs, n_runs,
-                         out));
-    TRY(add_distribution(top + PANEL_HEIGHT, LOAD_FIRST, "Time to the first token", "share within that time", runs, n_runs,
-                         out));
+    TRY(add_distribution(top, LOAD_BETWEEN, runs, n_runs, out));
+    TRY(add_distribution(top + PANEL_HEIGHT, LOAD_FIRST, runs, n_runs, out));
     TRY(add_rates(top + 2 * PANEL_HEIGHT, runs, n_runs, out));
     return bytes_append_str(out, "</svg>\n");
 }

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SERIES_MAX 240 /* points */
+#define SERIES_MAX 120 /* points */
 
 const char *const load_kind_names[N_LOAD_KINDS] = {
     [LOAD_FIRST] = "first token", [LOAD_BETWEEN] = "between tokens", [LOAD_PER_TOKEN] = "per token",
@@ -114,7 +114,8 @@ static double per_s(const struct load_result *r, uint64_t n) { return r->seconds
 static void print_failures(const struct load_result *r) {
     for (uint32_t i = 0; i < r->n_failures; i++) {
         const struct load_failure *f = &r->failures[i];
-        printf("  %llu failed%s: %s: ", (unsigned long long)f->n, f->is_expected ? " (the server was full)" : "", f->what);
+        const char *why = f->is_expected ? " (the server was full)" : "";
+        printf("  %llu failed%s: %s: ", (unsigned long long)f->n, why, f->what);
         for (const char *c = f->reason; *c; c++) putchar((unsigned char)*c < ' ' || *c == 127 ? ' ' : *c);
         putchar('\n');
     }
@@ -125,9 +126,10 @@ void load_print_text(const struct load_summary *s) {
     printf("%s, %.1f s: %llu answered, %llu left, %llu failed", s->label, r->seconds, (unsigned long long)r->n_done,
            (unsigned long long)r->n_left, (unsigned long long)r->n_failed);
     if (r->n_delayed) printf(", %llu sent late", (unsigned long long)r->n_delayed);
+    double known = s->n_prompt ? 100.0 * (double)s->n_cached / (double)s->n_prompt : 0;
     printf("\n  %.2f requests/s, %.1f tokens/s read (%.1f%% of them known), %.1f tokens/s written, %.1f in all\n",
-           per_s(r, r->n_done), per_s(r, s->n_prompt), s->n_prompt ? 100.0 * (double)s->n_cached / (double)s->n_prompt : 0,
-           per_s(r, s->n_answer), per_s(r, s->n_prompt + s->n_answer));
+           per_s(r, r->n_done), per_s(r, s->n_prompt), known, per_s(r, s->n_answer),
+           per_s(r, s->n_prompt + s->n_answer));
     if (s->n_short)
         printf("  %llu answers are shorter than asked for: the server does not know ignore_eos?\n",
                (unsigned long long)s->n_short);
@@ -159,7 +161,8 @@ static json_t *series_json(const struct load_summary *s) {
     if (load_series_make(s, &series) == OK)
         json = json_pack("{s:f, s:o, s:o, s:o}", "bin_s", series.bin_s, "output_tokens_per_s",
                          reals_json(series.tokens_per_s, series.n), "requests_per_s",
-                         reals_json(series.requests_per_s, series.n), "under_way", reals_json(series.under_way, series.n));
+                         reals_json(series.requests_per_s, series.n), "under_way",
+                         reals_json(series.under_way, series.n));
     load_series_free(&series);
     return json;
 }

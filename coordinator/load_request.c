@@ -63,7 +63,7 @@ static err add_model(const char *model, struct bytes *out) {
     if (!model) return OK;
     json_t *name = json_string(model);
     char *text = name ? json_dumps(name, JSON_ENCODE_ANY) : NULL;
-    err e = text ? bytes_printf(out, "\"model\":%s,", text) : err_set(ERR_MEMORY, "cannot write a model's name as JSON");
+    err e = text ? bytes_printf(out, "\"model\":%s,", text) : err_set(ERR_REQUEST, "--model is no UTF-8");
     free(text);
     json_decref(name);
     return e;
