@@ -17,7 +17,8 @@ static json_t *rank_json(const struct plan_cell *c, const struct engine_rank *r)
         (json_int_t)r->weight_bytes, "kv_bytes", (json_int_t)r->kv_bytes, "bytes_read",
         (json_int_t)r->bytes_read, "peak_rss_bytes", (json_int_t)r->peak_rss_bytes, "rss_bytes",
         (json_int_t)r->rss_bytes, "n_steps", (json_int_t)r->n_steps, "bytes_sent",
-        (json_int_t)r->bytes_sent, "bytes_received", (json_int_t)r->bytes_received, "compute_s", r->compute_s, "wait_s", r->wait_s, "share_s", r->share_s);
+        (json_int_t)r->bytes_sent, "bytes_received", (json_int_t)r->bytes_received, "compute_s",
+        r->compute_s, "wait_s", r->wait_s, "share_s", r->share_s);
 }
 
 json_t *report_ranks(const struct plan *plan, const struct engine_rank *ranks) {

@@ -28,9 +28,9 @@ void sampler_free(struct sampler *s);
 
 /* Does what out->flags ask of `logits` [n_vocab], which the edits change in place.
  * `edits` is the step's whole array. `tops` [out->n_top] gets the most probable tokens and result->n_top their
- * number, fewer where the edits leave fewer tokens possible; top_begin is the caller's. Errors: ERR_DEVICE "no finite logit" when the
- * row came without one; ERR_REQUEST when the edits forbade every token, or for a parameter that
- * makes no sense (`result` then says token -1). */
+ * number, fewer where the edits leave fewer tokens possible; top_begin is the caller's. Errors: ERR_DEVICE
+ * "no finite logit" when the row came without one; ERR_REQUEST when the edits forbade every token, or for a
+ * parameter that makes no sense (`result` then says token -1). */
 err sample_row(struct sampler *s, const struct step_out *out, const struct step_edit *edits,
                float *logits, struct result_top *tops, struct result_out *result);
 
