@@ -57,7 +57,8 @@ uint32_t engine_n_pending(const struct engine *e);
 err engine_next(struct engine *e, struct result *out);
 
 /* The same, waiting at most timeout_us, or until wake_fd is readable: *has_result says whether one came. Serves
- * the job meanwhile (signs of life, figures that were asked for); with no step pending, too. */
+ * the job meanwhile (signs of life, figures that were asked for); with no step pending, too, so that a job that is
+ * lost while idle is found out. Call it again within a few seconds: ranks that hear nothing for the deadline end. */
 err engine_poll(struct engine *e, int64_t timeout_us, struct result *out, int *has_result);
 
 /* Asks every rank for its figures; the answer comes during engine_poll, in order with the steps. */

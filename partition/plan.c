@@ -393,17 +393,18 @@ static err memory_error(const struct program *p, const struct plan *plan,
     plan_bytes_text(n, need);
     plan_bytes_text(pools[pool].available, have);
     plan_bytes_text(n - pools[pool].available, missing);
-    uint32_t is_shared = plan->n_blocks > plan_context_blocks(plan->context); /* the cache, by several */
+    int is_shared = plan->n_blocks > plan_context_blocks(plan->context); /* the cache, by several */
     uint32_t blocks = is_shared ? blocks_that_fit(p, plan, pools, n_pools, pool_of) : 0;
     uint32_t context = blocks ? 0 : context_that_fits(p, plan, pools, n_pools, pool_of);
     uint32_t stages = stages_that_fit(p, plan, pools, n_pools);
     uint32_t rows = blocks || context ? 0 : rows_that_fit(p, plan, pools, n_pools, pool_of);
     uint64_t tokens = blocks ? (uint64_t)blocks * KV_BLOCK_TOKENS : context;
     const char *what = blocks ? "a KV cache" : is_shared ? "a context and a KV cache" : "a context";
+    const char *unit = is_shared ? " tokens" : "";
     if (tokens && stages)
-        snprintf(fits, sizeof fits, "%s of %lu or %u stages would fit", what, tokens, stages);
+        snprintf(fits, sizeof fits, "%s of %lu%s or %u stages would fit", what, tokens, unit, stages);
     else if (tokens)
-        snprintf(fits, sizeof fits, "%s of %lu would fit", what, tokens);
+        snprintf(fits, sizeof fits, "%s of %lu%s would fit", what, tokens, unit);
     else if (rows)
         snprintf(fits, sizeof fits, "steps of %u rows (--prefill-chunk) would fit", rows);
     else if (stages)

@@ -131,6 +131,8 @@ json bench_generate_json '"stages": 2, "shards": 1, "prompt_tokens": 9, "is_cont
   bench generate $model --grids 1x1,2x1 --prompt-tokens 3,9 --tokens 4 --repeat 1 --reference --json
 runs help_bench_generate '^Usage: caravan bench generate' bench generate --help
 runs help_bench_ops '^Usage: caravan bench ops' bench ops --help
+json plan_kv_tokens '"kv_tokens": 8192' plan $model --kv-tokens 8190 --json
+refuses plan_kv_tokens_few 2 'one text alone may take' plan $model --kv-tokens 32
 json plan_json '"stages": 2' plan $model --stages 2 --shards 2 --json
 runs plan_program 'attend' plan $model --program
 "$CARAVAN" config --example >"$dir/example.cfg" && cmp -s "$dir/example.cfg" configs/example.cfg &&

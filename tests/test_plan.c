@@ -247,7 +247,7 @@ static void test_what_cache_would_fit(void **state) {
     const struct plan_cell *c = &plan->cells[0];
     struct plan_pool pool = {"a", c->weight_bytes + c->work_bytes + c->kv_bytes / 2};
     assert_int_equal(plan_check_memory(&program, plan, &pool, 1, own), ERR_MEMORY);
-    assert_non_null(strstr(err_text(), "; a KV cache of 2048 or "));
+    assert_non_null(strstr(err_text(), "; a KV cache of 2048 tokens or "));
     pool.available = c->weight_bytes + c->work_bytes + c->kv_bytes / 8; /* half a sequence's */
     assert_int_equal(plan_check_memory(&program, plan, &pool, 1, own), ERR_MEMORY);
     assert_non_null(strstr(err_text(), "; a context and a KV cache of "));
