@@ -84,6 +84,9 @@ $(BUILD)/caravan: $(OBJS) $(BUILD)/main.o
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(OBJS)
 	$(call quiet,LD)$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS) -lcmocka
 
+# Their own service, and their own chat template, stand before the real ones.
+$(BUILD)/tests/test_api build-fuzz/fuzz_api: LDFLAGS += -Wl,-z,muldefs
+
 # Only device.c holds the kernel texts, only chat_template.c the templates, only page.c the page, only main.c the commit.
 $(BUILD)/kernels/device.o: $(BUILD)/kernel_sources.inc
 $(BUILD)/model/chat_template.o: $(BUILD)/model/chat_templates.inc
@@ -121,7 +124,7 @@ $(BUILD)/%.inc: %
 fuzz: $(FUZZERS:tests/%.c=build-fuzz/%) ## fuzzers of the parsers (clang)
 build-fuzz/%: tests/%.c $(SRCS) $(BUILD)/kernel_sources.inc $(BUILD)/model/chat_templates.inc $(BUILD)/coordinator/page.html.inc
 	@mkdir -p build-fuzz
-	$(call quiet,FUZZ)clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -o $@ $< $(SRCS) $(EXT_LIBS)
+	$(call quiet,FUZZ)clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $(LDFLAGS) -o $@ $< $(SRCS) $(EXT_LIBS)
 
 -include $(OBJS:.o=.d) $(BUILD)/main.d $(TEST_BINS:=.d)
 .SECONDARY:

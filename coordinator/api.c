@@ -22,23 +22,15 @@ static int status_of(err e) {
     }
 }
 
-/* A code of its own, which programs look for. */
-static void fail_with_code(struct exchange *x, int status, const struct api_fault *f) {
-    api_reply(x, status, json_pack("{s:{s:s, s:s, s:s?, s:s}}", "error", "message", err_text(), "type",
-                                   "invalid_request_error", "param", *f->param ? f->param : NULL, "code", f->code));
-}
-
 void api_fail(struct exchange *x, err e, const struct api_fault *f) {
     int status = status_of(e);
     const char *param = f && *f->param ? f->param : NULL;
-    if (x->status == 0) {
-        if (f && f->code) {
-            fail_with_code(x, strcmp(f->code, "model_not_found") == 0 ? 404 : status, f);
-            return;
-        }
-        if (status == 429) exchange_header(x, "Retry-After", "1");
-        if (status == 503) exchange_header(x, "Retry-After", "5");
+    if (f && f->code) {
+        exchange_error_code(x, strcmp(f->code, API_NO_MODEL) == 0 ? 404 : status, f->code, param, "%s", err_text());
+        return;
     }
+    if (status == 429) exchange_header(x, "Retry-After", "1");
+    if (status == 503) exchange_header(x, "Retry-After", "5");
     exchange_error(x, status, param, "%s", err_text());
 }
 
@@ -82,10 +74,6 @@ static const struct route *find_route(const char *path) {
     return NULL;
 }
 
-static int takes_method(const struct route *r, const char *method) {
-    return strcmp(r->method, method) == 0 || (strcmp(r->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
-}
-
 /* A web page may post "text/plain" anywhere without being asked first, but not this type: nobody's page uses up a
  * server that only listens to its own host. */
 static int is_json(const char *type) {
@@ -116,7 +104,7 @@ void api_request(struct api *a, struct exchange *x) {
     x->route = r ? r->name : "unknown";
     if (!r) {
         exchange_error(x, 404, NULL, "there is nothing at %.200s", x->path);
-    } else if (!takes_method(r, x->method)) {
+    } else if (strcmp(r->method, x->method) != 0) {
         exchange_header(x, "Allow", strcmp(r->method, "GET") == 0 ? "GET, HEAD" : r->method);
         exchange_error(x, 405, NULL, "%s answers %s only", r->path, r->method);
     } else {
@@ -149,17 +137,6 @@ static err name_model(struct api *a) {
     return err_set(ERR_CONFIG, "the model's name is no UTF-8, as JSON needs it; give another with --model-name");
 }
 
-/* The text of a special token, "" for -1. */
-static err token_text(const struct tokenizer *t, int32_t id, char **out) {
-    struct bytes text = {0};
-    err e = bytes_append(&text, "", 0);
-    if (e == OK && id >= 0) e = tokenizer_decode_token(t, id, 1, &text);
-    if (e == OK && !text.data) e = bytes_append_str(&text, "");
-    if (e == OK) *out = (char *)text.data;
-    else bytes_free(&text);
-    return e;
-}
-
 /* A text of n bytes has n / longest tokens at least: one that can never fit is refused before it costs time.
  * WordPiece makes one token of a whole unknown word. */
 static err measure_tokens(struct api *a) {
@@ -184,10 +161,7 @@ static err prepare(struct api *a) {
     if (getrandom(&a->instance, sizeof a->instance, 0) != sizeof a->instance)
         return err_set(ERR_INTERNAL, "no random numbers for the ids of answers");
     TRY(name_model(a));
-    if (!t) return OK;
-    TRY(token_text(t, tokenizer_bos(t), &a->bos));
-    TRY(token_text(t, tokenizer_eos(t), &a->eos));
-    return measure_tokens(a);
+    return t ? measure_tokens(a) : OK;
 }
 
 err api_create(const struct api_options *o, struct api **out) {
@@ -203,7 +177,5 @@ err api_create(const struct api_options *o, struct api **out) {
 void api_free(struct api *a) {
     if (!a) return;
     while (a->answers) api_answer_free(a->answers);
-    free(a->bos);
-    free(a->eos);
     free(a);
 }

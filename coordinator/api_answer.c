@@ -139,7 +139,6 @@ err api_answer_start(struct api *a, struct exchange *x, struct api_fault *f, con
                              .n_prompts = n_prompts, .n_choices = n_prompts * (size_t)p->best_of,
                              .begin_us = clock_us()};
     name_answer(w);
-    count_prompts(w);
     e = NEW(w->choices, w->n_choices);
     for (size_t i = 0; i < w->n_choices && e == OK; i++) choice_init(w, i);
     for (size_t i = 0; i < n_prompts && e == OK && p->is_echo; i++) e = api_prompt_show(a, &prompts[i]);
@@ -149,6 +148,7 @@ err api_answer_start(struct api *a, struct exchange *x, struct api_fault *f, con
         api_answer_free(w);
         return e;
     }
+    count_prompts(w);
     w->next = a->answers;
     if (w->next) w->next->previous = w;
     a->answers = w;
@@ -180,7 +180,6 @@ static void observe_token(struct api_choice *c) {
         metrics_observe(w->api->o.metrics, METRIC_FIRST_TOKEN, (double)(now - w->begin_us) * 1e-6);
     c->last_us = now;
     w->x->n_answer++;
-    api_count_token(w->api);
 }
 
 static err take_token(struct api_choice *c, const struct service_event *e) {

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "coordinator/api_parts.h"
+#include "coordinator/conversation.h"
 #include "model/limits.h"
 
 /* ---- the answer ---- */
@@ -36,8 +37,8 @@ static err read_params(struct api *a, struct api_fault *f, const json_t *root, s
     static const char *const max_names[] = {"max_tokens", "max_completion_tokens", NULL};
     const json_t *best_of = api_field(root, "best_of"), *echo = api_field(root, "echo");
     p->max_tokens = -1;
+    p->tokens_least = 1;
     TRY(api_read_params(a, f, root, max_names, p));
-    if (p->max_tokens == 0) return api_refuse(f, "max_tokens", "expected a whole number from 1, found 0");
     if (best_of && p->best_of != p->n) return api_refuse(f, "best_of", "not supported for chats; n is");
     if (echo && !json_is_false(echo)) return api_refuse(f, "echo", "not supported for chats");
     return read_scores(f, root, p);
@@ -80,90 +81,61 @@ static err read_tools(struct api_fault *f, const json_t *root, const json_t **ou
 
 /* ---- the prompt ---- */
 
-struct chat {
-    struct api *api;
-    struct api_fault *f;
-    json_t *messages;
-    const json_t *tools, *variables;
-    int opens_answer; /* add_generation_prompt */
-    int goes_on;      /* continue_final_message: the answer goes on with the last message */
-    struct bytes text;
-};
+/* Errors of a conversation begin with the field: "messages[2].content: expected ...". */
+static err name_field(struct api_fault *f, err e) {
+    const char *text = err_text(), *end = strchr(text, ':');
+    int is_named = e == ERR_REQUEST && strncmp(text, "messages", 8) == 0 && end;
+    if (is_named) snprintf(f->param, sizeof f->param, "%.*s", (int)(end - text), text);
+    return e == ERR_REQUEST && !is_named ? api_refuse(f, "messages", "%s", text) : e;
+}
 
-static err read_prompt_fields(struct chat *c, const json_t *root) {
+static err check_flags(struct api_fault *f, const json_t *root, struct conversation *c) {
+    int opens_answer, goes_on = 0;
+    TRY(api_read_bool(f, root, "continue_final_message", &goes_on));
+    opens_answer = !goes_on;
+    TRY(api_read_bool(f, root, "add_generation_prompt", &opens_answer));
+    if (opens_answer == goes_on)
+        return api_refuse(f, "add_generation_prompt", goes_on ? "not together with continue_final_message"
+                                                              : "false only with continue_final_message");
+    c->goes_on = goes_on;
     c->variables = api_field(root, "chat_template_kwargs");
     if (c->variables && !json_is_object(c->variables))
-        return api_expected(c->f, "chat_template_kwargs", "an object", c->variables);
-    TRY(api_read_bool(c->f, root, "continue_final_message", &c->goes_on));
-    c->opens_answer = !c->goes_on;
-    TRY(api_read_bool(c->f, root, "add_generation_prompt", &c->opens_answer));
-    if (c->goes_on && c->opens_answer)
-        return api_refuse(c->f, "continue_final_message", "not together with add_generation_prompt");
-    TRY(read_tools(c->f, root, &c->tools));
-    return api_read_messages(c->f, root, &c->messages);
+        return api_expected(f, "chat_template_kwargs", "an object", c->variables);
+    return read_tools(f, root, &c->tools);
 }
 
-/* Cuts what the template wrote behind the last message. Templates may trim a message, so its trimmed text is looked
- * for, and what it ended with is put back. */
-static err cut_after_message(struct chat *c) {
-    const json_t *last = json_array_get(c->messages, json_array_size(c->messages) - 1);
-    const char *content = json_string_value(json_object_get(last, "content")), *found = NULL;
-    size_t n = content ? strlen(content) : 0;
-    while (n && strchr(" \t\r\n", content[n - 1])) n--;
-    if (n == 0) return api_refuse(c->f, "continue_final_message", "the last message has no text to go on with");
-    size_t lead = strspn(content, " \t\r\n");
-    const char *begin = (char *)c->text.data, *at = begin;
-    while ((at = memmem(at, c->text.len - (size_t)(at - begin), content + lead, n - lead)) != NULL) found = at++;
-    if (!found)
-        return api_refuse(c->f, "continue_final_message", "the template does not write the last message as it is");
-    c->text.len = (size_t)(found - begin) + n - lead;
-    return bytes_append_str(&c->text, content + n);
+/* Templates write messages as they are or leave them out: what their texts alone make too long is refused before it
+ * is rendered. */
+static err check_bytes(struct api *a, struct api_fault *f, const json_t *messages) {
+    size_t n = 0;
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        n += json_string_length(json_object_get(json_array_get(messages, i), "content"));
+    return api_check_bytes(a, f, "messages", n);
 }
 
-static err render(struct chat *c) {
-    struct api *a = c->api;
-    const struct chat_input in = {
-        .messages = c->messages, .tools = c->tools, .variables = c->variables, .bos = a->bos, .eos = a->eos,
-        .adds_generation_prompt = c->opens_answer, .now_s = time(NULL)};
-    err e = chat_template_render(a->o.chat, &in, &c->text);
-    if (e == ERR_REQUEST) return api_refuse(c->f, "messages", "%s", err_text());
-    if (e == OK && c->goes_on) e = cut_after_message(c);
-    return e;
-}
-
-/* The template's text is the whole prompt: only a BOS that the model wants and the template leaves out is added. */
-static err encode(struct chat *c, struct token_list *out) {
-    const struct tokenizer *t = c->api->o.model->tokenizer;
-    size_t n_bos = c->api->bos ? strlen(c->api->bos) : 0;
-    int has_bos = n_bos && c->text.len >= n_bos && memcmp(c->text.data, c->api->bos, n_bos) == 0;
-    if (t && tokenizer_adds_bos(t) && tokenizer_bos(t) >= 0 && !has_bos)
-        TRY(token_list_push(out, tokenizer_bos(t)));
-    TRY(api_encode(c->api, c->f, "messages", c->text.data ? (char *)c->text.data : "", c->text.len, 0, out));
-    if (out->n == 0) return api_refuse(c->f, "messages", "the template made an empty prompt of them");
-    return OK;
-}
-
-static err make_prompt(struct chat *c, const json_t *root, struct api_prompt **out) {
-    struct api_prompt *p;
-    TRY(read_prompt_fields(c, root));
-    if (!c->api->o.chat)
-        return err_set(ERR_UNSUPPORTED, "the model carries no chat template; start the server with --chat-template "
-                                        "FILE|NAME, or use /v1/completions");
-    TRY(render(c));
-    TRY(NEW(p, 1));
-    err e = encode(c, &p->tokens);
-    if (e == OK) *out = p;
-    else api_prompts_free(p, 1);
+static err make_prompt(struct api *a, struct api_fault *f, const json_t *root, struct api_prompt *out) {
+    struct conversation c = {.now_s = time(NULL)};
+    json_t *messages;
+    TRY(check_flags(f, root, &c));
+    if (!a->o.chat)
+        return err_set(ERR_REQUEST, "this model carries no chat template; start the server with --chat-template "
+                                    "FILE|NAME, or ask /v1/completions");
+    err e = name_field(f, conversation_read(json_object_get(root, "messages"), &messages));
+    if (e != OK) return e;
+    c.messages = messages;
+    e = check_bytes(a, f, messages);
+    if (e == OK) e = name_field(f, conversation_encode(a->o.chat, a->o.model, &c, &out->tokens));
+    json_decref(messages);
     return e;
 }
 
 err api_chat(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
     struct api_params p = {0};
-    struct api_prompt *prompt = NULL;
-    struct chat c = {.api = a, .f = f};
+    struct api_prompt *prompt;
     TRY(read_params(a, f, root, &p));
-    err e = make_prompt(&c, root, &prompt);
-    json_decref(c.messages);
-    bytes_free(&c.text);
-    return e == OK ? api_answer_start(a, x, f, &api_chat_form, &p, "messages", prompt, 1) : e;
+    TRY(NEW(prompt, 1));
+    err e = make_prompt(a, f, root, prompt);
+    if (e == OK) return api_answer_start(a, x, f, &api_chat_form, &p, "messages", prompt, 1);
+    api_prompts_free(prompt, 1);
+    return e;
 }

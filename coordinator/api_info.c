@@ -1,11 +1,7 @@
 /* What the server says about itself and its model, and its tokenizer. */
 #include <string.h>
 
-#include "base/clock.h"
-#include "base/utf8.h"
 #include "coordinator/api_parts.h"
-
-#define RATE_OVER_S 10
 
 /* ---- GET /v1/models, /v1/models/NAME ---- */
 
@@ -114,16 +110,20 @@ err api_health(struct api *a, struct exchange *x, const json_t *root, struct api
     return OK;
 }
 
+/* progress: 0 to 1, of loading. */
 err api_ready(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
     struct service_status s;
     (void)root, (void)f;
     service_status(a->o.service, &s);
     if (s.state == SERVICE_READY) {
         api_reply(x, 200, json_pack("{s:s}", "status", "ready"));
-    } else {
-        exchange_header(x, "Retry-After", "5");
-        api_reply(x, 503, json_pack("{s:s, s:s}", "status", state_name(s.state), "reason", s.reason));
+        return OK;
     }
+    json_t *o = json_pack("{s:s, s:s}", "status", state_name(s.state), "reason", s.reason);
+    if (o && s.state == SERVICE_LOADING && s.total_bytes)
+        json_object_set_new(o, "progress", json_real((double)s.loaded_bytes / (double)s.total_bytes));
+    exchange_header(x, "Retry-After", "5");
+    api_reply(x, 503, o);
     return OK;
 }
 
@@ -143,37 +143,14 @@ err api_metrics(struct api *a, struct exchange *x, const json_t *root, struct ap
 
 /* ---- GET /cluster: for the page ---- */
 
-void api_count_token(struct api *a) {
-    int64_t second = clock_us() / 1000000;
-    size_t i = (size_t)(second % API_RATE_SECONDS);
-    if (a->rate[i].second != second) {
-        a->rate[i].second = second;
-        a->rate[i].n_tokens = 0;
-    }
-    a->rate[i].n_tokens++;
-}
-
-/* Over the last whole seconds. */
-static double tokens_per_s(const struct api *a) {
-    int64_t now = clock_us() / 1000000;
-    uint64_t n = 0;
-    for (size_t i = 0; i < API_RATE_SECONDS; i++)
-        if (a->rate[i].second < now && a->rate[i].second >= now - RATE_OVER_S) n += a->rate[i].n_tokens;
-    return (double)n / RATE_OVER_S;
-}
-
-static json_t *write_queue(const struct service_status *s) {
-    return json_pack("{s:I, s:I}", "queued", (json_int_t)s->n_queued, "running", (json_int_t)s->n_running);
-}
-
-static json_t *write_blocks(const struct service_status *s) {
-    return json_pack("{s:I, s:I, s:I}", "total", (json_int_t)s->n_blocks, "used", (json_int_t)s->n_blocks_used,
-                     "cached", (json_int_t)s->n_blocks_cached);
-}
-
-static json_t *write_plan(const struct service_status *s) {
-    return json_pack("{s:I, s:I, s:I}", "stages", (json_int_t)s->n_stages, "shards", (json_int_t)s->n_shards,
-                     "ranks", (json_int_t)s->n_ranks);
+static json_t *write_parts(const struct service_status *s) {
+    return json_pack("{s:{s:I, s:I, s:I}, s:{s:I, s:I}, s:{s:I, s:I, s:I}, s:{s:f, s:f}}",
+                     "plan", "stages", (json_int_t)s->n_stages, "shards", (json_int_t)s->n_shards, "ranks",
+                     (json_int_t)s->n_ranks,
+                     "queue", "waiting", (json_int_t)s->n_queued, "running", (json_int_t)s->n_running,
+                     "kv", "blocks", (json_int_t)s->n_blocks, "used", (json_int_t)s->n_blocks_used, "cached",
+                     (json_int_t)s->n_blocks_cached,
+                     "tokens_per_s", "prompt", s->prompt_tokens_per_s, "answer", s->answer_tokens_per_s);
 }
 
 err api_cluster(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
@@ -181,10 +158,10 @@ err api_cluster(struct api *a, struct exchange *x, const json_t *root, struct ap
     (void)root, (void)f;
     service_status(a->o.service, &s);
     json_t *ranks = service_ranks(a->o.service);
-    api_reply(x, 200, json_pack(
-        "{s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:I, s:o, s:o, s:o, s:o}", "model", a->model, "state",
-        state_name(s.state), "reason", s.reason, "context", (json_int_t)a->context, "load_s", s.load_s, "uptime_s",
-        s.uptime_s, "tokens_per_s", tokens_per_s(a), "steps", (json_int_t)s.n_steps, "plan", write_plan(&s), "queue",
-        write_queue(&s), "blocks", write_blocks(&s), "ranks", ranks ? ranks : json_array()));
+    json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:I, s:o}", "state", state_name(s.state), "reason", s.reason,
+                          "model", a->model, "context", (json_int_t)a->context, "load_s", s.load_s, "uptime_s",
+                          s.uptime_s, "steps", (json_int_t)s.n_steps, "ranks", ranks ? ranks : json_array());
+    if (o) json_object_update_new(o, write_parts(&s));
+    api_reply(x, 200, o);
     return OK;
 }

@@ -74,7 +74,7 @@ err api_check_model(struct api *a, struct api_fault *f, const json_t *root) {
     const char *path = a->o.model->path, *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
     size_t n = strlen(file), n_stem = n > 5 && strcmp(file + n - 5, ".gguf") == 0 ? n - 5 : n;
     if (strcmp(name, file) == 0 || (strlen(name) == n_stem && memcmp(name, file, n_stem) == 0)) return OK;
-    f->code = "model_not_found";
+    f->code = API_NO_MODEL;
     return api_refuse(f, "model", "there is no model \"%.200s\"; this server has \"%s\"", name, a->model);
 }
 
@@ -175,7 +175,7 @@ static err read_length(struct api *a, struct api_fault *f, const json_t *root, c
     if (most == 0 || most > a->context) most = a->context;
     for (; *names; names++) {
         int64_t value = -1;
-        TRY(api_read_whole(f, root, *names, 0, INT32_MAX, &value));
+        TRY(api_read_whole(f, root, *names, p->tokens_least, INT32_MAX, &value));
         if (value < 0) continue;
         if (first && value != p->max_tokens) return api_refuse(f, *names, "differs from %s", first);
         if ((uint64_t)value > most)

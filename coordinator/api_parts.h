@@ -15,9 +15,12 @@
 #include "coordinator/api_read.h"
 
 #define API_BUCKETS 1024    /* of the table of choices that run */
-#define API_RATE_SECONDS 16 /* tokens per second: how far back they are counted */
 #define API_STOPS_MAX 16
 #define API_BIASES_MAX 1024
+
+/* Codes that clients look for. */
+#define API_NO_MODEL "model_not_found"
+#define API_TOO_LONG "context_length_exceeded"
 
 struct api_answer;
 struct api_choice;
@@ -28,16 +31,11 @@ struct api {
     uint32_t n_vocab;           /* tokens a client may name */
     size_t token_bytes_max;     /* of a token's text; 0: not known to bound a prompt */
     char model[256];            /* as /v1/models calls it */
-    char *bos, *eos;            /* their texts, "" where there is none */
     uint64_t instance;          /* random: answers of two runs have different ids */
     uint64_t n_answers;         /* so far */
     int64_t created_s;          /* since 1970 */
     struct api_choice *running[API_BUCKETS]; /* by id of the service */
     struct api_answer *answers;              /* all under way */
-    struct {
-        int64_t second;
-        uint32_t n_tokens;
-    } rate[API_RATE_SECONDS];   /* tokens of answers in each of the last seconds */
 };
 
 /* ---- errors (api.c) ---- */
@@ -53,6 +51,7 @@ struct api_params {
     int64_t n, best_of;
     int64_t max_tokens;         /* of each answer; -1: not said */
     uint32_t tokens_unless_asked; /* then; 0: as many as there is room for */
+    uint32_t tokens_least;      /* that may be asked for */
     int is_stream, has_usage;   /* has_usage: of a stream */
     int has_scores;             /* log-probabilities of tokens */
     int is_echo;                /* the prompt goes before the answer */
@@ -83,6 +82,8 @@ struct api_prompt {
 /* The prompts of field `name`: a string, tokens, or an array of either. At most n_max. */
 err api_read_prompts(struct api *a, struct api_fault *f, const json_t *root, const char *name, size_t n_max,
                      struct api_prompt **out, size_t *n);
+/* Refuses a text of n bytes that can never fit, before it costs time. */
+err api_check_bytes(struct api *a, struct api_fault *f, const char *name, size_t n);
 /* Appends the tokens of a text. */
 err api_encode(struct api *a, struct api_fault *f, const char *name, const char *text, size_t n, int add_special,
                struct token_list *out);
@@ -180,11 +181,5 @@ err api_health(struct api *a, struct exchange *x, const json_t *root, struct api
 err api_ready(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 err api_metrics(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 err api_cluster(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
-
-/* The messages of a chat, checked, with their contents as plain strings: a new reference (api_messages.c). */
-err api_read_messages(struct api_fault *f, const json_t *root, json_t **out);
-
-/* A token of an answer came now, for api_rate (api_info.c). */
-void api_count_token(struct api *a);
 
 #endif

@@ -5,16 +5,17 @@
 
 #include "coordinator/api_parts.h"
 
-static err refuse_long_text(struct api *a, struct api_fault *f, const char *name, size_t n) {
-    f->code = "context_length_exceeded";
-    return api_refuse(f, name, "a prompt of %zu bytes is longer than the context of %u tokens", n, a->context);
+err api_check_bytes(struct api *a, struct api_fault *f, const char *name, size_t n) {
+    if (!a->token_bytes_max || n / a->token_bytes_max <= a->context) return OK;
+    f->code = API_TOO_LONG;
+    return api_refuse(f, name, "a text of %zu bytes is longer than the context of %u tokens", n, a->context);
 }
 
 err api_encode(struct api *a, struct api_fault *f, const char *name, const char *text, size_t n, int add_special,
                struct token_list *out) {
     if (!a->o.model->tokenizer)
         return api_refuse(f, name, "the model carries no tokenizer: give tokens in place of a text");
-    if (a->token_bytes_max && n / a->token_bytes_max > a->context) return refuse_long_text(a, f, name, n);
+    TRY(api_check_bytes(a, f, name, n));
     return tokenizer_encode(a->o.model->tokenizer, text, n, add_special, 1, out);
 }
 
@@ -96,7 +97,7 @@ err api_check_length(struct api *a, struct api_fault *f, const char *name, size_
     int is_open = p->max_tokens < 0;
     size_t n_answer = is_open ? 1 : (size_t)p->max_tokens;
     if (n_prompt + n_answer > a->context) {
-        f->code = "context_length_exceeded";
+        f->code = API_TOO_LONG;
         return api_refuse(f, name, "the prompt has %zu tokens and the answer may have %zu; the context holds %u together",
                           n_prompt, n_answer, a->context);
     }

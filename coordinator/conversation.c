@@ -115,6 +115,8 @@ static err read_message(json_t *message, size_t i) {
     if (!json_is_object(message))
         return err_set(ERR_REQUEST, "messages[%zu]: expected an object with role and content, found %s", i,
                        found(message));
+    /* Clients send answers back with every field they know. */
+    if (json_is_null(json_object_get(message, "tool_calls"))) json_object_del(message, "tool_calls");
     const json_t *role = json_object_get(message, "role");
     if (!json_is_string(role) || json_string_length(role) == 0)
         return err_set(ERR_REQUEST, "messages[%zu].role: expected system, user, assistant or tool, found %s", i,
@@ -152,6 +154,22 @@ static err special_text(const struct tokenizer *t, int32_t id, struct bytes *out
     return id < 0 ? OK : tokenizer_decode_token(t, id, 1, out);
 }
 
+/* Cuts what the template wrote behind the last message. It may have trimmed the message, so the trimmed text is
+ * looked for, and what the message ended with is put back. */
+static err cut_after_message(const json_t *messages, struct bytes *text) {
+    const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
+    const char *content = json_string_value(json_object_get(last, "content"));
+    if (!content || !content[strspn(content, " \t\r\n")])
+        return err_set(ERR_REQUEST, "the last message has no text to go on with");
+    const char *first = content + strspn(content, " \t\r\n"), *end = content + strlen(content);
+    while (strchr(" \t\r\n", end[-1])) end--;
+    size_t n = (size_t)(end - first), at = text->len;
+    while (at >= n && memcmp(text->data + at - n, first, n) != 0) at--;
+    if (at < n) return err_set(ERR_REQUEST, "the chat template does not write the last message as it is");
+    text->len = at;
+    return bytes_append_str(text, end);
+}
+
 static err render(const struct chat_template *t, const struct model *m, const struct conversation *c,
                   struct bytes *out) {
     struct bytes bos = {0}, eos = {0};
@@ -161,8 +179,9 @@ static err render(const struct chat_template *t, const struct model *m, const st
         struct chat_input in = {
             .messages = c->messages, .tools = c->tools, .variables = c->variables,
             .bos = (const char *)bos.data, .eos = (const char *)eos.data,
-            .adds_generation_prompt = 1, .now_s = c->now_s};
+            .adds_generation_prompt = !c->goes_on, .now_s = c->now_s};
         e = chat_template_render(t, &in, out);
+        if (e == OK && c->goes_on) e = cut_after_message(c->messages, out);
     }
     bytes_free(&bos);
     bytes_free(&eos);

@@ -22,7 +22,7 @@ err conversation_template(const struct model *m, const struct config *c, struct 
  * - content: a text, or an array of {"type": "text", "text": ...}, joined by line ends; null or absent only beside
  *   tool_calls;
  * - tool_calls[].function.arguments: an object, or the text of one, which is parsed.
- * Other fields stay. ERR_REQUEST begins with the field: "messages[2].content: expected ..., found ...". */
+ * Other fields stay, but tool_calls: null is as not there. ERR_REQUEST begins with the field: "messages[2].content: expected ..., found ...". */
 err conversation_read(const json_t *messages, json_t **out);
 
 struct conversation {
@@ -30,6 +30,7 @@ struct conversation {
     const json_t *tools;     /* array, or NULL */
     const json_t *variables; /* object of more variables of the template, or NULL */
     int64_t now_s;           /* the date that templates may write, seconds of UTC */
+    int goes_on;             /* the last message is not complete: the prompt ends with its text */
 };
 
 /* Appends the prompt that asks for the assistant's next message. Control tokens that the template writes are tokens;
