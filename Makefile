@@ -85,7 +85,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(OBJS)
 	$(call quiet,LD)$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS) -lcmocka
 
 # Their own service, and their own chat template, stand before the real ones.
-$(BUILD)/tests/test_api build-fuzz/fuzz_api: LDFLAGS += -Wl,-z,muldefs
+$(BUILD)/tests/test_api $(BUILD)/tests/test_api_answers build-fuzz/fuzz_api: LDFLAGS += -Wl,-z,muldefs
 
 # Only device.c holds the kernel texts, only chat_template.c the templates, only page.c the page, only main.c the commit.
 $(BUILD)/kernels/device.o: $(BUILD)/kernel_sources.inc

@@ -45,7 +45,7 @@ void api_reply(struct exchange *x, int status, json_t *root) {
 /* ---- routes ---- */
 
 struct route {
-    const char *method, *path; /* a path that ends with '/' is any path below it */
+    const char *method, *path; /* "/v1/models/": any path below it */
     const char *name;
     err (*answer)(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 };
@@ -62,12 +62,13 @@ static const struct route routes[] = {
     {"GET", "/ready", "ready", api_ready},
     {"GET", "/metrics", "metrics", api_metrics},
     {"GET", "/cluster", "cluster", api_cluster},
+    {"GET", "/", "page", api_page},
 };
 
 static const struct route *find_route(const char *path) {
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         size_t n = strlen(routes[i].path);
-        int is_folder = routes[i].path[n - 1] == '/';
+        int is_folder = n > 1 && routes[i].path[n - 1] == '/';
         if (is_folder ? strncmp(path, routes[i].path, n) == 0 && path[n] : strcmp(path, routes[i].path) == 0)
             return &routes[i];
     }

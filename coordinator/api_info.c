@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "coordinator/api_parts.h"
+#include "coordinator/page.h"
 
 /* ---- GET /v1/models, /v1/models/NAME ---- */
 
@@ -141,7 +142,15 @@ err api_metrics(struct api *a, struct exchange *x, const json_t *root, struct ap
     return e;
 }
 
-/* ---- GET /cluster: for the page ---- */
+/* ---- GET /, and /cluster for it ---- */
+
+err api_page(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
+    (void)a, (void)root, (void)f;
+    exchange_header(x, "Content-Security-Policy", PAGE_POLICY);
+    exchange_header(x, "Cache-Control", "no-cache");
+    exchange_reply(x, 200, "text/html; charset=utf-8", page_html, page_html_bytes);
+    return OK;
+}
 
 static json_t *write_parts(const struct service_status *s) {
     return json_pack("{s:{s:I, s:I, s:I}, s:{s:I, s:I}, s:{s:I, s:I, s:I}, s:{s:f, s:f}}",

@@ -180,6 +180,7 @@ err api_models(struct api *a, struct exchange *x, const json_t *root, struct api
 err api_health(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 err api_ready(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 err api_metrics(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
+err api_page(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 err api_cluster(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 
 #endif

@@ -17,7 +17,6 @@ struct fake_request {
     uint64_t id;
     struct service_request asked; /* pointers of its sequence are not valid any more, but for these: */
     int32_t *prompt;
-    char *stops[16];
     struct sequence *sequence;    /* NULL where no text is asked for */
     size_t n_shown, n_tokens;
     int is_running, has_prompt_scores;
@@ -40,7 +39,6 @@ static inline void fake_reset(struct service *s) {
     for (size_t i = 0; i < s->n_requests; i++) {
         sequence_free(s->requests[i].sequence);
         free(s->requests[i].prompt);
-        for (size_t k = 0; k < 16; k++) free(s->requests[i].stops[k]);
     }
     s->n_requests = s->n_running = s->n_cancelled = s->n_most = 0;
     s->queue = FAKE_REQUESTS_MAX;
@@ -88,13 +86,11 @@ err service_submit(struct service *s, const struct service_request *asked, uint6
     *r = (struct fake_request){.asked = *asked, .is_running = 1, .id = 1000 + 7 * s->n_requests};
     TRY(NEW(r->prompt, o->n_prompt));
     memcpy(r->prompt, o->prompt, o->n_prompt * sizeof *r->prompt);
-    for (size_t i = 0; i < o->n_stops; i++) r->stops[i] = strdup(o->stops[i]);
     if (o->max_tokens) {
         struct sequence_options own = *o;
         own.rows_max = o->context;
         own.n_top = 0;
         own.scores_prompt = 0;
-        own.stops = (const char *const *)r->stops;
         TRY(sequence_create(&own, &r->sequence));
     }
     s->n_requests++;
