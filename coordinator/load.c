@@ -219,7 +219,7 @@ static err collect(struct load *l) {
         }
     }
     if (l->n_in_row >= l->o->n_clients + FAILURES_IN_ROW)
-        return err_set(ERR_JOB, "gave up: %u requests in a row failed, the last ones with %s: %s", l->n_in_row,
+        return err_set(ERR_JOB, "gave up: %u requests in a row failed (%s: %s)", l->n_in_row,
                        l->r->failures[l->r->n_failures - 1].what, l->r->failures[l->r->n_failures - 1].reason);
     return OK;
 }
