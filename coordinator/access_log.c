@@ -55,7 +55,7 @@ static err print_line(const struct access_entry *a, struct bytes *out) {
     return bytes_printf(out,
                         " status=%d bytes=%llu seconds=%.6f route=%s prompt=%u cached=%u answer=%u key=%s end=%s\n",
                         a->status, (unsigned long long)a->n_bytes, a->seconds, x->route ? x->route : "other",
-                        x->n_prompt, x->n_cached, x->n_answer, a->key_name, a->end);
+                        x->n_prompt, x->n_cached, x->n_answer, x->key_name, a->end);
 }
 
 void access_log_write(struct access_log *l, const struct access_entry *entry) {

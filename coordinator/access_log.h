@@ -14,8 +14,8 @@ err access_log_open(const char *path, struct access_log **out);
 void access_log_close(struct access_log *l);
 
 struct access_entry {
-    const struct exchange *exchange; /* method, path, route and tokens; path may be NULL */
-    const char *client, *key_name;   /* key_name: "-" where none was asked for or given */
+    const struct exchange *exchange; /* method, path, route, key_name and tokens; path may be NULL */
+    const char *client;
     const char *end;                 /* a word: how it ended */
     int status;
     uint64_t n_bytes;                /* of the answer's body */

@@ -18,6 +18,7 @@ struct exchange {
     size_t n_body;
     uint32_t key;                /* index of the API key, from 0; 0 where keys are not asked for */
     int priority;                /* of that key: higher goes first */
+    const char *key_name;        /* of that key; "-" where none was given */
 
     /* The answer. */
     int status;                  /* 0: not begun */

@@ -10,9 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -30,7 +30,6 @@
 #define BLOCK_BYTES (16 * 1024)   /* of an answer of known length, handed on at a time */
 #define LAG_S 1.0                 /* a client may be too far behind for so long */
 #define SPARE_FILES 256           /* descriptors beside those of connections */
-#define ALLOWED_METHODS "GET, HEAD, POST, OPTIONS"
 
 enum phase {
     PHASE_OPEN,    /* between requests */
@@ -59,9 +58,9 @@ struct connection {
     struct exchange x;
     struct bytes path, body;
     int is_begun;     /* its headers have been looked at */
+    int is_early;     /* if it is refused, then before its body is here */
     int is_given;     /* the API has it */
     int is_answering; /* the library has the answer */
-    const char *key_name;
     uint64_t n_sent;  /* bytes of the answer */
     double begin_s;   /* of the request line */
     double whole_s;   /* of the whole request; 0: not yet */
@@ -85,10 +84,13 @@ struct http {
     atomic_int is_stopped;
     int is_draining;
     double drained_s;       /* draining ends */
+    int is_one_leaving;     /* a connection has_left in the middle of a request, or between two */
     double tick_s, next_tick_s;
     struct connection_list open, waiting;
     struct connection *accepting; /* during MHD_add_connection */
 };
+
+static const char cut_timeout[] = "timeout";
 
 /* What epoll says which of its descriptors had an event with; a connection is itself. */
 static char mark_listen, mark_wake, mark_library;
@@ -134,10 +136,12 @@ static void enter_phase(struct connection *c, enum phase phase) {
     c->lag_since_s = 0;
 }
 
-/* The library notices what happened to its socket, and closes it. */
+/* The library notices what happened to its socket, and closes it; what the client has not taken is dropped. */
 static void cut(struct connection *c, const char *why) {
+    struct linger none = {.l_onoff = 1};
     if (c->cut) return;
     c->cut = why;
+    if (c->phase != PHASE_OPEN) setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
     shutdown(c->fd, SHUT_RDWR);
 }
 
@@ -175,96 +179,40 @@ static void *on_request_line(void *context, const char *uri, struct MHD_Connecti
     (void)uri;
     struct connection *c = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
     c->begin_s = clock_s();
-    c->key_name = "-";
+    c->x.key_name = "-";
     c->x.method = "-";
     enter_phase(c, PHASE_REQUEST);
     return c;
 }
 
-static size_t max_body(const struct http *h) { return (size_t)h->o.config->max_body_kb * 1024; }
-
-static int is_too_long(const struct connection *c) {
+/* Looks at the headers. Afterwards x->status says whether the request is refused. */
+static void begin_request(struct connection *c, const char *path, const char *method) {
+    const struct http *h = c->http;
     const char *length = header_of(c, MHD_HTTP_HEADER_CONTENT_LENGTH);
-    return length && strtoull(length, NULL, 10) > max_body(c->http);
-}
-
-static void refuse_body(struct connection *c) {
-    exchange_error(&c->x, 413, NULL, "the body is longer than the %" PRIu64 " KiB that this server takes",
-                   c->http->o.config->max_body_kb);
-}
-
-/* The page and what tells that the server is alive are for everybody. */
-static int is_public(const char *path) {
-    static const char *const paths[] = {"/", "/health", "/ready", "/favicon.ico"};
-    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
-        if (strcmp(path, paths[i]) == 0) return 1;
-    return 0;
-}
-
-static void check_key(struct connection *c) {
-    const struct http *h = c->http;
-    if (!h->keys) return;
-    const char *authorization = header_of(c, MHD_HTTP_HEADER_AUTHORIZATION);
-    const char *key = header_of(c, "X-API-Key");
-    size_t n = key ? strlen(key) : 0;
-    if (authorization) key = request_bearer(authorization, &n);
-    int index = key ? keys_find(h->keys, key, n) : -1;
-    if (index >= 0) {
-        c->x.key = (uint32_t)index;
-        c->x.priority = keys_priority(h->keys, c->x.key);
-        c->key_name = keys_name(h->keys, c->x.key);
-    } else if (!is_public(c->x.path)) {
-        exchange_error(&c->x, 401, NULL, "%s", authorization || key ? "the API key is not known here"
-                       : "an API key is needed, as header \"Authorization: Bearer KEY\"");
-    }
-}
-
-/* What a browser asks before it lets a page of another origin use the API. */
-static void answer_options(struct exchange *x, const char *cors_origin) {
-    exchange_header(x, "Allow", ALLOWED_METHODS);
-    if (*cors_origin) {
-        exchange_header(x, "Access-Control-Allow-Methods", ALLOWED_METHODS);
-        exchange_header(x, "Access-Control-Allow-Headers", "*, Authorization, Content-Type, X-API-Key");
-        exchange_header(x, "Access-Control-Max-Age", "600");
-    }
-    exchange_reply(x, 204, NULL, "", 0);
-}
-
-static void check_method(struct exchange *x, const char *method) {
-    static const char *const methods[] = {"GET", "POST", "HEAD", "OPTIONS"};
-    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
-        if (strcmp(method, methods[i]) == 0) return;
-    exchange_header(x, "Allow", ALLOWED_METHODS);
-    exchange_error(x, 405, NULL, "the method must be one of " ALLOWED_METHODS);
-}
-
-/* Looks at the headers. Afterwards x->status says whether the request is refused: the first reason stands. */
-static void begin_request(struct connection *c, const char *raw_path, const char *method) {
-    const struct http *h = c->http;
-    const char *cors_origin = h->o.config->cors_origin;
-    struct exchange *x = &c->x;
-    const char *type = header_of(c, MHD_HTTP_HEADER_CONTENT_TYPE), *origin = header_of(c, MHD_HTTP_HEADER_ORIGIN);
+    struct request r = {
+        .method = method,
+        .path = path,
+        .content_type = header_of(c, MHD_HTTP_HEADER_CONTENT_TYPE),
+        .origin = header_of(c, MHD_HTTP_HEADER_ORIGIN),
+        .host = header_of(c, MHD_HTTP_HEADER_HOST),
+        .authorization = header_of(c, MHD_HTTP_HEADER_AUTHORIZATION),
+        .api_key = header_of(c, "X-API-Key"),
+        .n_body = length ? strtoull(length, NULL, 10) : 0, /* the library has seen that it is a number */
+    };
     c->is_begun = 1;
-    x->content_type = type ? type : "";
-    x->method = strcmp(method, "HEAD") == 0 ? "GET" : method;
-    err e = request_decode_path(raw_path, &c->path);
-    x->path = c->path.data ? (const char *)c->path.data : "";
-    if (e == ERR_MEMORY) x->is_broken = 1;
-    else if (e != OK) exchange_error(x, 400, NULL, "%s", err_text());
-    if (h->is_draining) exchange_error(x, 503, NULL, "the server is about to end");
-    check_method(x, method);
-    if (origin && !request_origin_is_allowed(origin, header_of(c, MHD_HTTP_HEADER_HOST), cors_origin))
-        exchange_error(x, 403, NULL, "web pages of this origin may not use this server; the key cors_origin allows one");
-    if (strcmp(method, "OPTIONS") == 0) answer_options(x, cors_origin);
-    if (is_too_long(c)) refuse_body(c);
-    check_key(c);
+    /* Refused before the body is sent, and the connection ends with it. Else a refused body is read to its
+     * end, so that the client comes to read why. */
+    c->is_early = r.n_body > request_body_most(h->o.config) || header_of(c, MHD_HTTP_HEADER_EXPECT);
+    if (h->is_draining) exchange_error(&c->x, 503, NULL, "the server is about to end");
+    request_admit(&r, h->o.config, h->keys, &c->x, &c->path);
 }
 
 static void take_body(struct connection *c, const char *data, size_t n) {
-    if (c->x.status || c->x.is_broken) return; /* refused: it is read, so that the client reads why */
-    if (n > max_body(c->http) - c->body.len) {
+    const struct config *config = c->http->o.config;
+    if (c->x.status || c->x.is_broken) return;
+    if (n > request_body_most(config) - c->body.len) {
         bytes_free(&c->body);
-        refuse_body(c);
+        request_refuse_body(&c->x, config);
     } else if (bytes_append(&c->body, data, n) != OK) {
         c->x.is_broken = 1;
     }
@@ -367,10 +315,9 @@ static enum MHD_Result on_access(void *context, struct MHD_Connection *mhd, cons
     (void)version;
     if (!c->is_begun) {
         begin_request(c, url, method);
-        /* Refused before the body is sent; the connection ends with it. */
-        int is_early = c->x.status && (is_too_long(c) || header_of(c, MHD_HTTP_HEADER_EXPECT));
-        if (is_early) enter_phase(c, PHASE_ANSWER);
-        return is_early ? answer(c) : MHD_YES;
+        if (!c->is_early || !c->x.status) return MHD_YES;
+        enter_phase(c, PHASE_ANSWER);
+        return answer(c);
     }
     if (*n_data) {
         take_body(c, data, *n_data);
@@ -385,7 +332,7 @@ static enum MHD_Result on_access(void *context, struct MHD_Connection *mhd, cons
 static const char *ending_of(const struct connection *c, enum MHD_RequestTerminationCode code, int *status) {
     *status = c->x.status;
     if (c->cut) {
-        *status = c->phase == PHASE_REQUEST ? 408 : 499;
+        *status = c->cut == cut_timeout ? 408 : 499;
         return c->cut;
     }
     if (code == MHD_REQUEST_TERMINATED_COMPLETED_OK && c->is_answering) return "done";
@@ -402,8 +349,7 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **own, 
     struct exchange *x = &c->x;
     double now = clock_s();
     (void)mhd;
-    struct access_entry entry = {.exchange = x, .client = c->client, .key_name = c->key_name,
-                                 .n_bytes = c->n_sent, .seconds = now - c->begin_s};
+    struct access_entry entry = {.exchange = x, .client = c->client, .n_bytes = c->n_sent, .seconds = now - c->begin_s};
     entry.end = ending_of(c, code, &entry.status);
     if (c->is_given) h->o.on_gone(h->o.context, x);
     access_log_write(h->log, &entry);
@@ -414,10 +360,11 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **own, 
     bytes_free(&c->path);
     bytes_free(&c->body);
     *x = (struct exchange){0};
-    c->is_begun = c->is_given = c->is_answering = 0;
+    c->is_begun = c->is_early = c->is_given = c->is_answering = 0;
     c->n_sent = 0;
     c->whole_s = 0;
     c->n_requests++;
+    if (c->has_left) h->is_one_leaving = 1;
     enter_phase(c, PHASE_OPEN);
 }
 
@@ -500,7 +447,19 @@ static void check_connection(struct connection *c, double now) {
     } else if (h->is_draining) {
         cut(c, "drained");
     } else if (now - c->since_s > (c->phase == PHASE_OPEN && c->n_requests ? idle_s : header_s)) {
-        cut(c, "timeout");
+        cut(c, cut_timeout);
+    }
+}
+
+/* Cuts clients that closed their side before their request was whole: the library would wait on. */
+static void check_leaving(struct http *h) {
+    h->is_one_leaving = 0;
+    for (uint32_t i = 0; i < h->open.n; i++) {
+        struct connection *c = h->open.items[i];
+        int n_unread = 0;
+        if (!c->has_left || c->phase == PHASE_ANSWER) continue;
+        if (ioctl(c->fd, FIONREAD, &n_unread) == 0 && n_unread > 0) h->is_one_leaving = 1;
+        else cut(c, "left");
     }
 }
 
@@ -532,10 +491,14 @@ static int has_ready(const struct http *h) {
     return 0;
 }
 
+static int is_library_busy(struct http *h) {
+    MHD_UNSIGNED_LONG_LONG pending_ms;
+    return MHD_get_timeout(h->daemon, &pending_ms) == MHD_YES && pending_ms == 0;
+}
+
 /* Milliseconds; -1: until something happens. */
 static int timeout_of(struct http *h) {
-    MHD_UNSIGNED_LONG_LONG pending_ms;
-    if ((MHD_get_timeout(h->daemon, &pending_ms) == MHD_YES && pending_ms == 0) || has_ready(h)) return 0;
+    if (is_library_busy(h) || has_ready(h)) return 0;
     if (h->open.n == 0 && h->is_listening) return -1;
     double left = h->next_tick_s - clock_s();
     return left <= 0 ? 0 : (int)(left * 1000) + 1;
@@ -551,7 +514,7 @@ static err wait_for_events(struct http *h, int *is_woken) {
         uint64_t count;
         if (mark == &mark_listen) accept_some(h);
         else if (mark == &mark_wake) *is_woken = read(h->wake_fd, &count, sizeof count) > 0;
-        else if (mark != &mark_library) ((struct connection *)mark)->has_left = 1;
+        else if (mark != &mark_library) h->is_one_leaving = ((struct connection *)mark)->has_left = 1;
     }
     return OK;
 }
@@ -570,6 +533,7 @@ err http_run(struct http *h) {
         resume_ready(h);
         MHD_run(h->daemon);
         double now = clock_s();
+        if (h->is_one_leaving && !is_library_busy(h)) check_leaving(h);
         if (now >= h->next_tick_s) check_all(h);
         watch_listening(h, !h->is_draining && h->open.n < h->o.config->max_connections && now >= h->accept_again_s);
     }

@@ -1,7 +1,12 @@
 #include "coordinator/request.h"
 
+#include <inttypes.h>
 #include <string.h>
 #include <strings.h>
+
+#define ALLOWED_METHODS "GET, HEAD, POST, OPTIONS"
+
+/* ---- texts ---- */
 
 static int digit_of(char c) {
     if (c >= '0' && c <= '9') return c - '0';
@@ -50,4 +55,75 @@ err request_quote(const char *text, size_t most, struct bytes *out) {
         else TRY(bytes_printf(out, "\\x%02X", c));
     }
     return bytes_append_str(out, "\"");
+}
+
+/* ---- who may ask for what ---- */
+
+size_t request_body_most(const struct config *config) { return (size_t)config->max_body_kb * 1024; }
+
+void request_refuse_body(struct exchange *x, const struct config *config) {
+    exchange_error(x, 413, NULL, "the body is longer than the %" PRIu64 " KiB that this server takes",
+                   config->max_body_kb);
+}
+
+/* The page and what tells that the server is alive are for everybody. */
+static int is_public(const char *path) {
+    static const char *const paths[] = {"/", "/health", "/ready", "/favicon.ico"};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+        if (strcmp(path, paths[i]) == 0) return 1;
+    return 0;
+}
+
+static void check_key(const struct request *r, const struct keys *keys, struct exchange *x) {
+    const char *key = r->api_key;
+    size_t n = key ? strlen(key) : 0;
+    if (!keys) return;
+    if (r->authorization) key = request_bearer(r->authorization, &n);
+    int index = key ? keys_find(keys, key, n) : -1;
+    if (index >= 0) {
+        x->key = (uint32_t)index;
+        x->priority = keys_priority(keys, x->key);
+        x->key_name = keys_name(keys, x->key);
+    } else if (!is_public(x->path)) {
+        exchange_error(x, 401, NULL, r->authorization || r->api_key ? "the API key is not known here"
+                       : "an API key is needed, as header \"Authorization: Bearer KEY\"");
+    }
+}
+
+static void check_method(const char *method, struct exchange *x) {
+    static const char *const methods[] = {"GET", "POST", "HEAD", "OPTIONS"};
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
+        if (strcmp(method, methods[i]) == 0) return;
+    exchange_header(x, "Allow", ALLOWED_METHODS);
+    exchange_error(x, 405, NULL, "the method must be one of " ALLOWED_METHODS);
+}
+
+/* What a browser asks before it lets a page of another origin use the API. */
+static void answer_options(struct exchange *x, const char *cors_origin) {
+    exchange_header(x, "Allow", ALLOWED_METHODS);
+    if (*cors_origin) {
+        exchange_header(x, "Access-Control-Allow-Methods", ALLOWED_METHODS);
+        exchange_header(x, "Access-Control-Allow-Headers", "*, Authorization, Content-Type, X-API-Key");
+        exchange_header(x, "Access-Control-Max-Age", "600");
+    }
+    exchange_reply(x, 204, NULL, "", 0);
+}
+
+/* Of several reasons to refuse it the first stands. */
+void request_admit(const struct request *r, const struct config *config, const struct keys *keys,
+                   struct exchange *x, struct bytes *path) {
+    x->method = strcmp(r->method, "HEAD") == 0 ? "GET" : r->method;
+    x->content_type = r->content_type ? r->content_type : "";
+    x->key_name = "-";
+    err e = request_decode_path(r->path, path);
+    x->path = path->data ? (const char *)path->data : "";
+    if (e == ERR_MEMORY) x->is_broken = 1;
+    else if (e != OK) exchange_error(x, 400, NULL, "%s", err_text());
+    check_method(r->method, x);
+    if (r->origin && !request_origin_is_allowed(r->origin, r->host, config->cors_origin))
+        exchange_error(x, 403, NULL,
+                       "web pages of this origin may not use this server; the key cors_origin allows one");
+    if (strcmp(r->method, "OPTIONS") == 0) answer_options(x, config->cors_origin);
+    if (r->n_body > request_body_most(config)) request_refuse_body(x, config);
+    check_key(r, keys, x);
 }

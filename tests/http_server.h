@@ -212,14 +212,6 @@ static int client_read_until(int fd, struct bytes *in, const char *mark) {
     return 1;
 }
 
-/* Whether the other side closes, within the patience; what comes before is dropped. */
-static int client_is_closed(int fd) {
-    char piece[65536];
-    ssize_t n;
-    while ((n = recv(fd, piece, sizeof piece, 0)) > 0) {}
-    return n == 0 || errno == ECONNRESET;
-}
-
 /* One answer off the front of `in`: its status; head and body are appended to `head` and `body`. 0: it broke
  * off. */
 static int client_read_answer(int fd, struct bytes *in, struct bytes *head, struct bytes *body) {
