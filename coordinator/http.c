@@ -222,7 +222,8 @@ static void give_request(struct connection *c) {
     struct exchange *x = &c->x;
     c->whole_s = clock_s();
     enter_phase(c, PHASE_ANSWER);
-    if (x->status || x->is_broken || bytes_append(&c->body, "", 0) != OK) return;
+    if (!x->status && bytes_append(&c->body, "", 0) != OK) x->is_broken = 1; /* for the NUL */
+    if (x->status || x->is_broken) return;
     x->body = c->body.data;
     x->n_body = c->body.len;
     c->is_given = 1;
@@ -463,9 +464,21 @@ static void check_leaving(struct http *h) {
     }
 }
 
+/* Where no further connection fits, the one that has been idle for longest gives way. */
+static void make_room(struct http *h) {
+    struct connection *oldest = NULL;
+    for (uint32_t i = 0; i < h->open.n; i++) {
+        struct connection *c = h->open.items[i];
+        int is_idle = c->phase == PHASE_OPEN && c->n_requests && !c->cut;
+        if (is_idle && (!oldest || c->since_s < oldest->since_s)) oldest = c;
+    }
+    if (oldest) cut(oldest, "idle");
+}
+
 static void check_all(struct http *h) {
     double now = clock_s();
     for (uint32_t i = 0; i < h->open.n; i++) check_connection(h->open.items[i], now);
+    if (h->open.n == h->o.config->max_connections) make_room(h);
     h->next_tick_s = now + h->tick_s;
 }
 
@@ -649,14 +662,27 @@ static void raise_file_limit(uint64_t n) {
                  (uint64_t)files.rlim_cur);
 }
 
+static err read_files(struct http *h) {
+    TRY(read_tls(h));
+    return *h->o.config->api_keys ? keys_load(h->o.config->api_keys, &h->keys) : OK;
+}
+
+static err create(const struct http_options *o, struct http **out) {
+    struct http *h;
+    TRY(NEW(h, 1));
+    h->o = *o;
+    h->epoll_fd = h->wake_fd = h->listen_fd = -1;
+    *out = h;
+    return OK;
+}
+
 static err open_parts(struct http *h) {
     const struct config *c = h->o.config;
     double shorter = c->header_timeout_s < c->idle_timeout_s ? c->header_timeout_s : c->idle_timeout_s;
     h->tick_s = shorter / 8 < LAG_S / 4 ? shorter / 8 : LAG_S / 4;
     TRY(NEW(h->open.items, c->max_connections));
     TRY(NEW(h->waiting.items, c->max_connections));
-    TRY(read_tls(h));
-    if (*c->api_keys) TRY(keys_load(c->api_keys, &h->keys));
+    TRY(read_files(h));
     TRY(access_log_open(c->access_log, &h->log));
     TRY(bytes_append_str(&h->url, h->tls_key.len ? "https://" : "http://"));
     TRY(listen_open(c->host, (uint32_t)c->port, &h->listen_fd, &h->url));
@@ -666,12 +692,20 @@ static err open_parts(struct http *h) {
 
 err http_open(const struct http_options *o, struct http **out) {
     struct http *h;
-    TRY(NEW(h, 1));
-    h->o = *o;
-    h->epoll_fd = h->wake_fd = h->listen_fd = -1;
+    TRY(create(o, &h));
     err e = open_parts(h);
     if (e == OK) *out = h;
     else http_close(h);
+    return e;
+}
+
+err http_check(const struct config *config) {
+    struct http_options o = {.config = config};
+    struct http *h;
+    TRY(create(&o, &h));
+    err e = read_files(h);
+    if (e == OK) e = start_library(h); /* it looks at the certificate */
+    http_close(h);
     return e;
 }
 

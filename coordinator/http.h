@@ -1,7 +1,17 @@
 /* HTTP: the transport of `serve`. One thread (the caller of http_run) owns every
  * connection: it reads requests within their limits, gives each whole one to the
  * API as an exchange, sends answers as fast as each client reads, notices clients
- * that leave, and logs one line per request. The only user of libmicrohttpd. */
+ * that leave, and logs one line per request. The only user of libmicrohttpd.
+ *
+ * What it answers itself, in OpenAI's shape: 400 a bad path, 401 no known API key (only where api_keys is
+ * set; /, /favicon.ico, /health and /ready need none), 403 a page of another origin (unless cors_origin allows
+ * it), 405 a method other than GET, HEAD, POST and OPTIONS, 413 a long body, 503 while it drains; OPTIONS with
+ * 204. What is no HTTP at all the library refuses in its own words (400, 413, 414, 431, 505).
+ *
+ * A connection is cut when a request is not whole header_timeout_s after its first line (the first request:
+ * after the connection's start), when it is idle for idle_timeout_s, when a client takes nothing for
+ * idle_timeout_s of an answer that is there, or lags unsent_max_kb behind a stream for a second. A client that
+ * closes its side while it waits has left. */
 #ifndef COORDINATOR_HTTP_H
 #define COORDINATOR_HTTP_H
 
@@ -24,6 +34,8 @@ struct http_options {
     void (*on_wake)(void *context);
 };
 
+/* Whether the files that the configuration names are fine; nothing is opened. */
+err http_check(const struct config *config);
 /* Listens. ERR_CONFIG names the key and what is wrong with it; ERR_FILE an address that is taken. */
 err http_open(const struct http_options *o, struct http **out);
 /* "http://127.0.0.1:8080" */

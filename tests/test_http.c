@@ -402,25 +402,27 @@ static void a_client_that_stops_reading_is_idle(void **state) {
 }
 
 static void connections_have_a_limit(void **state) {
+    struct timeval soon = {.tv_usec = 400000}, later = {.tv_sec = 5};
+    struct bytes in = {0}, answer = {0};
     int fds[4];
     (void)state;
     server_prepare(&server);
     server.config.max_connections = 3;
     start();
-    for (int i = 0; i < 4; i++) fds[i] = client_open(&server);
-    struct bytes in = {0}, answer = {0};
     for (int i = 0; i < 3; i++) {
-        assert_true(client_say(fds[i], "GET /echo HTTP/1.1\r\n" HOST "\r\n"));
-        assert_int_equal(client_read_answer(fds[i], &in, &answer, &answer), 200);
+        fds[i] = client_open(&server);
+        assert_true(client_say(fds[i], "GET /never HTTP/1.1\r\n" HOST "\r\n"));
     }
-    struct timeval soon = {.tv_usec = 200000}, later = {.tv_sec = 5};
+    wait_for(&server.n_asked, 3);
+    fds[3] = client_open(&server);
     setsockopt(fds[3], SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
     assert_true(client_say(fds[3], "GET /echo HTTP/1.1\r\n" HOST "\r\n"));
-    answer.len = 0;
     assert_int_equal(client_read_answer(fds[3], &in, &answer, &answer), 0); /* it waits for its turn */
     setsockopt(fds[3], SOL_SOCKET, SO_RCVTIMEO, &later, sizeof later);
     close(fds[0]);
     assert_int_equal(client_read_answer(fds[3], &in, &answer, &answer), 200);
+    assert_int_equal(ask("GET /echo HTTP/1.1\r\n" HOST "\r\n", ""), 200); /* the idle one has given way */
+    assert_true(client_is_closed(fds[3]));
     for (int i = 1; i < 4; i++) close(fds[i]);
     bytes_free(&in);
     bytes_free(&answer);
@@ -661,6 +663,7 @@ static void tls(void **state) {
         print_message("tls: skipped, the openssl program makes no certificate here\n");
         skip();
     }
+    assert_int_equal(http_check(&server.config), OK);
     start();
     assert_int_equal(strncmp(http_url(server.http), "https://127.0.0.1:", 18), 0);
     const char *paths[] = {"/late", "/stream/3", "/large"};
@@ -676,6 +679,7 @@ static void tls(void **state) {
     snprintf(command, sizeof command, "openssl genrsa -out %s 2048 2>/dev/null", server.config.tls_key);
     assert_int_equal(system(command), 0);
     listen_fails_with(ERR_CONFIG, "no certificate and its key");
+    assert_int_equal(http_check(&server.config), ERR_CONFIG);
     unlink(server.config.tls_certificate);
     unlink(server.config.tls_key);
     bytes_free(&body);
