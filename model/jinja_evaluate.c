@@ -161,6 +161,9 @@ static err evaluate_builtin(struct jinja_run *r, struct jinja_scope *s, const st
                             struct jinja_value *out) {
     struct jinja_value self;
     struct jinja_args a;
+    if (!n->builtin)
+        return jinja_fail(r, "no %s is named '%.*s'", n->type == NODE_FILTER ? "filter" : "test", (int)n->value.n,
+                          n->value.s);
     TRY(jinja_evaluate(r, s, n->a, &self));
     TRY(jinja_evaluate_args(r, s, n->items, &a));
     r->line = n->line;

@@ -218,7 +218,7 @@ static err parse_builtin(struct jinja_parser *p, const char *what,
     TRY(jinja_expect(p, JINJA_NAME));
     node->value = t->value;
     node->builtin = find(t->value.s, t->value.n);
-    if (node->builtin) return OK;
+    if (node->builtin || p->n_conditions) return OK; /* behind a condition it fails where it runs, as in Jinja */
     return jinja_syntax_error(t->line, "no %s is named '%.*s'", what, (int)t->value.n, t->value.s);
 }
 
@@ -396,6 +396,7 @@ err jinja_parse_expression(struct jinja_parser *p, struct jinja_node **out) {
     struct jinja_node *value;
     TRY(parse_or(p, &value));
     TRY(enter(p));
+    p->n_conditions++;
     for (*out = value; jinja_is_name(p, "if"); value = *out) {
         struct jinja_node *condition, *otherwise = NULL;
         uint32_t line = jinja_peek(p)->line;
@@ -405,6 +406,7 @@ err jinja_parse_expression(struct jinja_parser *p, struct jinja_node **out) {
         TRY(two(p, NODE_CHOICE, line, condition, value, out));
         (*out)->c = otherwise;
     }
+    p->n_conditions--;
     p->depth--;
     return OK;
 }

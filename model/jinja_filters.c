@@ -80,12 +80,21 @@ static err filter_replace(struct jinja_run *r, struct jinja_value self, const st
 
 static err filter_escape(struct jinja_run *r, struct jinja_value self, const struct jinja_args *a,
                          struct jinja_value *out) {
-    static const char *const entities[][2] = {
-        {"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"'", "&#39;"}, {"\"", "&#34;"}};
     TRY(jinja_bind(r, a, "escape", "", NULL));
     TRY(jinja_text(r, self, out));
-    for (size_t i = 0; i < sizeof entities / sizeof *entities; i++)
-        TRY(jinja_replace(r, *out, jinja_literal(entities[i][0]), jinja_literal(entities[i][1]), -1, out));
+    return jinja_escape(r, *out, out);
+}
+
+static err filter_forceescape(struct jinja_run *r, struct jinja_value self, const struct jinja_args *a,
+                              struct jinja_value *out) {
+    self.is_safe = 0;
+    return filter_escape(r, self, a, out);
+}
+
+static err filter_safe(struct jinja_run *r, struct jinja_value self, const struct jinja_args *a,
+                       struct jinja_value *out) {
+    TRY(filter_string(r, self, a, out));
+    out->is_safe = 1;
     return OK;
 }
 
@@ -348,14 +357,14 @@ const struct jinja_builtin *jinja_filter_find(const char *name, size_t n) {
         {"e", filter_escape},
         {"escape", filter_escape},
         {"float", filter_float},
-        {"forceescape", filter_escape},
+        {"forceescape", filter_forceescape},
         {"format", filter_format},
         {"indent", filter_indent},
         {"int", filter_int},
         {"lower", filter_lower},
         {"replace", filter_replace},
         {"round", filter_round},
-        {"safe", filter_string},
+        {"safe", filter_safe},
         {"string", filter_string},
         {"title", filter_title},
         {"tojson", filter_tojson},

@@ -189,7 +189,9 @@ static err write_percent(struct jinja_run *r, struct jinja_value format, struct 
         s = place + 1;
         TRY(percent_place(r, p, &s, end, out));
     }
-    uint32_t n_values = p->values.kind == JINJA_TUPLE ? p->values.list->n : p->values.kind != JINJA_DICT;
+    int is_mapping = p->values.kind == JINJA_DICT || p->values.kind == JINJA_LIST || p->values.kind == JINJA_RANGE ||
+                     p->values.kind == JINJA_UNDEFINED; /* what has items need not be used */
+    uint32_t n_values = p->values.kind == JINJA_TUPLE ? p->values.list->n : !is_mapping;
     if (!p->is_named && p->n_used < n_values) return jinja_fail(r, "there are more values than the format has places");
     return OK;
 }

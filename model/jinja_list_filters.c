@@ -238,7 +238,7 @@ static err sort(struct jinja_run *r, struct keyed *items, uint32_t n, int is_rev
     return OK;
 }
 
-/* Keys of all items: of the attributes "a,b" a list of two. */
+/* Keys of all items; with takes_many a list of the attributes "a,b". */
 static err key_items(struct jinja_run *r, const struct jinja_list *items, const struct getter *g, int takes_many,
                      struct keyed **out) {
     void *keyed;
@@ -247,11 +247,11 @@ static err key_items(struct jinja_run *r, const struct jinja_list *items, const 
     for (uint32_t i = 0; i < items->n; i++) {
         struct keyed *k = &(*out)[i];
         k->item = items->items[i];
-        if (!takes_many || g->path.kind != JINJA_STRING || !memchr(g->path.s, ',', g->path.n)) {
+        if (!takes_many || g->path.kind != JINJA_STRING) {
             TRY(get(r, g, k->item, &k->key));
             continue;
         }
-        TRY(jinja_new_list(r, JINJA_LIST, 2, &k->key));
+        TRY(jinja_new_list(r, JINJA_LIST, 1, &k->key));
         for (size_t at = 0; at <= g->path.n;) {
             const char *comma = memchr(g->path.s + at, ',', g->path.n - at);
             size_t end = comma ? (size_t)(comma - g->path.s) : g->path.n;

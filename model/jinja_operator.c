@@ -116,6 +116,15 @@ static err append_lists(struct jinja_run *r, struct jinja_value a, struct jinja_
     return OK;
 }
 
+static err add_texts(struct jinja_run *r, struct jinja_value a, struct jinja_value b, struct jinja_value *out) {
+    int is_safe = a.is_safe || b.is_safe;
+    if (is_safe) TRY(jinja_escape(r, a, &a));
+    if (is_safe) TRY(jinja_escape(r, b, &b));
+    TRY(jinja_join(r, a, b, out));
+    out->is_safe = (uint8_t)is_safe;
+    return OK;
+}
+
 static int is_repeated(struct jinja_value v) {
     return v.kind == JINJA_STRING || v.kind == JINJA_LIST || v.kind == JINJA_TUPLE;
 }
@@ -123,7 +132,7 @@ static int is_repeated(struct jinja_value v) {
 err jinja_binary(struct jinja_run *r, int op, struct jinja_value a, struct jinja_value b, struct jinja_value *out) {
     if (jinja_is_whole(a) && jinja_is_whole(b)) return whole(r, op, a.i, b.i, out);
     if (jinja_is_number(a) && jinja_is_number(b)) return real(r, op, jinja_number(a), jinja_number(b), out);
-    if (op == '+' && a.kind == JINJA_STRING && b.kind == JINJA_STRING) return jinja_join(r, a, b, out);
+    if (op == '+' && a.kind == JINJA_STRING && b.kind == JINJA_STRING) return add_texts(r, a, b, out);
     if (op == '+' && a.kind == b.kind && (a.kind == JINJA_LIST || a.kind == JINJA_TUPLE))
         return append_lists(r, a, b, out);
     if (op == '*' && is_repeated(a) && jinja_is_whole(b)) return repeat(r, a, b.i, out);

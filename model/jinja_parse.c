@@ -112,7 +112,7 @@ static err parse_block_to(struct jinja_parser *p, const char *end, struct jinja_
     return OK;
 }
 
-static err parse_if(struct jinja_parser *p, struct jinja_node *node) {
+static err parse_branches(struct jinja_parser *p, struct jinja_node *node) {
     static const char *const ends[] = {"elif", "else", "endif", NULL};
     for (;;) {
         TRY(jinja_parse_tuple(p, JINJA_WITHOUT_CHOICE, &node->a));
@@ -124,6 +124,13 @@ static err parse_if(struct jinja_parser *p, struct jinja_node *node) {
         p->at++;
         node = node->other;
     }
+}
+
+static err parse_if(struct jinja_parser *p, struct jinja_node *node) {
+    p->n_conditions++;
+    TRY(parse_branches(p, node));
+    p->n_conditions--;
+    return OK;
 }
 
 static err parse_for(struct jinja_parser *p, struct jinja_node *node) {

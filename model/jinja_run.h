@@ -167,6 +167,8 @@ err jinja_strip(struct jinja_run *r, struct jinja_value s, struct jinja_value ch
                 struct jinja_value *out);
 err jinja_replace(struct jinja_run *r, struct jinja_value s, struct jinja_value old, struct jinja_value new,
                   int64_t count, struct jinja_value *out);
+/* For HTML, unless it is safe already. */
+err jinja_escape(struct jinja_run *r, struct jinja_value s, struct jinja_value *out);
 err jinja_split_lines(struct jinja_run *r, struct jinja_value s, int keeps_ends, struct jinja_value *out);
 /* The byte where `part` begins at or after `from`, or -1. */
 int64_t jinja_find_text(struct jinja_value s, struct jinja_value part, size_t from);

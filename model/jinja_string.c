@@ -19,7 +19,8 @@ static int is_cased(uint32_t code) {
 static err append_case(struct bytes *out, uint32_t code, int is_upper, int is_title) {
     uint8_t s[4];
     if (code == 0xDF && is_upper) return bytes_append_str(out, is_title ? "Ss" : "SS");
-    return bytes_append(out, s, utf8_write(to_case(code, is_upper), s));
+    uint32_t to = is_upper && is_title ? (uint32_t)utf8proc_totitle((utf8proc_int32_t)code) : to_case(code, is_upper);
+    return bytes_append(out, s, utf8_write(to, s));
 }
 
 err jinja_recase(struct jinja_run *r, struct jinja_value s, enum jinja_case to, struct jinja_value *out) {
@@ -56,6 +57,7 @@ err jinja_strip(struct jinja_run *r, struct jinja_value s, struct jinja_value ch
         end = at;
     }
     *out = jinja_string(s.s + begin, end - begin);
+    out->is_safe = s.is_safe;
     return OK;
 }
 
@@ -93,6 +95,17 @@ err jinja_replace(struct jinja_run *r, struct jinja_value s, struct jinja_value 
     }
     if (e == OK) e = append_bounded(r, &b, s.s + at, s.n - at);
     return jinja_take_bytes(r, &b, e, out);
+}
+
+err jinja_escape(struct jinja_run *r, struct jinja_value s, struct jinja_value *out) {
+    static const char *const entities[][2] = {
+        {"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"'", "&#39;"}, {"\"", "&#34;"}};
+    *out = s;
+    if (s.is_safe) return OK;
+    for (size_t i = 0; i < sizeof entities / sizeof *entities; i++)
+        TRY(jinja_replace(r, *out, jinja_literal(entities[i][0]), jinja_literal(entities[i][1]), -1, out));
+    out->is_safe = 1;
+    return OK;
 }
 
 static int is_line_end(uint32_t c) {

@@ -58,7 +58,7 @@ enum jinja_node_type {
     NODE_ITEM,      /* a[b] */
     NODE_SLICE,     /* a[b:c:d], each of b, c, d may be NULL */
     NODE_CALL,      /* a(items) */
-    NODE_FILTER,    /* a | builtin(items) */
+    NODE_FILTER,    /* a | builtin(items); without a builtin: value names one that is unknown */
     NODE_TEST,      /* a is builtin(items) */
     NODE_NOT,
     NODE_NEGATIVE,
@@ -132,6 +132,7 @@ struct jinja_parser {
     struct jinja_token *tokens;
     size_t at;
     unsigned depth, n_loops;
+    unsigned n_conditions; /* around: what stands there may never run */
     struct jinja_macro_frame *macro; /* innermost macro around */
 };
 

@@ -57,6 +57,7 @@ struct jinja_value {
     uint8_t kind;
     uint8_t undefined; /* of UNDEFINED: enum jinja_undefined */
     uint8_t of;        /* of NO_ATTRIBUTE: the kind that lacked it */
+    uint8_t is_safe;   /* of STRING: was through |safe or |escape; what + adds to it is escaped for HTML */
     uint32_t n;        /* of STRING and UNDEFINED: bytes at s */
     union {
         int64_t i; /* INT, BOOL */
