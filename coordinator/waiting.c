@@ -125,3 +125,4 @@ void waiting_let_in(struct waiting *w, struct waiting_place *p) {
 }
 
 uint32_t waiting_n(const struct waiting *w) { return w->n; }
+uint64_t waiting_n_let_in(const struct waiting *w) { return w->n_let_in; }

@@ -39,5 +39,6 @@ struct waiting_place *waiting_next(const struct waiting *w, int *is_aged);
 void waiting_let_in(struct waiting *w, struct waiting_place *p);
 
 uint32_t waiting_n(const struct waiting *w);
+uint64_t waiting_n_let_in(const struct waiting *w);
 
 #endif
