@@ -160,7 +160,7 @@ uint32_t blocks_n_free(const struct blocks *b) { return b->n_free; }
 static err check_block(const struct blocks *b, int32_t id) {
     const struct block *k = &b->of[id];
     if (k->state == BLOCK_PRIVATE)
-        return k->n_holders < 2 ? OK : err_set(ERR_INTERNAL, "block %d is private and has %u holders", id, k->n_holders);
+        return k->n_holders < 2 ? OK : err_set(ERR_INTERNAL, "block %d is private to %u", id, k->n_holders);
     if (blocks_find(b, k->parent, k->tokens) != id) return err_set(ERR_INTERNAL, "block %d is not found", id);
     if (k->state == BLOCK_BEGUN)
         return k->n_holders == 1 ? OK : err_set(ERR_INTERNAL, "block %d is begun by %u", id, k->n_holders);

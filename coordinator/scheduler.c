@@ -5,7 +5,7 @@
 
 #include "base/mem.h"
 
-#define RUNNING_STEPS 2      /* outputs of so many steps of every group: more at once would only wait for each other */
+#define RUNNING_STEPS 2       /* outputs of so many steps of every group: more at once would only wait for each other */
 #define PREEMPTIONS_PATIENT 2 /* who lost its blocks so often keeps them from now on */
 
 /* ---- lists ---- */
@@ -36,8 +36,8 @@ static err check_options(const struct scheduler_options *o) {
         return err_set(ERR_INTERNAL, "a scheduler of %u rows, %u groups, context %u, vocabulary %u", o->rows_max,
                        o->n_groups, o->context, o->n_vocab);
     if (o->n_blocks < blocks_for(o->context))
-        return err_set(ERR_CONFIG, "a cache of %u blocks holds %llu positions, fewer than the context of %u", o->n_blocks,
-                       (unsigned long long)o->n_blocks * KV_BLOCK_TOKENS, o->context);
+        return err_set(ERR_CONFIG, "a cache of %u blocks holds %llu positions, fewer than the context of %u",
+                       o->n_blocks, (unsigned long long)o->n_blocks * KV_BLOCK_TOKENS, o->context);
     return OK;
 }
 

@@ -4,6 +4,19 @@
  * by more than one step. KV blocks are handed out as they are needed; where they
  * run out, the sequence that came last gives its own back and is computed again later.
  *
+ * Prompts. Half of the rows for prompts go to the one that is first by rank (below), the others have the other half in
+ * turn: with k of them, each has rows in k steps, however long the first is. A sequence whose next block another is
+ * computing just now waits for it; a block that is known is not computed at all.
+ *
+ * Rank. By priority, then by order of arrival; but whoever was let in because it waited longest
+ * (coordinator/waiting.h), or lost its blocks twice, is before all priorities from then on. Where a block is needed and none is free or only
+ * known, the last by rank gives its own back, if it is after the one that needs it, else that one waits. So
+ * the first is never stopped: it has a row in every second step that has some of prompts, and then a token at least
+ * every 5 * n_groups steps.
+ *
+ * Nobody starves. Who has m others before it in order of arrival is let in with the next 8 * (m + 1). Between two of
+ * these at most as many end as run, and the first by rank ends within 2 * prompt + 5 * n_groups * answer steps.
+ *
  * Pure: no clock, no random numbers, no I/O; the same calls give the same decisions.
  * One thread. Sequences belong to the caller and outlive their stay.
  *
@@ -37,14 +50,17 @@ err scheduler_create(const struct scheduler_options *o, struct scheduler **out);
 void scheduler_free(struct scheduler *s); /* not the sequences */
 
 /* Waits for its turn. `key`: keys take turns, so that many sequences of one do not keep out
- * another's; higher priorities go before all lower ones. */
+ * another's; higher priorities go before all lower ones. ERR_REQUEST: it is longer than the context, or the priority
+ * is beyond WAITING_PRIORITY_MAX. */
 err scheduler_add(struct scheduler *s, struct sequence *q, uint32_t key, int priority);
 /* Out, at once: its blocks are free; what is under way of it is dropped as it comes. */
 void scheduler_remove(struct scheduler *s, struct sequence *q);
 
-/* The next step, if one may start before more results come: *has_step. Its arrays are valid until
- * the next call. At most prefill_rows of its rows are of prompts that leave other sequences waiting; with none
- * decoding a step may be full. (0 now and then is fine; always would keep prompts from being read.) */
+/* The next step, if one may start before more results come: *has_step; always, with none under way and sequences
+ * there. Its arrays are valid until the next call. Steps must be computed in the order in which they are given. While
+ * others decode, at most prefill_rows of its rows are of prompts (0 now and then is fine; always would keep prompts from
+ * being read), and one of prompts alone starts only where a group has no step under way; with none decoding a step may
+ * be full. */
 err scheduler_next(struct scheduler *s, uint32_t prefill_rows, struct step *out, int *has_step);
 
 /* The result of the oldest step that has none yet. `each` hears of every sequence that this

@@ -250,7 +250,7 @@ void step_build(struct scheduler *s, uint32_t prefill_rows) {
     if (!f->n_parts && !s->n_flights) { /* all wait for somebody who waits for a block: no more */
         s->may_wait = 0;
         give_decode_rows(s, s->outs_max);
-        share_prompt_rows(s, prompt_room(s, prefill_rows));
+        share_prompt_rows(s, prompt_room(s, prefill_rows ? prefill_rows : 1));
     }
     f->n_outs = s->n_outs;
     uint32_t row = 0, n_hidden = 0;

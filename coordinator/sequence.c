@@ -143,7 +143,8 @@ static err check_values(const struct sequence_options *o) {
             return err_set(ERR_REQUEST, "token %d of the prompt is beyond the model's %u", o->prompt[i], o->n_vocab);
     for (size_t i = 0; i < o->n_biases; i++) {
         if (o->biases[i].token < 0 || (uint32_t)o->biases[i].token >= o->n_vocab)
-            return err_set(ERR_REQUEST, "the bias of token %d is beyond the model's %u", o->biases[i].token, o->n_vocab);
+            return err_set(ERR_REQUEST, "the bias of token %d is beyond the model's %u", o->biases[i].token,
+                           o->n_vocab);
         if (isnan(o->biases[i].bias) || o->biases[i].bias == INFINITY)
             return err_set(ERR_REQUEST, "the bias of token %d is no number", o->biases[i].token);
     }
@@ -380,7 +381,8 @@ static err check_result(const struct sequence *s, size_t begin, size_t end, cons
         return err_set(ERR_INTERNAL, "a result of %u outputs, %u were wanted from %u on", r->n_outs, n_outs, out_begin);
     if (s->o.pooling == SEQUENCE_POOL_NONE) return OK;
     for (size_t i = begin; i < end; i++) n_hidden += (row_flags(s, i) & OUT_HIDDEN) != 0;
-    if (hidden_begin > r->n_hidden_rows || n_hidden > r->n_hidden_rows - hidden_begin || (n_hidden && r->dim != s->o.dim))
+    if (hidden_begin > r->n_hidden_rows || n_hidden > r->n_hidden_rows - hidden_begin ||
+        (n_hidden && r->dim != s->o.dim))
         return err_set(ERR_INTERNAL, "a result of %u hidden states of %u values; %u of %u were wanted from %u on",
                        r->n_hidden_rows, r->dim, n_hidden, s->o.dim, hidden_begin);
     return OK;

@@ -110,11 +110,13 @@ void waiting_remove(struct waiting *w, struct waiting_place *p) {
 }
 
 struct waiting_place *waiting_next(const struct waiting *w, int *is_aged) {
-    *is_aged = w->n_let_in % WAITING_AGED_EVERY == WAITING_AGED_EVERY - 1;
-    if (*is_aged || !w->n) return w->oldest;
+    *is_aged = 0;
+    if (!w->n) return NULL;
     uint32_t level = N_PRIORITIES - 1;
     while (w->turn[level] == NONE) level--;
-    return w->queues[w->turn[level]].first;
+    struct waiting_place *p = w->queues[w->turn[level]].first;
+    *is_aged = w->n_let_in % WAITING_AGED_EVERY == WAITING_AGED_EVERY - 1 && p != w->oldest;
+    return *is_aged ? w->oldest : p;
 }
 
 void waiting_let_in(struct waiting *w, struct waiting_place *p) {

@@ -33,7 +33,7 @@ err waiting_queue(struct waiting *w, uint32_t key, int priority, uint32_t *queue
 void waiting_add(struct waiting *w, struct waiting_place *p, uint32_t queue, int is_front);
 void waiting_remove(struct waiting *w, struct waiting_place *p);
 
-/* Who is next, or NULL; *is_aged: not by priority and key, but because it waits longest. */
+/* Who is next, or NULL; *is_aged: by priority and key it would be another, but it waits longest. */
 struct waiting_place *waiting_next(const struct waiting *w, int *is_aged);
 /* Lets the next one in. */
 void waiting_let_in(struct waiting *w, struct waiting_place *p);

@@ -102,8 +102,10 @@ static void cache_engine_run(struct cache_engine *e, const struct step *s, struc
     a->r = (struct result){.dim = ENGINE_DIM, .outs = a->outs, .hidden = a->hidden};
     for (uint32_t i = 0; i < s->n_outs; i++) engine_answer_out(e, s, &s->outs[i], a);
     e->hash = mix(e->hash, s->n_rows);
-    for (uint32_t i = 0; i < s->n_rows; i++)
-        e->hash = mix(e->hash, mix((uint64_t)s->token[i], (uint64_t)s->position[i] << 32 | (uint32_t)s->table_begin[i]));
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        uint64_t place = (uint64_t)s->position[i] << 32 | (uint32_t)s->table_begin[i];
+        e->hash = mix(e->hash, mix((uint64_t)s->token[i], place));
+    }
     for (uint32_t i = 0; i < s->n_table; i++) e->hash = mix(e->hash, (uint64_t)s->table[i]);
 }
 

@@ -177,16 +177,11 @@ static inline void fake_embedding(struct fake_request *r, struct fake_list *l) {
 }
 
 static inline void fake_one_token(struct service *s, struct fake_request *r, struct fake_list *l) {
-    struct step step;
-    int has_step = 1;
-    while (has_step) { /* what the sequence wants to be computed, the prompt first */
-        if (sequence_next(r->sequence, &step, &has_step) != OK) abort();
-        if (has_step && step.n_outs) break;
-        if (has_step && sequence_commit(r->sequence, &(struct result){0}) != OK) abort();
-    }
+    size_t n_rows;
     int32_t token = fake_token(s, r);
     struct result_out out = {.token = token, .logprob = fake_logprob(token)};
-    if (sequence_commit(r->sequence, &(struct result){.n_outs = 1, .outs = &out}) != OK) abort();
+    sequence_rows(r->sequence, &n_rows);
+    if (sequence_take(r->sequence, n_rows - 1, n_rows, &(struct result){.n_outs = 1, .outs = &out}, 0, 0) != OK) abort();
     r->n_tokens++;
     struct service_event *e = fake_event(l, r, SERVICE_TOKEN);
     e->n_tokens = 1;

@@ -148,8 +148,25 @@ static void check_step(const struct scheduler *s, const struct step *step) {
     }
 }
 
-/* The bound that coordinator/waiting.h states. */
-static void check_let_in(const struct scheduler *s) {
+/* ---- a run ---- */
+
+struct load {
+    struct scheduler *s;
+    struct cache_engine e;
+    struct engine_answer answers[8];
+    uint32_t n_done, n_under_way, first;
+    uint64_t seed;
+    uint64_t n_let_in, let_in_step, n_still_max; /* let in so far, and when the last was; steps without any */
+};
+
+/* The bounds that the headers state: how many are let in before one, and how long nobody is. */
+static void check_let_in(struct load *l) {
+    const struct scheduler *s = l->s;
+    if (waiting_n_let_in(s->waiting) != l->n_let_in || !waiting_n(s->waiting)) l->let_in_step = l->e.n_steps;
+    l->n_let_in = waiting_n_let_in(s->waiting);
+    uint64_t n_still = l->e.n_steps - l->let_in_step;
+    if (n_still > l->n_still_max) l->n_still_max = n_still;
+    assert_true(n_still <= 2 * PROMPT_MAX + 5 * s->o.n_groups * ANSWER_MAX);
     for (uint32_t i = 0; i < s->n_running; i++) {
         struct text *t = sequence_owner(s->running[i]->q);
         if (t->is_in) continue;
@@ -160,26 +177,12 @@ static void check_let_in(const struct scheduler *s) {
     }
 }
 
-/* ---- a run ---- */
-
-struct load {
-    struct scheduler *s;
-    struct cache_engine e;
-    struct engine_answer answers[8];
-    uint32_t n_done, n_under_way, first;
-    uint64_t seed;
-};
-
 static void on_taken(void *context, struct sequence *q, err e) {
     struct load *l = context;
     struct text *t = sequence_owner(q);
     assert_int_equal(e, OK);
     assert_false(t->is_cancelled || t->is_done);
     if (sequence_finish(q) == SEQUENCE_RUNS) return;
-    if (hash_answer(q) != t->alone) {
-        uint64_t seed = t->seed; size_t n; sequence_tokens(q,&n);
-        print_message("kind %u prompt %zu answer %zu preempt step %llu cached %zu\n", draw(&seed,20), sequence_n_prompt(q), n, (unsigned long long)l->e.n_steps, sequence_n_cached(q));
-    }
     if (hash_answer(q) != t->alone) fail_msg("text %d differs from what it is alone", (int)(t - texts));
     t->is_done = 1;
     t->q = NULL;
@@ -209,12 +212,12 @@ static void cancel_one(struct load *l, uint32_t n_added) {
 static int submit_one(struct load *l) {
     struct step step;
     int has_step;
-    assert_int_equal(scheduler_next(l->s, 16 << draw(&l->seed, 6), &step, &has_step), OK);
+    assert_int_equal(scheduler_next(l->s, 8u << draw(&l->seed, 7) & ~8u, &step, &has_step), OK);
     if (!has_step) return 0;
     cache_engine_run(&l->e, &step, &l->answers[(l->first + l->n_under_way++) % 8]);
     if (l->e.n_steps % 8 == 0) check_step(l->s, &step);
     if (l->e.n_steps % 64 == 0) check_members(l->s);
-    check_let_in(l->s);
+    check_let_in(l);
     return 1;
 }
 
@@ -257,9 +260,11 @@ static uint64_t run_load(uint32_t n_groups, uint32_t n_blocks, uint32_t *n_preem
     check_members(l->s);
     *n_preemptions = (uint32_t)c.n_preemptions;
     uint64_t hash = mix(l->e.hash, l->e.n_steps);
-    print_message("%llu steps, %llu prompt rows, %llu of them known, %llu decoded, %u preemptions\n",
+    print_message("%llu steps, %llu prompt rows, %llu of them known, %llu decoded, %u preemptions; "
+                  "at most %llu steps let nobody in\n",
                   (unsigned long long)l->e.n_steps, (unsigned long long)(c.n_prefill_tokens + c.n_prefix_tokens),
-                  (unsigned long long)c.n_prefix_tokens, (unsigned long long)c.n_decode_tokens, *n_preemptions);
+                  (unsigned long long)c.n_prefix_tokens, (unsigned long long)c.n_decode_tokens, *n_preemptions,
+                  (unsigned long long)l->n_still_max);
     scheduler_free(l->s);
     cache_engine_free(&l->e);
     free(l);

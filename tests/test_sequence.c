@@ -1,4 +1,5 @@
-/* Sequences without a scheduler: what rows want, what comes of results, edits, stop texts, the end. Letters a..z are tokens 2..27 of the small vocabulary, 81 ends an answer. */
+/* Sequences without a scheduler: what rows want, what comes of results, edits, stop texts, the end. Letters a..z are
+ * tokens 2..27 of the small vocabulary, 81 ends an answer. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
