@@ -88,7 +88,6 @@ err service_submit(struct service *s, const struct service_request *asked, uint6
     memcpy(r->prompt, o->prompt, o->n_prompt * sizeof *r->prompt);
     if (o->max_tokens) {
         struct sequence_options own = *o;
-        own.rows_max = o->context;
         own.n_top = 0;
         own.scores_prompt = 0;
         TRY(sequence_create(&own, &r->sequence));
