@@ -9,10 +9,10 @@
  * computing just now waits for it; a block that is known is not computed at all.
  *
  * Rank. By priority, then by order of arrival; but whoever was let in because it waited longest
- * (coordinator/waiting.h), or lost its blocks twice, is before all priorities from then on. Where a block is needed and none is free or only
- * known, the last by rank gives its own back, if it is after the one that needs it, else that one waits. So
- * the first is never stopped: it has a row in every second step that has some of prompts, and then a token at least
- * every 5 * n_groups steps.
+ * (coordinator/waiting.h), or lost its blocks twice, is before all priorities from then on. Where a block is needed
+ * and none is free or only known, the last by rank gives its own back, if it is after the one that needs it, else
+ * that one waits. So the first is never stopped: it has a row in every second step that has some of prompts, and
+ * then a token at least every 5 * n_groups steps.
  *
  * Nobody starves. Who has m others before it in order of arrival is let in with the next 8 * (m + 1). Between two of
  * these at most as many end as run, and the first by rank ends within 2 * prompt + 5 * n_groups * answer steps.
@@ -58,9 +58,9 @@ void scheduler_remove(struct scheduler *s, struct sequence *q);
 
 /* The next step, if one may start before more results come: *has_step; always, with none under way and sequences
  * there. Its arrays are valid until the next call. Steps must be computed in the order in which they are given. While
- * others decode, at most prefill_rows of its rows are of prompts (0 now and then is fine; always would keep prompts from
- * being read), and one of prompts alone starts only where a group has no step under way; with none decoding a step may
- * be full. */
+ * others decode, at most prefill_rows of its rows are of prompts (0 now and then is fine; always would keep prompts
+ * from being read), and one of prompts alone starts only where a group has no step under way; with none decoding a step
+ * may be full. */
 err scheduler_next(struct scheduler *s, uint32_t prefill_rows, struct step *out, int *has_step);
 
 /* The result of the oldest step that has none yet. `each` hears of every sequence that this
