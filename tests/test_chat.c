@@ -27,14 +27,19 @@ static void messages_become_what_templates_expect(void **state) {
     (void)state;
     read_gives("[{\"role\":\"user\",\"content\":\"Hi\"}]",
                "[{\"role\":\"user\",\"content\":\"Hi\"}]");
-    read_gives("[{\"role\":\"developer\",\"content\":\"Be brief\"},{\"role\":\"user\",\"content\":\"Hi\",\"name\":\"ann\"}]",
-               "[{\"role\":\"system\",\"content\":\"Be brief\"},{\"role\":\"user\",\"content\":\"Hi\",\"name\":\"ann\"}]");
-    read_gives("[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]",
+    read_gives("[{\"role\":\"developer\",\"content\":\"Be brief\"},{\"role\":\"user\",\"content\":\"Hi\","
+    "\"name\":\"ann\"}]",
+               "[{\"role\":\"system\",\"content\":\"Be brief\"},{\"role\":\"user\",\"content\":\"Hi\","
+               "\"name\":\"ann\"}]");
+    read_gives("[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\","
+    "\"text\":\"b\"}]}]",
                "[{\"role\":\"user\",\"content\":\"a\\nb\"}]");
     read_gives("[{\"role\":\"user\",\"content\":[]}]",
                "[{\"role\":\"user\",\"content\":\"\"}]");
-    read_gives("[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":1}\"}}]}]",
-               "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"x\":1}}}]}]");
+    read_gives("[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\","
+    "\"arguments\":\"{\\\"x\\\":1}\"}}]}]",
+               "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\","
+               "\"arguments\":{\"x\":1}}}]}]");
     read_gives("[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{}}}]}]",
                "[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{}}}]}]");
 }
