@@ -1,6 +1,6 @@
 """What a person does with the page, and what must be seen; started by e2e_page.sh.
 
-    drive_page.py CHROMIUM URL [--screenshot FILE] [CASE...]
+    drive_page.py CHROMIUM URL [--screenshot FILE | CASE...]
 
 Every function case_* is a case. Each begins with a page that remembers nothing, unless it makes a memory itself."""
 import base64
@@ -49,8 +49,8 @@ def send(b, text):
     b.key("Enter")
 
 
-# Sampled this hot the model finds no end: an answer that lasts.
-LONG = {"temperature": 2, "seed": 3, "max_tokens": 900}
+# A model that is rewarded for repeating itself finds no end: an answer that lasts.
+LONG = {"temperature": 0, "frequency_penalty": -2, "max_tokens": 900}
 
 
 def send_long(b, text="Tell me everything."):
@@ -494,6 +494,9 @@ def main():
     n_failed = 0
     try:
         b.go(URL + "/")
+        if picture:
+            screenshot(b, picture)
+            return
         for name, run in [(k[5:], v) for k, v in globals().items() if k.startswith("case_")]:
             if wanted and name not in wanted:
                 continue
@@ -505,8 +508,6 @@ def main():
                 n_failed += 1
                 print(f"[  FAILED  ] page_{name}\n  {type(e).__name__}: {e}", flush=True)
                 answer_freely(b)
-        if picture:
-            screenshot(b, picture)
     finally:
         b.close()
     sys.exit(n_failed > 0)
