@@ -76,8 +76,10 @@ def case_a_talk(caravan, folder):
     t.until("> ")
     t.write("/set frequency-penalty -2\n")  # it repeats itself then, and finds no end
     t.until("> ")
-    t.write("What is a mountain?\n")
-    t.until("A mountain is")
+    t.write("/set presence-penalty -2\n")
+    t.until("> ")
+    t.write("Give me examples of birds.\n")
+    t.until("Some kinds")
     t.write("\x03")
     t.until(r"\(stopped\)\n")
     t.until("> ")
@@ -88,6 +90,8 @@ def case_a_talk(caravan, folder):
     t.until("no command /unknown")
     t.until("> ")
     t.write("/set frequency-penalty 0\n")
+    t.until("> ")
+    t.write("/set presence-penalty 0\n")
     t.until("> ")
     t.write("/new\n")
     t.until("> ")
@@ -102,7 +106,7 @@ def case_a_talk(caravan, folder):
     history = os.path.join(folder, "caravan", "chat_history")
     expect(stat.S_IMODE(os.stat(history).st_mode) == 0o600, "others may read the history")
     with open(history, encoding="utf-8") as f:
-        expect("mountain" in f.read(), "the history is lost")
+        expect("birds" in f.read(), "the history is lost")
 
 
 def case_history_and_utf8(caravan, folder):

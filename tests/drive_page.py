@@ -50,10 +50,10 @@ def send(b, text):
 
 
 # A model that is rewarded for repeating itself finds no end: an answer that lasts.
-LONG = {"temperature": 0, "frequency_penalty": -2, "max_tokens": 900}
+LONG = {"temperature": 0, "frequency_penalty": -2, "presence_penalty": -2, "max_tokens": 900}
 
 
-def send_long(b, text="What is a mountain?"):
+def send_long(b, text="Give me examples of birds."):
     send(b, text)
     b.until(f"document.querySelector('.is-running') && {ANSWER}.length > 20")
 
@@ -125,7 +125,7 @@ def case_reload_while_it_streams(b):
     b.until(IS_IDLE)
     expect(len(b.js(ANSWER)) > 20, "the half answer is lost")
     expect("stopped" in b.js("document.querySelector('.note').textContent"), "not said to be stopped")
-    expect(b.js("document.querySelector('#talk-list .talk').textContent") == "What is a mountain?", "no title")
+    expect(b.js("document.querySelector('#talk-list .talk').textContent") == "Give me examples of birds.", "no title")
 
 
 def case_a_stopped_answer_goes_on(b):
