@@ -22,7 +22,8 @@ err conversation_template(const struct model *m, const struct config *c, struct 
  * - content: a text, or an array of {"type": "text", "text": ...}, joined by line ends; null or absent only beside
  *   tool_calls;
  * - tool_calls[].function.arguments: an object, or the text of one, which is parsed.
- * Other fields stay, but tool_calls: null is as not there. ERR_REQUEST begins with the field: "messages[2].content: expected ..., found ...". */
+ * Other fields stay, but tool_calls: null is as not there. ERR_REQUEST begins with the field:
+ * "messages[2].content: expected ..., found ...". */
 err conversation_read(const json_t *messages, json_t **out);
 
 struct conversation {
