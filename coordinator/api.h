@@ -29,7 +29,8 @@ struct api_options {
 
 /* ERR_CONFIG or ERR_REQUEST: what of the configuration does not fit the model. */
 err api_create(const struct api_options *o, struct api **out);
-/* Cancels what is under way; its exchanges are not touched. NULL is fine. */
+/* Cancels what is under way; its exchanges have no owner then, so that api_gone, with a NULL, does nothing. NULL is
+ * fine. */
 void api_free(struct api *a);
 
 /* A whole request: answers it, or keeps it until the service's events answer it. */

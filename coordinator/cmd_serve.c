@@ -147,9 +147,10 @@ static err serve(struct serve *s, const char *path) {
 }
 
 static void serve_end(struct serve *s) {
-    service_close(s->service); /* first: it may wake the transport */
-    http_close(s->http);       /* gives its exchanges back to the API */
-    api_free(s->api);
+    api_free(s->api); /* cancels what runs; its exchanges are nobody's then */
+    s->api = NULL;
+    service_close(s->service); /* it may wake the transport until then */
+    http_close(s->http);
     metrics_free(s->metrics);
     chat_template_free(s->chat);
     model_close(&s->model);

@@ -18,7 +18,7 @@ struct fake_request {
     struct service_request asked; /* pointers of its sequence are not valid any more, but for these: */
     int32_t *prompt;
     struct sequence *sequence;    /* NULL where no text is asked for */
-    size_t n_shown, n_tokens;
+    size_t n_rows, n_shown, n_tokens; /* rows whose results the sequence has; bytes; of the answer */
     int is_running, has_prompt_scores;
 };
 
@@ -180,7 +180,9 @@ static inline void fake_one_token(struct service *s, struct fake_request *r, str
     int32_t token = fake_token(s, r);
     struct result_out out = {.token = token, .logprob = fake_logprob(token)};
     sequence_rows(r->sequence, &n_rows);
-    if (sequence_take(r->sequence, n_rows - 1, n_rows, &(struct result){.n_outs = 1, .outs = &out}, 0, 0) != OK) abort();
+    if (sequence_take(r->sequence, r->n_rows, n_rows, &(struct result){.n_outs = 1, .outs = &out}, 0, 0) != OK)
+        abort();
+    r->n_rows = n_rows;
     r->n_tokens++;
     struct service_event *e = fake_event(l, r, SERVICE_TOKEN);
     e->n_tokens = 1;
