@@ -37,8 +37,9 @@ err api_completions(struct api *a, struct exchange *x, const json_t *root, struc
     TRY(api_read_prompts(a, f, root, "prompt", (size_t)most, &prompts, &n));
     if (n * (size_t)p.best_of > most) {
         api_prompts_free(prompts, n);
-        return api_refuse(f, p.best_of > p.n ? "best_of" : "n", "%zu prompts of %lld answers each; a request may have %llu",
-                          n, (long long)p.best_of, (unsigned long long)most);
+        return api_refuse(f, p.best_of > p.n ? "best_of" : "n",
+                          "%zu prompts of %lld answers each; a request may have %llu", n, (long long)p.best_of,
+                          (unsigned long long)most);
     }
     return api_answer_start(a, x, f, &api_completion_form, &p, "prompt", prompts, n);
 }

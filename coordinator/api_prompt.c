@@ -98,8 +98,8 @@ err api_check_length(struct api *a, struct api_fault *f, const char *name, size_
     size_t n_answer = is_open ? 1 : (size_t)p->max_tokens;
     if (n_prompt + n_answer > a->context) {
         f->code = API_TOO_LONG;
-        return api_refuse(f, name, "the prompt has %zu tokens and the answer may have %zu; the context holds %u together",
-                          n_prompt, n_answer, a->context);
+        return api_refuse(f, name, "the prompt has %zu tokens, the answer %s %zu; the context holds %u together",
+                          n_prompt, is_open ? "at least" : "may have", n_answer, a->context);
     }
     if (is_open) n_answer = a->context - n_prompt;
     if (is_open && most && n_answer > most) n_answer = (size_t)most;
