@@ -16,9 +16,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct server server;
 static struct keys *keys;
 
-static void require(int holds) {
-    if (!holds) abort();
+static void require_at(int holds, int line) {
+    if (holds) return;
+    fprintf(stderr, "line %d: does not hold; errno: %s; error: %s\n", line, strerror(errno), err_text());
+    abort();
 }
+#define require(holds) require_at(holds, __LINE__)
 
 static void fuzz_keys(const char *text, size_t n) {
     struct keys *k;
@@ -64,10 +67,12 @@ static void fuzz_connection(const uint8_t *data, size_t n) {
     char answer[65536];
     ssize_t got;
     int fd = client_open(&server);
+    if (fd < 0 && errno == EINTR) return;
     require(fd >= 0);
     client_send(fd, data, n);
     shutdown(fd, SHUT_WR);
-    while ((got = recv(fd, answer, sizeof answer, 0)) > 0) {}
+    /* libFuzzer's alarm interrupts now and then. */
+    while ((got = recv(fd, answer, sizeof answer, 0)) > 0 || (got < 0 && errno == EINTR)) {}
     require(got == 0 || errno == ECONNRESET);
     close(fd);
 }
