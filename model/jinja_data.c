@@ -24,7 +24,8 @@ err jinja_spend(struct jinja_run *r, size_t n_steps) {
 
 err jinja_enter(struct jinja_run *r) {
     TRY(jinja_spend(r, 1));
-    if (r->depth == JINJA_RUN_DEPTH) return jinja_fail(r, "nested or recursive more than %d levels deep", JINJA_RUN_DEPTH);
+    if (r->depth == JINJA_RUN_DEPTH)
+        return jinja_fail(r, "nested or recursive more than %d levels deep", JINJA_RUN_DEPTH);
     r->depth++;
     return OK;
 }
@@ -201,6 +202,7 @@ static int order_texts(struct jinja_value a, struct jinja_value b) {
 
 static err equal_lists(struct jinja_run *r, const struct jinja_list *a, const struct jinja_list *b, int *out) {
     *out = a->n == b->n;
+    if (*out) TRY(jinja_spend(r, a->n));
     for (uint32_t i = 0; *out && i < a->n; i++) TRY(jinja_equal(r, a->items[i], b->items[i], out));
     return OK;
 }
@@ -502,7 +504,8 @@ static err slice_text(struct jinja_run *r, struct jinja_value v, int64_t first, 
     return jinja_take_bytes(r, &b, e, out);
 }
 
-err jinja_slice(struct jinja_run *r, struct jinja_value v, const struct jinja_value bounds[3], struct jinja_value *out) {
+err jinja_slice(struct jinja_run *r, struct jinja_value v, const struct jinja_value bounds[3],
+                struct jinja_value *out) {
     int64_t n, first = 0, step = 1, count = 0;
     if (v.kind == JINJA_UNDEFINED) return jinja_fail_undefined(r, v);
     if (v.kind != JINJA_STRING && v.kind != JINJA_LIST && v.kind != JINJA_TUPLE && v.kind != JINJA_RANGE)

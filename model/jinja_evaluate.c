@@ -108,7 +108,8 @@ err jinja_bind(struct jinja_run *r, const struct jinja_args *a, const char *func
         size_t n = strcspn(at, " ?");
         const struct jinja_value *given = keyword(a, at, n);
         n_used += given != NULL;
-        if (given && n_names < a->n) return jinja_fail(r, "%s: the argument '%.*s' is given twice", function, (int)n, at);
+        if (given && n_names < a->n)
+            return jinja_fail(r, "%s: the argument '%.*s' is given twice", function, (int)n, at);
         if (!given && n_names < a->n) given = &a->values[n_names];
         if (!given && at[n] != '?') return jinja_fail(r, "%s needs the argument '%.*s'", function, (int)n, at);
         out[n_names++] = given ? *given : JINJA_MISSING_VALUE;

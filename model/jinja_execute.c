@@ -52,7 +52,8 @@ static err bind_rest(struct jinja_run *r, const struct jinja_node *n, const stru
     TRY(jinja_new_dict(r, JINJA_DICT, 0, &kwargs));
     for (uint32_t i = n_taken; i < a->n; i++) TRY(jinja_push(r, varargs, a->values[i]));
     if (varargs.list->n && !(n->op & JINJA_USES_VARARGS))
-        return jinja_fail(r, "macro '%.*s' takes %u arguments at most, not %u", (int)n->value.n, n->value.s, n_taken, a->n);
+        return jinja_fail(r, "macro '%.*s' takes %u arguments at most, not %u",
+                          (int)n->value.n, n->value.s, n_taken, a->n);
     for (uint32_t i = 0; i < a->n_keywords; i++) {
         struct jinja_value key = a->keywords[i].key;
         if (is_taken[i]) continue;
@@ -209,6 +210,7 @@ static err new_loop(struct jinja_run *r, struct jinja_scope *s, const struct jin
 /* One round; *is_over: none was left, or the body said break. *is_whole: a body ran to its end. */
 static err run_round(struct jinja_run *r, struct jinja_loop *l, struct jinja_scope **s, int *is_over, int *is_whole) {
     struct jinja_value item;
+    TRY(jinja_spend(r, 1));
     TRY(look_ahead(r, l));
     item = l->after;
     l->after = JINJA_MISSING_VALUE;

@@ -143,7 +143,8 @@ static err filter_truncate(struct jinja_run *r, struct jinja_value self, const s
     TRY(jinja_want_string(r, v[2], "end"));
     TRY(jinja_length(r, self, &n));
     int64_t n_end = (int64_t)jinja_count_chars(v[2].s, v[2].n);
-    if (length < n_end || leeway < 0) return jinja_fail(r, "truncate to %lld characters is too short", (long long)length);
+    if (length < n_end || leeway < 0)
+        return jinja_fail(r, "truncate to %lld characters is too short", (long long)length);
     *out = self;
     if (n - length <= leeway) return OK;
     size_t end = jinja_char_offset(self.s, self.n, (size_t)(length - n_end));

@@ -57,7 +57,8 @@ static err fill(struct bytes *out, const struct layout *l, size_t n) {
 
 /* `s` in its width. */
 static err write_padded(const struct layout *l, const char *s, size_t n, char align, struct bytes *out) {
-    size_t chars = jinja_count_chars(s, n), room = l->width > 0 && (size_t)l->width > chars ? (size_t)l->width - chars : 0;
+    size_t chars = jinja_count_chars(s, n);
+    size_t room = l->width > 0 && (size_t)l->width > chars ? (size_t)l->width - chars : 0;
     size_t left = align == '>' ? room : align == '^' ? room / 2 : 0;
     size_t n_sign = align == '=' ? strspn(s, "+- ") : 0;
     if (align == '=') left = room;
@@ -72,7 +73,8 @@ static err write_laid_out(struct jinja_run *r, const struct layout *l, struct ji
     TRY(jinja_spend(r, 1 + (size_t)l->width / 16));
     if (l->type == 's') {
         size_t n = l->precision < 0 ? v.n : jinja_char_offset(v.s, v.n, (size_t)l->precision);
-        if (out->len + n > JINJA_OUTPUT_BYTES) return jinja_fail(r, "a text of more than %zu MiB", JINJA_OUTPUT_BYTES >> 20);
+        if (out->len + n > JINJA_OUTPUT_BYTES)
+            return jinja_fail(r, "a text of more than %zu MiB", JINJA_OUTPUT_BYTES >> 20);
         return write_padded(l, v.s, n, l->align ? l->align : '<', out);
     }
     TRY(write_number(r, l, v, text, sizeof text));
@@ -97,13 +99,15 @@ struct percent {
 
 static err next_value(struct jinja_run *r, struct percent *p, struct jinja_value *out) {
     int is_tuple = p->values.kind == JINJA_TUPLE;
-    if (p->n_used >= (is_tuple ? p->values.list->n : 1)) return jinja_fail(r, "there are fewer values than the format has places");
+    if (p->n_used >= (is_tuple ? p->values.list->n : 1))
+        return jinja_fail(r, "there are fewer values than the format has places");
     *out = is_tuple ? p->values.list->items[p->n_used] : p->values;
     p->n_used++;
     return OK;
 }
 
-static err named_value(struct jinja_run *r, struct percent *p, const char **s, const char *end, struct jinja_value *out) {
+static err named_value(struct jinja_run *r, struct percent *p, const char **s, const char *end,
+                       struct jinja_value *out) {
     const char *close = memchr(*s, ')', (size_t)(end - *s));
     const struct jinja_value *found;
     if (!close || p->values.kind != JINJA_DICT) return jinja_fail(r, "%%(name) needs a closing ) and a dict of values");
@@ -120,7 +124,8 @@ static err to_number(struct jinja_run *r, char type, struct jinja_value *v) {
     if (v->kind == JINJA_UNDEFINED) return jinja_fail_undefined(r, *v);
     if (!jinja_is_number(*v)) return jinja_fail(r, "%%%c needs a number, not a %s", type, jinja_type_name(*v));
     if (!strchr("dixXo", type) || v->kind != JINJA_FLOAT) return OK;
-    if (strchr("xXo", type) || !(v->f > -9.2e18 && v->f < 9.2e18)) return jinja_fail(r, "%%%c needs a whole number", type);
+    if (strchr("xXo", type) || !(v->f > -9.2e18 && v->f < 9.2e18))
+        return jinja_fail(r, "%%%c needs a whole number", type);
     *v = jinja_int((int64_t)v->f);
     return OK;
 }
@@ -269,17 +274,20 @@ static err read_layout(struct jinja_run *r, const char *s, const char *end, stru
         l->precision = read_int(&s, end);
     }
     if (s < end) l->type = *s++;
-    if (s != end || l->width > WIDTH_MAX || l->precision > WIDTH_MAX) return jinja_fail(r, "a format that is not known");
+    if (s != end || l->width > WIDTH_MAX || l->precision > WIDTH_MAX)
+        return jinja_fail(r, "a format that is not known");
     return OK;
 }
 
-static err write_field(struct jinja_run *r, const char *spec, const char *end, struct jinja_value v, struct bytes *out) {
+static err write_field(struct jinja_run *r, const char *spec, const char *end, struct jinja_value v,
+                       struct bytes *out) {
     struct layout l;
     char text[48];
     TRY(read_layout(r, spec, end, &l));
     int is_number = jinja_is_number(v) && !(v.kind == JINJA_BOOL && spec == end);
     if (!is_number || spec == end) {
-        if (l.type && l.type != 's') return jinja_fail(r, "format '%c' needs a number, not a %s", l.type, jinja_type_name(v));
+        if (l.type && l.type != 's')
+            return jinja_fail(r, "format '%c' needs a number, not a %s", l.type, jinja_type_name(v));
         if (spec != end && v.kind != JINJA_STRING) return jinja_fail(r, "a %s cannot be laid out", jinja_type_name(v));
         if (l.align == '=' || l.sign || l.grouping) return jinja_fail(r, "a str has no sign and no thousands");
         TRY(jinja_text(r, v, &v));
@@ -301,7 +309,8 @@ static err write_field(struct jinja_run *r, const char *spec, const char *end, s
     } else {
         if (!l.type || l.type == 'n') l.type = v.kind == JINJA_FLOAT ? 'g' : 'd';
         if (!strchr("dxXoeEfFgG", l.type)) return jinja_fail(r, "unknown format '%c'", l.type);
-        if (strchr("dxXo", l.type) && v.kind == JINJA_FLOAT) return jinja_fail(r, "format '%c' needs a whole number", l.type);
+        if (strchr("dxXo", l.type) && v.kind == JINJA_FLOAT)
+            return jinja_fail(r, "format '%c' needs a whole number", l.type);
     }
     return write_laid_out(r, &l, v, out);
 }

@@ -373,7 +373,8 @@ static err lex_tag(struct lexer *l, int is_print) {
 static err lex_all(struct lexer *l) {
     while (l->at < l->n) {
         size_t tag = l->at;
-        while ((tag = find(l, tag, "{")) < l->n && !has(l, tag, "{%") && !has(l, tag, "{{") && !has(l, tag, "{#")) tag++;
+        while ((tag = find(l, tag, "{")) < l->n && !has(l, tag, "{%") && !has(l, tag, "{{") && !has(l, tag, "{#"))
+            tag++;
         if (tag == l->n) {
             TRY(push(l, JINJA_TEXT, 0, jinja_string(l->text + l->at, l->n - l->at)));
             advance(l, l->n);

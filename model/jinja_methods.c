@@ -354,7 +354,9 @@ METHOD(str_zfill) {
 
 /* ---- str: what it consists of ---- */
 
-enum char_class { IS_ALPHA = 1, IS_DECIMAL = 2, IS_NUMERIC = 4, IS_BLANK = 8, IS_ASCII = 16, IS_LOWER = 32, IS_UPPER = 64 };
+enum char_class {
+    IS_ALPHA = 1, IS_DECIMAL = 2, IS_NUMERIC = 4, IS_BLANK = 8, IS_ASCII = 16, IS_LOWER = 32, IS_UPPER = 64
+};
 
 static int classes_of(uint32_t code) {
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)code);
@@ -444,6 +446,7 @@ METHOD(list_count) {
     struct jinja_value v;
     int64_t n = 0;
     TRY(jinja_bind(r, a, "count", "value", &v));
+    TRY(jinja_spend(r, self.list->n));
     for (uint32_t i = 0; i < self.list->n; i++) {
         int is_equal;
         TRY(jinja_equal(r, self.list->items[i], v, &is_equal));
@@ -457,6 +460,7 @@ METHOD(list_index) {
     struct jinja_value v[3];
     int64_t begin, end, n = self.list->n;
     TRY(jinja_bind(r, a, "index", "value start? stop?", v));
+    TRY(jinja_spend(r, self.list->n));
     TRY(jinja_want_int(r, v[1], "start", 0, &begin));
     TRY(jinja_want_int(r, v[2], "stop", n, &end));
     if (begin < 0) begin = begin < -n ? 0 : begin + n;
@@ -549,7 +553,8 @@ static const struct jinja_builtin dict_methods[] = {
 };
 
 static const struct jinja_builtin list_methods[] = {
-    {"append", NULL}, {"clear", NULL}, {"copy", copy},    {"count", list_count}, {"extend", NULL}, {"index", list_index},
+    {"append", NULL}, {"clear", NULL}, {"copy", copy}, {"count", list_count}, {"extend", NULL},
+    {"index", list_index},
     {"insert", NULL}, {"pop", NULL},   {"remove", NULL},  {"reverse", NULL},     {"sort", NULL},   {NULL, NULL},
 };
 

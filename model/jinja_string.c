@@ -48,8 +48,10 @@ err jinja_strip(struct jinja_run *r, struct jinja_value s, struct jinja_value ch
                 struct jinja_value *out) {
     size_t begin = 0, end = s.n;
     TRY(jinja_spend(r, s.n / 64));
-    if (chars.kind != JINJA_MISSING && chars.kind != JINJA_NONE) TRY(jinja_want_string(r, chars, "characters to strip"));
-    while ((sides & JINJA_LEFT) && begin < end && is_stripped(s.s + begin, chars)) begin += jinja_char_bytes(s.s + begin);
+    if (chars.kind != JINJA_MISSING && chars.kind != JINJA_NONE)
+        TRY(jinja_want_string(r, chars, "characters to strip"));
+    while ((sides & JINJA_LEFT) && begin < end && is_stripped(s.s + begin, chars))
+        begin += jinja_char_bytes(s.s + begin);
     while ((sides & JINJA_RIGHT) && end > begin) {
         size_t at = end - 1;
         while (((uint8_t)s.s[at] & 0xC0) == 0x80) at--;

@@ -97,7 +97,8 @@ static err write_compound(struct jinja_run *r, struct jinja_value v, struct byte
     case JINJA_TUPLE: return write_list(r, v, "(", ")", out);
     case JINJA_DICT:
     case JINJA_NAMESPACE: return write_dict(r, v, out);
-    default: return jinja_fail(r, "a %s has no text; |list makes one of what can be walked through", jinja_type_name(v));
+    default:
+        return jinja_fail(r, "a %s has no text; |list makes one of what can be walked through", jinja_type_name(v));
     }
 }
 
