@@ -33,7 +33,7 @@ static const char about[] =
 
 static err parse(struct serve *s, int argc, char **argv, struct option_result *words) {
     const struct option own[] = {
-        {"check", OPTION_SWITCH, &s->is_check, NULL, "check model, plan, keys, certificates and template; serve nothing", 0, 0},
+        {"check", OPTION_SWITCH, &s->is_check, NULL, "check model, plan, keys, certificates, template; serve nothing", 0, 0},
         {"reference", OPTION_SWITCH, &s->is_reference, NULL, "compute in plain C, without a device", 0, 0},
         {"verbose", OPTION_SWITCH, &s->is_verbose, NULL, "the plan, and what the launcher says", 0, 0},
     };
@@ -112,8 +112,7 @@ static err transport_open(struct serve *s) {
 
 /* All that can be known to be wrong before anything starts. */
 static err check(struct serve *s) {
-    s->config.port = 0; /* the one that is meant may be in use, by the server that this is to replace */
-    TRY(transport_open(s));
+    TRY(http_check(&s->config));
     TRY(print_plan(s));
     printf("%s is good: model, plan, keys, certificates and template\n", s->model.path);
     return OK;
