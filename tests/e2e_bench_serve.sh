@@ -113,7 +113,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         count[0] += 1
-        if mode == "full" and count[0] % 2: return self.reply(429, '{"error": {"message": "too many"}}')
+        n = count[0]
+        if mode == "full" and n % 2: return self.reply(429, '{"error": {"message": "too many"}}')
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -124,7 +125,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if mode == "break" and i == 2:
                 self.close_connection = True
                 return
-            letter = "Z" if mode == "differ" and count[0] == 5 else "abcdefghij"[i]
+            letter = "Z" if mode == "differ" and n == 5 else "abcdefghij"[i]
             self.event(json.dumps({"choices": [{"text": letter}]}))
         else: self.event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
