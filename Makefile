@@ -120,11 +120,19 @@ $(BUILD)/%.inc: %
 	@mkdir -p $(dir $@)
 	@$(c_string) $< > $@
 
-# libFuzzer (clang): build-fuzz/fuzz_NAME
-fuzz: $(FUZZERS:tests/%.c=build-fuzz/%) ## fuzzers of the parsers (clang)
-build-fuzz/%: tests/%.c $(SRCS) $(BUILD)/kernel_sources.inc $(BUILD)/model/chat_templates.inc $(BUILD)/coordinator/page.html.inc
-	@mkdir -p build-fuzz
-	$(call quiet,FUZZ)clang $(CPPFLAGS) $(EXT_CFLAGS) -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $(LDFLAGS) -o $@ $< $(SRCS) $(EXT_LIBS)
+# libFuzzer (clang): build-fuzz/fuzz_NAME, all sources with its sanitizers
+FUZZ_FLAGS = -g -O1 -std=c11 $(NUMERICS) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+FUZZ_OBJS := $(SRCS:%.c=build-fuzz/%.o)
+fuzz: ## fuzzers of the parsers (clang)
+	@$(MAKE) --no-print-directory $(PARALLEL) $(FUZZERS:tests/%.c=build-fuzz/%)
+build-fuzz/kernels/device.o: $(BUILD)/kernel_sources.inc
+build-fuzz/model/chat_template.o: $(BUILD)/model/chat_templates.inc
+build-fuzz/coordinator/page.o: $(BUILD)/coordinator/page.html.inc
+build-fuzz/%.o: %.c
+	@mkdir -p $(dir $@)
+	$(call quiet,CC)clang $(CPPFLAGS) $(EXT_CFLAGS) $(FUZZ_FLAGS) -MMD -MP -c -o $@ $<
+build-fuzz/%: build-fuzz/tests/%.o $(FUZZ_OBJS)
+	$(call quiet,LD)clang -fsanitize=fuzzer,address,undefined $(LDFLAGS) -o $@ $^ $(EXT_LIBS)
 
--include $(OBJS:.o=.d) $(BUILD)/main.d $(TEST_BINS:=.d)
+-include $(OBJS:.o=.d) $(BUILD)/main.d $(TEST_BINS:=.d) $(FUZZ_OBJS:.o=.d)
 .SECONDARY:

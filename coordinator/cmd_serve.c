@@ -33,7 +33,7 @@ static const char about[] =
 
 static err parse(struct serve *s, int argc, char **argv, struct option_result *words) {
     const struct option own[] = {
-        {"check", OPTION_SWITCH, &s->is_check, NULL, "check model, plan, keys, certificates, template; serve nothing", 0, 0},
+        {"check", OPTION_SWITCH, &s->is_check, NULL, "check model, plan, keys, certificates, template; no more", 0, 0},
         {"reference", OPTION_SWITCH, &s->is_reference, NULL, "compute in plain C, without a device", 0, 0},
         {"verbose", OPTION_SWITCH, &s->is_verbose, NULL, "the plan, and what the launcher says", 0, 0},
     };
