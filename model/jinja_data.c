@@ -82,9 +82,9 @@ err jinja_join(struct jinja_run *r, struct jinja_value a, struct jinja_value b, 
 }
 
 err jinja_new_list(struct jinja_run *r, enum jinja_kind kind, size_t cap, struct jinja_value *out) {
-    void *list, *items = NULL;
+    void *list, *items;
     TRY(take(r, sizeof *out->list, &list));
-    if (cap) TRY(take(r, cap * sizeof *out->list->items, &items));
+    TRY(take(r, (cap ? cap : 1) * sizeof *out->list->items, &items)); /* never NULL: it is added to */
     *out = (struct jinja_value){.kind = (uint8_t)kind, .list = list};
     out->list->items = items;
     out->list->cap = (uint32_t)cap;
