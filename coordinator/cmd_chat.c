@@ -435,7 +435,7 @@ static err parse(struct talk *t, int argc, char **argv, struct option_result *wo
     static char text[sizeof about + 512];
     snprintf(text, sizeof text, "%s\nNames for --chat-template: %s.", about, chat_template_names());
     const struct option_set set = {
-        "chat MODEL [flags]", text, CONFIG_GRID | CONFIG_JOB | CONFIG_SAMPLING | CONFIG_CACHE, own,
+        "chat MODEL|FILE.cfg [flags]", text, CONFIG_GRID | CONFIG_JOB | CONFIG_SAMPLING | CONFIG_CACHE, own,
         sizeof own / sizeof *own, 1};
     return options_parse(&set, argc, argv, &t->config, words);
 }

@@ -1,7 +1,6 @@
 /* caravan serve: the model behind HTTP. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "coordinator/api.h"
@@ -38,28 +37,9 @@ static err parse(struct serve *s, int argc, char **argv, struct option_result *w
         {"verbose", OPTION_SWITCH, &s->is_verbose, NULL, "the plan, and what the launcher says", 0, 0},
     };
     const struct option_set set = {
-        "serve MODEL|CONFIG.cfg [flags]", about, CONFIG_GRID | CONFIG_JOB | CONFIG_CACHE | CONFIG_SERVE,
+        "serve MODEL|FILE.cfg [flags]", about, CONFIG_GRID | CONFIG_JOB | CONFIG_CACHE | CONFIG_SERVE,
         own, sizeof own / sizeof *own, 1};
     return options_parse(&set, argc, argv, &s->config, words);
-}
-
-/* `serve FILE.cfg` is `serve --config FILE.cfg`. */
-static int is_config_file(const char *word) {
-    size_t n = strlen(word);
-    return word[0] != '-' && n > 4 && strcmp(word + n - 4, ".cfg") == 0;
-}
-
-static err parse_words(struct serve *s, int argc, char **argv, struct option_result *words) {
-    if (argc < 2 || !is_config_file(argv[1])) return parse(s, argc, argv, words);
-    char **longer;
-    TRY(NEW(longer, (size_t)argc + 2));
-    longer[0] = argv[0];
-    char flag[] = "--config";
-    longer[1] = flag;
-    memcpy(longer + 2, argv + 1, (size_t)argc * sizeof *argv); /* the NULL too */
-    err e = parse(s, argc + 1, longer, words);
-    free(longer);
-    return e;
 }
 
 /* ---- what the transport calls ---- */
@@ -160,7 +140,7 @@ err cmd_serve(int argc, char **argv, const char *commit) {
     struct option_result words;
     TRY(NEW(s, 1));
     s->commit = commit;
-    err e = parse_words(s, argc, argv, &words);
+    err e = parse(s, argc, argv, &words);
     if (e == OK && !words.is_help) {
         log_set_level(2);
         e = serve(s, words.n_words ? words.words[0] : NULL);

@@ -81,7 +81,7 @@ static void print_help(const struct option_set *set) {
         print_flag(set->own[i].name, set->own[i].value ? set->own[i].value : "",
                    set->own[i].help, "");
     if (set->groups)
-        print_flag("config", "FILE", "read keys from a file; flags win over it", "");
+        print_flag("config", "FILE", "read keys from a file, as FILE.cfg in place of MODEL does; flags win over it", "");
     print_flag("help", "", "this text", "");
     if (!set->groups) return;
     printf("\nKeys of the configuration (default):\n");
@@ -97,7 +97,8 @@ struct parser {
     const char *command;
     int argc, at;
     char **argv;
-    int is_config_pass; /* --config is read before every other flag */
+    int is_config_pass; /* files are read before any flag */
+    int has_word;       /* in this pass */
 };
 
 static err unknown_flag(const struct parser *p, const char *name) {
@@ -222,7 +223,15 @@ static err parse_flag(struct parser *p, const char *text) {
     return unknown_flag(p, name);
 }
 
-static err take_word(const struct parser *p, const char *word, struct option_result *out) {
+static int is_config_file(const char *word) {
+    size_t n = strlen(word);
+    return n > 4 && strcmp(word + n - 4, ".cfg") == 0;
+}
+
+static err take_word(struct parser *p, const char *word, struct option_result *out) {
+    int is_first = !p->has_word;
+    p->has_word = 1;
+    if (is_first && p->set->groups && is_config_file(word)) return p->is_config_pass ? config_load(p->c, word) : OK;
     if (p->is_config_pass) return OK;
     if (out->n_words == p->set->n_words)
         return err_set(ERR_USAGE, "%s: unexpected argument \"%s\"; usage: caravan %s",
@@ -233,6 +242,7 @@ static err take_word(const struct parser *p, const char *word, struct option_res
 
 static err parse_pass(struct parser *p, struct option_result *out) {
     int is_flags_end = 0;
+    p->has_word = 0;
     for (p->at = 1; p->at < p->argc; p->at++) {
         const char *a = p->argv[p->at];
         if (is_flags_end || a[0] != '-' || a[1] == 0) {

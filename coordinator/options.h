@@ -34,7 +34,7 @@ struct option_texts {
 struct option_set {
     const char *usage;  /* "generate MODEL [flags]" */
     const char *about;  /* sentences for --help */
-    unsigned groups;    /* of config keys; 0: no --config either */
+    unsigned groups;    /* of config keys; 0: no file of them either */
     const struct option *own;
     size_t n_own;
     size_t n_words; /* words that are no flags: at most so many */
@@ -47,8 +47,9 @@ struct option_result {
     int is_help; /* --help was printed: nothing more to do */
 };
 
-/* Fills `c` (defaults, --config FILE, flags) and the targets. ERR_USAGE or
- * ERR_CONFIG. argv[0] is the command's name. */
+/* Fills `c` (defaults, --config FILE, flags) and the targets. A first word FILE.cfg is the
+ * same as --config FILE.cfg: the model may be named there. ERR_USAGE or ERR_CONFIG.
+ * argv[0] is the command's name. */
 err options_parse(const struct option_set *set, int argc, char **argv,
                   struct config *c, struct option_result *out);
 

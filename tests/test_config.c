@@ -190,13 +190,37 @@ static void test_order(void **state) {
     unlink(file);
 }
 
+/* A file in place of the model: its keys, and the model may still be named. */
+static void test_config_word(void **state) {
+    (void)state;
+    struct config c;
+    struct option_result words;
+    const char *text = NULL;
+    char file[] = "/tmp/caravan-test-word-XXXXXX.cfg";
+    int fd = mkstemps(file, 4);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, "stages = 5;\nshards = 3;\n", 24), 24);
+    close(fd);
+    assert_int_equal(parse(&c, &words, &text, "--stages", "2", file, NULL), OK);
+    assert_int_equal(c.stages, 2);
+    assert_int_equal(c.shards, 3);
+    assert_int_equal(words.n_words, 0);
+    assert_int_equal(parse(&c, &words, &text, file, "m.gguf", NULL), OK);
+    assert_string_equal(words.words[0], "m.gguf");
+    expect_usage("unexpected argument", "m.gguf", file);
+    unlink(file);
+    assert_int_equal(parse(&c, &words, &text, "none.cfg", NULL), ERR_FILE);
+    assert_int_equal(parse(&c, &words, &text, "--text", "none.cfg", NULL), OK);
+    assert_string_equal(text, "none.cfg");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),  cmocka_unit_test(test_file),
         cmocka_unit_test(test_bad_files), cmocka_unit_test(test_bad_paths),
         cmocka_unit_test(test_numbers),   cmocka_unit_test(test_example),
         cmocka_unit_test(test_flags),     cmocka_unit_test(test_bad_flags),
-        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_order),     cmocka_unit_test(test_config_word),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
