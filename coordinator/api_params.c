@@ -2,9 +2,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "coordinator/api_parts.h"
+#include "coordinator/sampling.h"
 
 #define STOP_BYTES_MAX 1024
 
@@ -149,8 +149,7 @@ static err read_sampling(struct api *a, struct api_fault *f, const json_t *root,
     TRY(api_read_bool(f, root, "ignore_eos", &s->ignores_end));
     s->top_k = top_k > 0 ? (uint32_t)top_k : 0;
     s->seed = (uint64_t)seed;
-    if (!api_field(root, "seed") && getrandom(&s->seed, sizeof s->seed, 0) != sizeof s->seed)
-        return err_set(ERR_INTERNAL, "no random seed");
+    if (!api_field(root, "seed")) TRY(sampling_draw_seed(&s->seed));
     TRY(read_stops(f, root, p));
     return read_biases(a, f, root, p);
 }

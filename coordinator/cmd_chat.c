@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/lines.h"
 #include "coordinator/options.h"
+#include "coordinator/sampling.h"
 #include "coordinator/service.h"
 #include "coordinator/supervisor.h"
 
@@ -89,16 +89,6 @@ static void wait_for_events(struct talk *t) {
     sem_timedwait(&t->has_events, &until); /* however it ends, the caller looks */
 }
 
-static err choose_seed(struct talk *t) {
-    uint32_t random;
-    t->last.seed = t->config.seed;
-    if (t->config.is_set[CONFIG_seed] || t->config.temperature == 0) return OK;
-    if (getrandom(&random, sizeof random, 0) != sizeof random)
-        return err_set(ERR_INTERNAL, "no random seed; give --seed");
-    t->last.seed = random;
-    return OK;
-}
-
 /* Unless told otherwise an answer may fill the context, and a quarter of it is kept free for one. */
 static uint32_t answer_room(const struct talk *t) {
     uint32_t quarter = t->context > 4 ? t->context / 4 : 1;
@@ -107,17 +97,13 @@ static uint32_t answer_room(const struct talk *t) {
 }
 
 static err submit(struct talk *t, const struct token_list *prompt, uint64_t *id) {
-    const struct config *c = &t->config;
     uint32_t room = t->context - (uint32_t)prompt->n;
-    int is_less = c->is_set[CONFIG_max_tokens] && c->max_tokens < room;
-    TRY(choose_seed(t));
     struct service_request r = {.sequence = {
         .tokenizer = t->model.tokenizer, .prompt = prompt->ids, .n_prompt = prompt->n,
-        .n_vocab = t->model.program->n_vocab, .context = t->context,
-        .max_tokens = is_less ? (uint32_t)c->max_tokens : room,
-        .temperature = (float)c->temperature, .top_p = (float)c->top_p, .min_p = (float)c->min_p,
-        .top_k = (uint32_t)c->top_k, .seed = t->last.seed, .repeat_penalty = (float)c->repeat_penalty,
-        .presence_penalty = (float)c->presence_penalty, .frequency_penalty = (float)c->frequency_penalty}};
+        .n_vocab = t->model.program->n_vocab, .context = t->context}};
+    TRY(sampling_read_config(&t->config, &r.sequence));
+    if (!t->config.is_set[CONFIG_max_tokens] || t->config.max_tokens > room) r.sequence.max_tokens = room;
+    t->last.seed = r.sequence.seed;
     t->last.n_prompt = (uint32_t)prompt->n;
     t->last.n_cached = t->last.n_answer = 0;
     t->last.begin_us = t->last.first_us = t->last.last_us = clock_us();

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -12,6 +11,7 @@
 #include "coordinator/model.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
+#include "coordinator/sampling.h"
 #include "coordinator/scheduler.h"
 #include "coordinator/sequence.h"
 
@@ -126,38 +126,20 @@ static err check_prompt(struct generate *g) {
     return OK;
 }
 
-static err choose_seed(struct generate *g) {
-    g->seed = g->config.seed;
-    if (g->config.is_set[CONFIG_seed] || g->config.temperature == 0) return OK;
-    uint32_t random;
-    if (getrandom(&random, sizeof random, 0) != sizeof random)
-        return err_set(ERR_INTERNAL, "no random seed; give --seed");
-    g->seed = random;
-    return OK;
-}
-
 static err prepare(struct generate *g, const char *path) {
     TRY(model_open("generate", path, &g->config, &g->model));
     for (size_t i = 0; i < g->biases.n; i++) TRY(parse_biases(g, g->biases.texts[i]));
     TRY(read_prompt(g));
-    TRY(check_prompt(g));
-    return choose_seed(g);
+    return check_prompt(g);
 }
 
 static err create_sequence(struct generate *g) {
-    const struct config *c = &g->config;
     struct sequence_options o = {
-        .tokenizer = g->model.tokenizer,
-        .prompt = g->prompt_tokens.ids, .n_prompt = g->prompt_tokens.n,
-        .n_vocab = g->model.program->n_vocab, .context = g->context,
-        .max_tokens = (uint32_t)c->max_tokens,
-        .temperature = (float)c->temperature, .top_p = (float)c->top_p, .min_p = (float)c->min_p,
-        .top_k = (uint32_t)c->top_k, .seed = g->seed,
-        .repeat_penalty = (float)c->repeat_penalty,
-        .presence_penalty = (float)c->presence_penalty,
-        .frequency_penalty = (float)c->frequency_penalty,
-        .biases = g->bias, .n_biases = g->n_biases,
+        .tokenizer = g->model.tokenizer, .prompt = g->prompt_tokens.ids, .n_prompt = g->prompt_tokens.n,
+        .n_vocab = g->model.program->n_vocab, .context = g->context, .biases = g->bias, .n_biases = g->n_biases,
         .stops = g->stops.texts, .n_stops = g->stops.n, .ignores_end = g->ignores_end};
+    TRY(sampling_read_config(&g->config, &o));
+    g->seed = o.seed;
     return sequence_create(&o, &g->sequence);
 }
 
