@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/median.h"
 #include "base/read_bandwidth.h"
 #include "coordinator/args.h"
 #include "coordinator/child.h"
@@ -256,19 +257,14 @@ static err turn_run(struct compare *t, uint32_t prompt, uint32_t turn) {
 
 /* ---- the report ---- */
 
-static int compare_numbers(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 struct summary {
     double median, least, most; /* 0 where there is no run */
 };
 
 static struct summary summary_of(double *values, uint32_t n) {
     if (n == 0) return (struct summary){0};
-    qsort(values, n, sizeof *values, compare_numbers);
-    return (struct summary){values[n / 2], values[0], values[n - 1]};
+    double median = median_of(values, n);
+    return (struct summary){median, values[0], values[n - 1]};
 }
 
 static struct summary speed_of(const struct engine_runs *e, uint32_t prompt, int is_decode) {

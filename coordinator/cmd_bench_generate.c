@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/median.h"
 #include "base/read_bandwidth.h"
 #include "coordinator/commands.h"
 #include "coordinator/engine.h"
@@ -238,11 +239,6 @@ static err prompt_run(struct bench *t, uint32_t p, int is_context, double *prefi
     return OK;
 }
 
-static int compare_rates(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static err prompts_run(struct bench *t, struct row *rows) {
     double prefill[REPEAT_MAX], decode[REPEAT_MAX];
     uint32_t n_first = t->prompts[0] < rows_max(t) ? t->prompts[0] : rows_max(t);
@@ -250,10 +246,8 @@ static err prompts_run(struct bench *t, struct row *rows) {
     TRY(text_run(t, n_first, 2, t->times_us, &n_since)); /* drivers finish building kernels */
     for (uint32_t p = 0; p < t->n_prompts; p++) {
         TRY(prompt_run(t, p, rows[p].is_context, prefill, decode));
-        qsort(prefill, t->n_repeats, sizeof *prefill, compare_rates);
-        qsort(decode, t->n_repeats, sizeof *decode, compare_rates);
-        rows[p].prefill = prefill[t->n_repeats / 2];
-        rows[p].decode = decode[t->n_repeats / 2];
+        rows[p].prefill = median_of(prefill, t->n_repeats);
+        rows[p].decode = median_of(decode, t->n_repeats);
     }
     return OK;
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/median.h"
 #include "base/mem.h"
 
 #define MATRICES_MAX 1024
@@ -362,11 +363,6 @@ static err ops_run(struct op_time *t, uint32_t n_rows, uint32_t n_ops, double *s
     return OK;
 }
 
-static int compare_times(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 err op_time_run(struct op_time *t, uint32_t n_rows, double max_s, double *seconds) {
     double times[RUNS_MAX], s, sum = 0, run_s = max_s / 20;
     uint32_t n = 0, n_ops;
@@ -379,8 +375,7 @@ err op_time_run(struct op_time *t, uint32_t n_rows, double max_s, double *second
         times[n++] = s / n_ops;
         sum += s;
     }
-    qsort(times, n, sizeof *times, compare_times);
-    *seconds = times[n / 2];
+    *seconds = median_of(times, n);
     return OK;
 }
 

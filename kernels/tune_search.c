@@ -2,10 +2,10 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/median.h"
 #include "kernels/op_time.h"
 
 #define TIMERS_MAX 16
@@ -62,16 +62,6 @@ static uint64_t draw(struct search *s) {
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
     z = (z ^ z >> 27) * 0x94D049BB133111EBu;
     return z ^ z >> 31;
-}
-
-static int compare_times(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *times) {
-    qsort(times, ROUNDS, sizeof *times, compare_times);
-    return times[ROUNDS / 2];
 }
 
 /* ---- trials ---- */
@@ -151,8 +141,8 @@ static err trials_compare(const struct trial *a, const struct trial *b, const st
                 TRY(op_time_run(a->timers[i], w->counts[c], RUN_S, &of_a[k]));
                 TRY(op_time_run(b->timers[i], w->counts[c], RUN_S, &of_b[k]));
             }
-            log_ratio += log(median(of_b) / median(of_a));
-            log_seconds += log(median(of_a));
+            log_ratio += log(median_of(of_b, ROUNDS) / median_of(of_a, ROUNDS));
+            log_seconds += log(median_of(of_a, ROUNDS));
         }
     *ratio = exp(log_ratio / n);
     *seconds = exp(log_seconds / n);
