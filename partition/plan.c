@@ -275,22 +275,26 @@ static struct plan_request request_of(const struct plan *plan) {
                                  plan->context, plan->n_blocks, plan->rows_max};
 }
 
+static int request_fits(const struct program *p, const struct plan_request *r, const struct plan_pool *pools,
+                        uint32_t n_pools, const uint32_t *pool_of) {
+    struct plan *plan;
+    if (plan_create(p, r, &plan) != OK) return 0;
+    int fits = plan_fits(plan, pools, n_pools, pool_of);
+    plan_free(plan);
+    return fits;
+}
+
 /* The largest cache, in blocks, that fits and holds one sequence; 0 if none does. */
 static uint32_t blocks_that_fit(const struct program *p, const struct plan *plan, const struct plan_pool *pools,
                                 uint32_t n_pools, const uint32_t *pool_of) {
     uint32_t least = plan_context_blocks(plan->context) - 1, most = plan->n_blocks; /* most does not fit */
     uint32_t none = least;
+    struct plan_request r = request_of(plan);
     while (least + 1 < most) {
         uint32_t middle = least + (most - least) / 2;
-        struct plan_request r = request_of(plan);
-        struct plan *smaller;
         r.n_blocks = middle;
-        if (plan_create(p, &r, &smaller) != OK) return 0;
-        if (plan_fits(smaller, pools, n_pools, pool_of))
-            least = middle;
-        else
-            most = middle;
-        plan_free(smaller);
+        if (request_fits(p, &r, pools, n_pools, pool_of)) least = middle;
+        else most = middle;
     }
     return least == none ? 0 : least;
 }
@@ -300,18 +304,13 @@ static uint32_t context_that_fits(const struct program *p, const struct plan *pl
                                   const struct plan_pool *pools, uint32_t n_pools,
                                   const uint32_t *pool_of) {
     uint32_t least = 0, most = plan->context / KV_BLOCK_TOKENS; /* in blocks; least fits */
+    struct plan_request r = request_of(plan);
+    r.n_blocks = 0;
     while (least + 1 < most) {
         uint32_t middle = least + (most - least) / 2;
-        struct plan_request r = request_of(plan);
-        struct plan *smaller;
         r.context = middle * KV_BLOCK_TOKENS;
-        r.n_blocks = 0;
-        if (plan_create(p, &r, &smaller) != OK) return 0;
-        if (plan_fits(smaller, pools, n_pools, pool_of))
-            least = middle;
-        else
-            most = middle;
-        plan_free(smaller);
+        if (request_fits(p, &r, pools, n_pools, pool_of)) least = middle;
+        else most = middle;
     }
     return least * KV_BLOCK_TOKENS;
 }
@@ -343,16 +342,10 @@ static uint32_t stages_that_fit(const struct program *p, const struct plan *plan
 static uint32_t rows_that_fit(const struct program *p, const struct plan *plan,
                               const struct plan_pool *pools, uint32_t n_pools,
                               const uint32_t *pool_of) {
-    for (uint32_t rows = plan->rows_max / 2; rows > 0; rows /= 2) {
-        struct plan_request r = request_of(plan);
-        struct plan *smaller;
-        r.rows_max = rows;
-        if (plan_create(p, &r, &smaller) != OK) return 0;
-        int fits = plan_fits(smaller, pools, n_pools, pool_of);
-        plan_free(smaller);
-        if (fits) return rows;
-    }
-    return 0;
+    struct plan_request r = request_of(plan);
+    for (r.rows_max = plan->rows_max / 2; r.rows_max > 0; r.rows_max /= 2)
+        if (request_fits(p, &r, pools, n_pools, pool_of)) break;
+    return r.rows_max;
 }
 
 void plan_bytes_text(uint64_t n, char out[16]) {
