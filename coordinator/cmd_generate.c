@@ -265,12 +265,7 @@ static err generate(struct generate *g, const char *path) {
     TRY(prepare(g, path));
     TRY(create_sequence(g));
     TRY(open_engine(g));
-    if (g->is_verbose) {
-        struct bytes text = {0};
-        if (plan_print(g->model.program, engine_plan(g->engine), &text) == OK)
-            fwrite(text.data, 1, text.len, stderr);
-        bytes_free(&text);
-    }
+    if (g->is_verbose) TRY(report_print_plan(g->model.program, engine_plan(g->engine), stderr));
     TRY(run(g));
     return report(g);
 }

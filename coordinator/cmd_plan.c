@@ -49,12 +49,9 @@ static err print_json(const struct program *p, const struct plan *plan, const st
 }
 
 static err print_text(const struct program *p, const struct plan *plan, const struct bytes *ops) {
-    struct bytes text = {0};
-    err e = plan_print(p, plan, &text);
-    if (e == OK) fwrite(text.data, 1, text.len, stdout);
-    if (e == OK && ops->len) printf("\n%s", (char *)ops->data);
-    bytes_free(&text);
-    return e;
+    TRY(report_print_plan(p, plan, stdout));
+    if (ops->len) printf("\n%s", (char *)ops->data);
+    return OK;
 }
 
 /* With memory_mb every rank has that much; without it the hosts are not known yet. */

@@ -8,6 +8,7 @@
 #include "coordinator/conversation.h"
 #include "coordinator/http.h"
 #include "coordinator/options.h"
+#include "coordinator/report.h"
 #include "partition/plan.h"
 
 struct serve {
@@ -68,19 +69,18 @@ static void on_wake(void *context) {
 
 /* ---- running ---- */
 
-static err print_plan(const struct serve *s) {
-    struct bytes text = {0};
-    struct plan *plan = NULL;
+/* The plan that the service will make. */
+static err check_plan(const struct serve *s) {
+    struct plan *plan;
     uint32_t context;
     TRY(model_context(&s->model, &s->config, &context));
     struct plan_request r = {.n_stages = (uint32_t)s->config.stages, .n_shards = (uint32_t)s->config.shards,
-                             .n_ranks = (uint32_t)s->config.ranks, .context = context,
+                             .n_ranks = engine_n_inside() ? (uint32_t)engine_n_inside() : (uint32_t)s->config.ranks,
+                             .context = context,
                              .n_blocks = service_count_blocks(&s->config, context),
                              .rows_max = (uint32_t)s->config.prefill_chunk};
-    err e = plan_create(s->model.program, &r, &plan);
-    if (e == OK) e = plan_print(s->model.program, plan, &text);
-    if (e == OK) fwrite(text.data, 1, text.len, s->is_check ? stdout : stderr);
-    bytes_free(&text);
+    TRY(plan_create(s->model.program, &r, &plan));
+    err e = report_print_plan(s->model.program, plan, stdout);
     plan_free(plan);
     return e;
 }
@@ -93,7 +93,7 @@ static err transport_open(struct serve *s) {
 /* All that can be known to be wrong before anything starts. */
 static err check(struct serve *s) {
     TRY(http_check(&s->config));
-    TRY(print_plan(s));
+    TRY(check_plan(s));
     printf("%s is good: model, plan, keys, certificates and template\n", s->model.path);
     return OK;
 }
@@ -120,9 +120,7 @@ static err serve(struct serve *s, const char *path) {
     TRY(model_need_tokenizer(&s->model));
     TRY(conversation_template(&s->model, &s->config, &s->chat));
     TRY(metrics_create(&s->metrics));
-    if (s->is_check) return check(s);
-    if (s->is_verbose) TRY(print_plan(s));
-    return run(s);
+    return s->is_check ? check(s) : run(s);
 }
 
 static void serve_end(struct serve *s) {

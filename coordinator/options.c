@@ -81,7 +81,7 @@ static void print_help(const struct option_set *set) {
         print_flag(set->own[i].name, set->own[i].value ? set->own[i].value : "",
                    set->own[i].help, "");
     if (set->groups)
-        print_flag("config", "FILE", "read keys from a file, as FILE.cfg in place of MODEL does; flags win over it", "");
+        print_flag("config", "FILE", "keys from a file, as FILE.cfg in place of MODEL; flags win", "");
     print_flag("help", "", "this text", "");
     if (!set->groups) return;
     printf("\nKeys of the configuration (default):\n");

@@ -1,6 +1,5 @@
 #include "coordinator/report.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 json_t *report_plan(const struct plan *plan) {
@@ -46,6 +45,19 @@ err report_print_json(json_t *root) {
     return OK;
 }
 
+/* Prints a text and ends it; `e`: how making it went. */
+static err print_text(err e, struct bytes *text, FILE *f) {
+    if (e == OK) fwrite(text->data, 1, text->len, f);
+    bytes_free(text);
+    return e;
+}
+
+err report_print_plan(const struct program *p, const struct plan *plan, FILE *f) {
+    struct bytes text = {0};
+    err e = plan_print(p, plan, &text);
+    return print_text(e, &text, f);
+}
+
 static err ranks_table(const struct plan *plan, const struct engine_rank *ranks, struct bytes *out) {
     TRY(bytes_printf(out, "%4s  %-16s %-28s %-7s %5s %10s %10s %9s %9s %9s\n", "rank", "host", "device",
                      "layers", "shard", "weights", "kv", "compute", "wait", "shards"));
@@ -66,7 +78,5 @@ static err ranks_table(const struct plan *plan, const struct engine_rank *ranks,
 err report_print_ranks(const struct plan *plan, const struct engine_rank *ranks) {
     struct bytes text = {0};
     err e = ranks_table(plan, ranks, &text);
-    if (e == OK) fwrite(text.data, 1, text.len, stderr);
-    bytes_free(&text);
-    return e;
+    return print_text(e, &text, stderr);
 }

@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/err.h"
 #include "coordinator/engine.h"
@@ -16,6 +17,9 @@ json_t *report_tokens(const int32_t *tokens, size_t n);
 
 /* One JSON object on standard output; takes `root` (NULL: ERR_MEMORY). */
 err report_print_json(json_t *root);
+
+/* Who holds what. */
+err report_print_plan(const struct program *p, const struct plan *plan, FILE *f);
 
 /* Who held and did what, on standard error. */
 err report_print_ranks(const struct plan *plan, const struct engine_rank *ranks);

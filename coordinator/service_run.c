@@ -344,6 +344,7 @@ static err job_open(struct service *s) {
     engine_hold_signals(0); /* loading may be interrupted; later a signal asks for a drain */
     TRY(engine_open(&o, &s->engine));
     engine_hold_signals(1);
+    if (s->o.is_verbose) TRY(report_print_plan(s->o.model->program, engine_plan(s->engine), stderr));
     s->n_sent = s->n_done = 0;
     s->n_stats_taken = 0;
     s->stats_us = s->asked_stats_us = s->last_result_us = 0;
