@@ -6,22 +6,14 @@
 # $CARAVAN: the program, best also a build with SAN=1. $FLIPS: random damages (300).
 # Prints one line per case in the form tests/run counts.
 set -u
-cd "$(dirname "$0")/.."
-CARAVAN=${CARAVAN:-$PWD/build/caravan}
+. "$(dirname "$0")/check.sh"
 FLIPS=${FLIPS:-300}
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 # Whatever a sanitizer finds, in whichever process, is written to a file.
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$dir/sanitizer
 export UBSAN_OPTIONS=print_stacktrace=1:log_path=$dir/sanitizer
 # The job's socket is here, and so in the arguments of every process of the job.
 mkdir "$dir/tmp"
 export TMPDIR=$dir/tmp
-failed=0
-
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1"; echo "  $2"; failed=1; }
 
 # What is wrong with how a command ended: rc, $dir/out, $dir/err; empty if nothing.
 complaint() {

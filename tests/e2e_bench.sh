@@ -2,16 +2,9 @@
 # The benchmarks and tune from outside, with tiny budgets: what they print, what they refuse, and peers that are missing,
 # fail, hang or print nonsense. Nothing here judges a time. $CARAVAN: the program.
 set -u
-cd "$(dirname "$0")/.."
-CARAVAN=${CARAVAN:-$PWD/build/caravan}
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 XDG_CONFIG_HOME=$dir/config
+. "$(dirname "$0")/check.sh"
+export XDG_CONFIG_HOME=$dir/config
 model=models/demo.gguf
-failed=0
-
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1"; echo "  $2"; failed=1; }
 
 # says NAME RC FILE PATTERN args...: exit code RC, and the pattern in $dir/FILE (out or err).
 says() {

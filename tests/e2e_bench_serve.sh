@@ -3,16 +3,8 @@
 # test; and servers that are not there, refuse, break off, hang or change their mind. Nothing here judges a time.
 # $CARAVAN: the program.
 set -u
-cd "$(dirname "$0")/.."
-CARAVAN=${CARAVAN:-$PWD/build/caravan}
-dir=$(mktemp -d)
-servers=
-trap 'for p in $servers; do kill $p; wait $p; done 2>/dev/null; rm -rf "$dir"' EXIT
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-failed=0
-
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1"; echo "  $2"; failed=1; }
+. "$(dirname "$0")/check.sh"
+. tests/server.sh
 
 # says NAME RC FILE PATTERN args...: exit code RC, and the pattern in $dir/FILE (out or err).
 says() {
@@ -52,13 +44,7 @@ says both_loops 2 err 'give one of them' http://127.0.0.1:1 --clients 2 --rate 3
 says dead_port 1 err 'http://127.0.0.1:1: .*connect' http://127.0.0.1:1 --clients 4
 
 # ---- our own server ----
-"$CARAVAN" serve models/demo.gguf --port 0 --context 1024 --kv-tokens 8192 >"$dir/serve.out" 2>"$dir/serve.err" </dev/null &
-servers=$!
-touch "$dir/serve.out" "$dir/serve.err"
-tail -n +1 -f "$dir/serve.out" "$dir/serve.err" >"$dir/serve" 2>/dev/null & servers="$servers $!"
-url=$(await "$dir/serve" 'listening at (http://[^ ]+)')
-if [ -z "$url" ]; then bad serve_listens "$(tail -3 "$dir/serve.err")"; exit 1; fi
-for _ in $(seq 600); do curl -fs -o "$dir/ready" "$url/ready" && break; sleep 0.1; done
+server_start --context 1024 --kv-tokens 8192 || exit 1
 
 says closed_loop 0 out '^4 clients, .*: 12 answered, 0 left, 0 failed' "$url" --clients 4 --requests 12 \
   --prompt-tokens 8-40 --tokens 1-12 --plot "$dir/closed.svg"

@@ -1,16 +1,9 @@
 #!/usr/bin/env bash
 # caravan chat through a pipe, and on a terminal where Python can make one: answers, turns, commands, mistakes.
 set -u
-cd "$(dirname "$0")/.."
-export CARAVAN=${CARAVAN:-$PWD/build/caravan}
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+. "$(dirname "$0")/check.sh"
 export XDG_STATE_HOME=$dir/state
 model=models/demo.gguf
-failed=0
-check() { # NAME COMMAND...
-  if "${@:2}"; then echo "[       OK ] $1"; else echo "[  FAILED  ] $1"; failed=1; cat "$dir/out" "$dir/err"; fi
-}
 # LINES [FLAG...]: sets $rc, $dir/out and $dir/err
 chat() {
   printf "$1" | "$CARAVAN" chat $model "${@:2}" >"$dir/out" 2>"$dir/err"
@@ -72,6 +65,6 @@ check chat_flag refuses "did you mean --system?" 2 "" --sistem x
 if command -v python3 >/dev/null; then
   PYTHONDONTWRITEBYTECODE=1 python3 tests/drive_chat.py "$CARAVAN" || failed=1
 else
-  echo "[ SKIPPED  ] chat on a terminal: no python3 here (apt-get install python3)"
+  skip chat_on_a_terminal "no python3 here (apt-get install python3)"
 fi
 exit $failed

@@ -2,16 +2,8 @@
 # The command line from outside: exit codes, one-line errors, JSON, what is written where.
 # $CARAVAN: the program. Prints one line per case in the form tests/run counts.
 set -u
-cd "$(dirname "$0")/.."
-CARAVAN=${CARAVAN:-$PWD/build/caravan}
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+. "$(dirname "$0")/check.sh"
 model=tests/golden/llama-gqa.f16.gguf
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-failed=0
-
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1"; echo "  $2"; failed=1; }
 
 # refuses NAME RC PATTERN args...: exit code RC, nothing on stdout, one line that holds PATTERN.
 refuses() {

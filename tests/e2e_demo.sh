@@ -2,13 +2,9 @@
 # The demo model from outside: what it answers, on one rank and on four, and
 # its held-out perplexity against the figure of the engine that trained it.
 set -u
-cd "$(dirname "$0")/.."
-caravan=${CARAVAN:-build/caravan}
+. "$(dirname "$0")/check.sh"
 model=models/demo.gguf
-check() { # NAME COMMAND...
-  if "${@:2}"; then echo "[       OK ] $1"; else echo "[  FAILED  ] $1"; fi
-}
-ask() { "$caravan" generate $model --prompt "<|user|>$1<|end|><|assistant|>" "${@:2}" 2>&1; }
+ask() { "$CARAVAN" generate $model --prompt "<|user|>$1<|end|><|assistant|>" "${@:2}" 2>&1; }
 answers() { # QUESTION ANSWER [FLAG...]
   local got
   got=$(ask "$1" "${@:3}")
@@ -22,10 +18,11 @@ check capital_of_france answers "What is the capital of France?" "The capital of
 
 # The trained weights' own perplexity, of Q8_0 weights in float arithmetic.
 expected=$(sed -n 's/.*"perplexity": \([0-9.]*\).*/\1/p' models/demo.json)
-got=$("$caravan" perplexity $model --file models/heldout.txt --context 512 --json |
+got=$("$CARAVAN" perplexity $model --file models/heldout.txt --context 512 --json |
   sed -n 's/.*"perplexity": \([0-9.]*\).*/\1/p')
 echo "held-out perplexity $got, recorded $expected"
 check perplexity_within_one_percent awk -v a="$got" -v b="$expected" \
   'BEGIN { r = a / b; exit !(r > 0.99 && r < 1.01) }'
-check other_text_is_worse awk -v a="$("$caravan" perplexity $model --file LICENSE --context 512 --json |
+check other_text_is_worse awk -v a="$("$CARAVAN" perplexity $model --file LICENSE --context 512 --json |
   sed -n 's/.*"perplexity": \([0-9.]*\).*/\1/p')" -v b="$expected" 'BEGIN { exit !(a > 3 * b) }'
+exit $failed

@@ -3,13 +3,9 @@
 # launch and every OpenCL implementation that is present.
 # $CARAVAN: the program. Prints one line per case in the form tests/run counts.
 set -u
-cd "$(dirname "$0")/.."
-CARAVAN=${CARAVAN:-$PWD/build/caravan}
-top=$(mktemp -d)
-trap 'rm -rf "$top"' EXIT
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-
-ok() { echo "[       OK ] $1"; }
+. "$(dirname "$0")/check.sh"
+top=$dir
+# In whichever process the case ran.
 bad() { echo "[  FAILED  ] $1"; echo "  $2"; touch "$top/failed"; }
 
 # same NAME EXPECTED FOUND: two files, not empty.

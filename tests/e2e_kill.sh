@@ -2,16 +2,10 @@
 # Kills one process of a running job, and looks for what is left of it after at most 10 s.
 # $CARAVAN: the program. Prints one line per case in the form tests/run counts.
 set -u
-cd "$(dirname "$0")/.."
-CARAVAN=${CARAVAN:-$PWD/build/caravan}
-dir=$(mktemp -d)
+. "$(dirname "$0")/check.sh"
 # A folder of its own for the job's socket: what is left in it shows, too.
 export TMPDIR=$dir
 model=tests/golden/llama-gqa.f16.gguf
-failed=0
-
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1"; echo "  $2"; failed=1; }
 
 # The processes under a process, itself first.
 tree() {
@@ -114,5 +108,4 @@ n_ranks=2 how="--shards 2 --device Portable --deadline-s 2"
 run kill_shard_on_board 1 KILL '^caravan: rank 1 \(host .*, layers .*\).* signal 9' 1
 run kill_first_shard_on_board 0 KILL '^caravan: rank 0 \(host .*, layers .*\).* signal 9' 1
 run stop_shard_on_board 1 STOP '^caravan: rank 0 \(host .*\): waited .* s for rank 1 \(host .*, layers .*\)' 1
-rm -rf "$dir"
 exit $failed

@@ -2,13 +2,7 @@
 # Breaks rules in a copy of the tree, and looks whether tests/lint says so, with file and line.
 # Prints one line per case in the form tests/run counts.
 set -u
-cd "$(dirname "$0")/.." || exit 1
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-failed=0
-
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1"; echo "  $2"; failed=1; }
+. "$(dirname "$0")/check.sh"
 
 mkdir "$dir/tests"
 cp -r base model partition kernels node coordinator main.c "$dir"

@@ -2,16 +2,8 @@
 # The server from outside, by curl: every endpoint, refusals, several clients at once with the bytes that each would
 # get alone, other grids, a rank that dies, the end. $CARAVAN: the program.
 set -u
-cd "$(dirname "$0")/.."
-CARAVAN=${CARAVAN:-$PWD/build/caravan}
-dir=$(mktemp -d)
+. "$(dirname "$0")/check.sh"
 . tests/server.sh
-trap 'server_stop; rm -rf "$dir"' EXIT
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-failed=0
-
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1"; echo "  $2"; failed=1; }
 
 # ask STATUS PATH [BODY] [curl arguments]: the answer is in $dir/out; fails with another status.
 ask() {
@@ -45,7 +37,7 @@ if "$CARAVAN" serve models/demo.gguf --check --tls-key "$dir/none" >"$dir/out" 2
 else ok check_tls; fi
 
 # ---- one rank ----
-server_start || { bad start "$(tail -3 "$dir/server.err")"; exit 1; }
+server_start || exit 1
 greedy='{"prompt":"A violin is","max_tokens":12,"temperature":0'
 says health 200 . /health
 says ready 200 ready /ready
@@ -129,7 +121,7 @@ if [ "$server_rc" = 0 ]; then ok exit_code; else bad exit_code "$server_rc: $(ta
 
 # ---- other grids, keys ----
 printf '# who key\nme key-0001\nboss key-0002 5\n' >"$dir/keys"
-server_start --stages 2 --shards 2 --api-keys "$dir/keys" || { bad start_grid "$(tail -3 "$dir/server.err")"; exit 1; }
+server_start --stages 2 --shards 2 --api-keys "$dir/keys" || exit 1
 says no_key 401 '"error"' /v1/models
 says wrong_key 401 '"error"' /v1/models '' -H 'Authorization: Bearer key-0003'
 says right_key 200 '"list"' /v1/models '' -H 'Authorization: Bearer key-0002'

@@ -1,10 +1,12 @@
-# For the scripts that need a running server: source this after `dir` and `CARAVAN` are set.
-#   server_start ARGS...   starts `caravan serve models/demo.gguf --port 0 ARGS`; sets $url and $server_pid
-#   server_stop            ends it politely; sets $server_rc
+# For the scripts that need a running server: sourced after check.sh.
+#   server_start ARGS...   starts `caravan serve models/demo.gguf --port 0 ARGS`; sets $url and $server_pid;
+#                          where it does not get ready, that is a case that failed
+#   server_stop            ends it politely; sets $server_rc; done at the end, too
 # Its words are in $dir/server.out and $dir/server.err.
+trap 'server_stop; rm -rf "$dir"' EXIT
 server_pid=
 server_start() {
-  "$CARAVAN" serve "${server_model:-models/demo.gguf}" --port 0 "$@" >"$dir/server.out" 2>"$dir/server.err" </dev/null &
+  "$CARAVAN" serve models/demo.gguf --port 0 "$@" >"$dir/server.out" 2>"$dir/server.err" </dev/null &
   server_pid=$!
   url=
   for _ in $(seq 600); do
@@ -13,7 +15,7 @@ server_start() {
     kill -0 $server_pid 2>/dev/null || break
     sleep 0.2
   done
-  echo "the server did not become ready: $(tail -5 "$dir/server.err")"
+  bad server_starts "$(tail -3 "$dir/server.err")"
   return 1
 }
 server_stop() {
