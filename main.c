@@ -69,8 +69,9 @@ static err cmd_help(int argc, char **argv) {
         if (commands[i].kind != KIND_HIDDEN)
             printf("  %-12s%s\n", commands[i].name, commands[i].help);
     printf("\n`caravan COMMAND --help` explains a command and its flags.\n\n"
+           "  caravan serve model.gguf --stages 2 --shards 2\n"
+           "  caravan chat model.gguf --temperature 0.7\n"
            "  caravan generate model.gguf --prompt \"Once upon a time\"\n"
-           "  caravan generate model.gguf --prompt \"Hello\" --stages 2 --shards 2\n"
            "  mpirun -n 4 caravan generate model.gguf --prompt \"Hello\"\n\n"
            "Exit codes: 0 good, 1 failed, 2 wrong usage.\n");
     return OK;

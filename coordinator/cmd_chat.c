@@ -45,7 +45,8 @@ static const char about[] =
     "Talks with the model, line by line. The answer appears as it comes; Ctrl-C stops it and keeps what\n"
     "there is, Ctrl-D or /exit ends. A line that ends with a backslash goes on in the next one; pasted\n"
     "lines stay together. /help lists the commands, among them /retry, /undo, /save and /set. Where the\n"
-    "conversation outgrows the context, the oldest questions and answers are left out, which is said.\n"
+    "conversation outgrows the context, the oldest questions and answers are left out, which is said. An\n"
+    "answer may fill the context, unless --max-tokens is given.\n"
     "Without a terminal each line of standard input is a question or command and each answer a line\n"
     "or more of standard output; the first error ends the program then.";
 

@@ -62,7 +62,7 @@ static err prepare(struct logits *l, const char *path, uint32_t *context) {
     if (l->rows_max > STEP_OUTS_MAX) l->rows_max = STEP_OUTS_MAX;
     if (l->rows_max > fit) l->rows_max = (uint32_t)fit;
     if (l->rows_max > l->tokens.n) l->rows_max = (uint32_t)l->tokens.n;
-    uint32_t n_blocks = (*context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    uint32_t n_blocks = plan_context_blocks(*context);
     TRY(NEW(l->position, l->rows_max));
     TRY(NEW(l->zero, l->rows_max));
     TRY(NEW(l->outs, l->rows_max));
@@ -86,7 +86,7 @@ static err submit(struct logits *l, uint32_t begin, uint32_t n) {
         l->outs[i] = (struct step_out){.row = (int32_t)i, .flags = OUT_LOGITS, .top_p = 1,
                                        .position = begin + i + 1};
     }
-    struct step s = {.n_rows = n, .n_table = (begin + n + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS,
+    struct step s = {.n_rows = n, .n_table = plan_context_blocks(begin + n),
                      .n_outs = n, .token = l->tokens.ids + begin, .position = l->position,
                      .table_begin = l->zero, .table = l->table, .outs = l->outs};
     return engine_submit(l->engine, &s);

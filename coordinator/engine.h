@@ -23,7 +23,7 @@ struct engine_options {
     uint32_t context;   /* positions of one sequence */
     uint32_t n_blocks;  /* KV blocks for all sequences; 0: for one */
     uint32_t rows_max;  /* of a step */
-    int wake_fd;        /* a wait ends early while this is readable; -1: none */
+    int wake_fd;        /* engine_poll returns early while this is readable; -1: none. The others do not look */
     void (*on_progress)(void *context, uint64_t loaded_bytes, uint64_t total_bytes); /* beside the bar; may be NULL */
     void *context_of_progress;
 };

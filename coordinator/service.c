@@ -146,7 +146,7 @@ void service_drain(struct service *s) {
 /* ---- opening ---- */
 
 uint32_t service_count_blocks(const struct config *c, uint32_t context) {
-    uint64_t whole = (context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    uint64_t whole = plan_context_blocks(context);
     uint64_t n = c->kv_tokens ? c->kv_tokens / KV_BLOCK_TOKENS : DEFAULT_TEXTS * whole;
     if (n < whole) n = whole;
     return n < INT32_MAX ? (uint32_t)n : INT32_MAX;

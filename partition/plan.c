@@ -206,7 +206,7 @@ static err plan_fill(const struct program *p, struct plan *plan, struct holding 
     return OK;
 }
 
-uint32_t plan_context_blocks(uint32_t context) { return (context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS; }
+uint32_t plan_context_blocks(uint32_t context) { return context / KV_BLOCK_TOKENS + (context % KV_BLOCK_TOKENS != 0); }
 
 err plan_create(const struct program *p, const struct plan_request *r, struct plan **out) {
     uint32_t n_stages, n_shards;
