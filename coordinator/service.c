@@ -164,7 +164,7 @@ static err parts_create(struct service *s) {
     s->status.n_shards = n_shards;
     s->status.n_ranks = o.n_groups * n_shards;
     TRY(NEW(s->compute_s, s->status.n_ranks));
-    TRY(NEW(s->flights, o.n_groups + 1));
+    TRY(NEW(s->sent, o.n_groups + 1));
     return scheduler_create(&o, &s->scheduler);
 }
 
@@ -191,7 +191,7 @@ static void service_free(struct service *s) {
     json_decref(s->ranks);
     free(s->cancels);
     free(s->compute_s);
-    free(s->flights);
+    free(s->sent);
     if (s->wake_fd >= 0) close(s->wake_fd);
     pthread_mutex_destroy(&s->lock);
     free(s);

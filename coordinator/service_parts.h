@@ -23,7 +23,7 @@ struct ticket {
 };
 
 /* A step under way. */
-struct flight {
+struct sent_step {
     int64_t begin_us;
     uint32_t n_decode, n_prefill;
 };
@@ -52,7 +52,7 @@ struct service {
     struct scheduler *scheduler;
     struct pacer pacer;
     struct ticket tickets;         /* a ring with this as its head */
-    struct flight *flights;        /* [depth], a ring */
+    struct sent_step *sent;        /* [depth], a ring */
     uint32_t n_sent, n_done;       /* steps */
     int64_t last_result_us, begin_us, asked_stats_us;
     uint64_t n_steps, n_stats_taken;

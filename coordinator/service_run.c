@@ -287,7 +287,7 @@ static err steps_submit(struct service *s) {
         TRY(scheduler_next(s->scheduler, pacer_rows(&s->pacer, n_decode), &step, &has_step));
         if (!has_step) return OK;
         scheduler_counts(s->scheduler, &after);
-        s->flights[s->n_sent++ % engine_depth(s->engine)] = (struct flight){
+        s->sent[s->n_sent++ % engine_depth(s->engine)] = (struct sent_step){
             .begin_us = clock_us(),
             .n_decode = (uint32_t)(after.n_decode_tokens - before.n_decode_tokens),
             .n_prefill = (uint32_t)(after.n_prefill_tokens - before.n_prefill_tokens)};
@@ -297,10 +297,10 @@ static err steps_submit(struct service *s) {
 }
 
 static err step_take(struct service *s, const struct result *r) {
-    const struct flight *f = &s->flights[s->n_done++ % engine_depth(s->engine)];
-    int64_t now = clock_us(), begin = f->begin_us > s->last_result_us ? f->begin_us : s->last_result_us;
-    pacer_learn(&s->pacer, f->n_decode, f->n_prefill, (double)(now - begin));
-    metrics_observe(s->o.metrics, METRIC_STEP, (double)(now - f->begin_us) * 1e-6);
+    const struct sent_step *sent = &s->sent[s->n_done++ % engine_depth(s->engine)];
+    int64_t now = clock_us(), begin = sent->begin_us > s->last_result_us ? sent->begin_us : s->last_result_us;
+    pacer_learn(&s->pacer, sent->n_decode, sent->n_prefill, (double)(now - begin));
+    metrics_observe(s->o.metrics, METRIC_STEP, (double)(now - sent->begin_us) * 1e-6);
     metrics_count(s->o.metrics, METRIC_STEPS, 1);
     s->last_result_us = now;
     s->n_steps++;
