@@ -32,7 +32,7 @@ struct run {
     double rate; /* 0: closed loop */
     struct load_result result;
     struct load_summary summary;
-    struct watch watch;
+    struct load_watch watch;
 };
 
 /* Every whole answer beside the same request alone. */
@@ -47,7 +47,6 @@ struct bench {
     struct load_spec spec;
     const char *url, *commit, *api_key, *plot, *model;
     const char *clients_text, *rates_text, *prompt_text, *answer_text, *ids_text, *kind_text;
-    const char *duration_text, *deadline_text, *disconnect_text, *sampled_text;
     uint64_t n_requests, n_warmup, n_max, n_shared, seed;
     double duration_s, deadline_s;
     int is_json, is_verifying;
@@ -103,26 +102,16 @@ static err parse_range(const char *flag, const char *text, double least, uint32_
     return OK;
 }
 
-static err parse_real(const char *flag, const char *text, double least, double most, double *out) {
-    if (!text) return OK;
-    err e = config_parse_real(text, least, most, out);
-    return e == OK ? OK : err_context(e, "--%s", flag);
-}
-
 static err parse_texts(struct bench *t) {
     struct load_spec *spec = &t->spec;
     TRY(parse_range("prompt-tokens", t->prompt_text, 1, spec->prompt_tokens));
     TRY(parse_range("tokens", t->answer_text, 1, spec->answer_tokens));
     TRY(parse_range("ids", t->ids_text, 0, spec->ids));
-    TRY(parse_real("duration-s", t->duration_text, 0.1, DURATION_MAX_S, &t->duration_s));
-    TRY(parse_real("deadline-s", t->deadline_text, 0.1, DURATION_MAX_S, &t->deadline_s));
-    TRY(parse_real("disconnect", t->disconnect_text, 0, 1, &spec->leaving_share));
-    spec->sampled_share = t->is_verifying ? 0.5 : 0;
-    TRY(parse_real("sampled", t->sampled_text, 0, 1, &spec->sampled_share));
+    if (spec->sampled_share < 0) spec->sampled_share = t->is_verifying ? 0.5 : 0;
     spec->is_text = strcmp(t->kind_text, "text") == 0;
     if (!spec->is_text && strcmp(t->kind_text, "ids") != 0)
         return err_set(ERR_USAGE, "--prompt-kind: %s: expected ids or text", t->kind_text);
-    if (!t->duration_text && !t->n_requests) t->duration_s = DURATION_S;
+    if (!t->duration_s && !t->n_requests) t->duration_s = DURATION_S;
     if (!t->n_requests) t->n_requests = REQUESTS_MAX;
     spec->n_shared = (uint32_t)t->n_shared;
     spec->seed = t->seed;
@@ -137,7 +126,7 @@ static err parse(struct bench *t, int argc, char **argv, struct option_result *w
         {"clients", OPTION_TEXT, &t->clients_text, "N,...", "requests under way; default 8", 0, 0},
         {"rate", OPTION_TEXT, &t->rates_text, "R,...", "requests per second, in place of --clients", 0, 0},
         {"max-inflight", OPTION_WHOLE, &t->n_max, "N", "most under way with --rate; default 256", 1, CLIENTS_MAX},
-        {"duration-s", OPTION_TEXT, &t->duration_text, "s", "no new requests after it; default 30", 0, 0},
+        {"duration-s", OPTION_REAL, &t->duration_s, "s", "no new requests after it; default 30", 0.1, DURATION_MAX_S},
         {"requests", OPTION_WHOLE, &t->n_requests, "N", "of a run; default: as the duration says", 1, REQUESTS_MAX},
         {"prompt-tokens", OPTION_TEXT, &t->prompt_text, "N|A-B", "of a prompt's own; default 128", 0, 0},
         {"shared-prefix-tokens", OPTION_WHOLE, &t->n_shared, "N", "the same in front of all", 0, TOKENS_MAX},
@@ -145,10 +134,12 @@ static err parse(struct bench *t, int argc, char **argv, struct option_result *w
         {"prompt-kind", OPTION_TEXT, &t->kind_text, "ids|text", "text: words, about a token each; default ids", 0, 0},
         {"ids", OPTION_TEXT, &t->ids_text, "A-B", "tokens that prompts are drawn from; default 300-999", 0, 0},
         {"seed", OPTION_WHOLE, &t->seed, "N", "of prompts, lengths and moments; default 1", 0, CONFIG_WHOLE_MAX},
-        {"sampled", OPTION_TEXT, &t->sampled_text, "SHARE", "of requests at temperature 0.8; default 0", 0, 0},
-        {"disconnect", OPTION_TEXT, &t->disconnect_text, "SHARE", "of clients leave before the end; default 0", 0, 0},
+        {"sampled", OPTION_REAL, &t->spec.sampled_share, "SHARE",
+         "of requests at temperature 0.8; default 0, with --verify 0.5", 0, 1},
+        {"disconnect", OPTION_REAL, &t->spec.leaving_share, "SHARE",
+         "of clients leave before the end; default 0", 0, 1},
         {"warmup", OPTION_WHOLE, &t->n_warmup, "N", "requests before, not counted; default 0", 0, REQUESTS_MAX},
-        {"deadline-s", OPTION_TEXT, &t->deadline_text, "s", "of a request; default 300", 0, 0},
+        {"deadline-s", OPTION_REAL, &t->deadline_s, "s", "of a request; default 300", 0.1, DURATION_MAX_S},
         {"model", OPTION_TEXT, &t->model, "NAME", "else the server's first", 0, 0},
         {"api-key", OPTION_TEXT, &t->api_key, "KEY", "of the server", 0, 0},
         {"verify", OPTION_SWITCH, &t->is_verifying, NULL, "ask for every answer again, alone, and compare", 0, 0},
@@ -198,7 +189,7 @@ static void show_progress(struct bench *t, const struct load_result *r, double n
 
 static void on_tick(void *context, const struct load_result *so_far, double now_s) {
     struct bench *t = context;
-    if (t->running) (void)watch_tick(&t->running->watch, now_s); /* its error stays in it */
+    if (t->running) (void)load_watch_tick(&t->running->watch, now_s); /* its error stays in it */
     show_progress(t, so_far, now_s);
 }
 
@@ -232,7 +223,7 @@ static err run_one(struct bench *t, uint32_t i) {
     struct load_options o = {
         .n_clients = run->n_clients, .rate = run->rate, .duration_s = t->duration_s, .n_requests = t->n_requests,
         .index_begin = (uint64_t)(i + 1) << 32, .keeps_text = t->is_verifying};
-    TRY(watch_open(&run->watch, t->client));
+    TRY(load_watch_open(&run->watch, t->client));
     t->running = run;
     err e = run_load(t, label, &o, &run->result);
     t->running = NULL;
@@ -291,12 +282,12 @@ static err verify_run(struct bench *t, const struct run *run) {
 }
 
 static err verify(struct bench *t) {
-    struct watch *w = &t->runs[t->n_runs - 1].watch;
+    struct load_watch *w = &t->runs[t->n_runs - 1].watch;
     t->verdict.blocks_used = NAN;
-    if (w->is_on) TRY(watch_blocks_after(w, &t->verdict.blocks_used));
+    if (w->is_on) TRY(load_watch_blocks_after(w, &t->verdict.blocks_used));
     for (uint32_t i = 0; i < t->n_runs; i++) TRY(verify_run(t, &t->runs[i]));
     double used = 0;
-    if (w->is_on) TRY(watch_blocks_after(w, &used));
+    if (w->is_on) TRY(load_watch_blocks_after(w, &used));
     if (used > 0) t->verdict.blocks_used = used;
     return OK;
 }
@@ -308,9 +299,9 @@ static double run_duration_s(const struct bench *t, const struct run *run) {
 }
 
 static void print_memory(const struct bench *t, const struct run *run) {
-    struct watch_memory m;
-    for (uint32_t p = 0; p < watch_n_processes(&run->watch); p++) {
-        if (!watch_memory(&run->watch, p, run_duration_s(t, run), &m)) continue;
+    struct load_watch_memory m;
+    for (uint32_t p = 0; p < load_watch_n_processes(&run->watch); p++) {
+        if (!load_watch_memory(&run->watch, p, run_duration_s(t, run), &m)) continue;
         char name[32] = "coordinator";
         if (p) snprintf(name, sizeof name, "rank %u", p - 1);
         printf("  memory of %-12s %9.1f MB in the second fifth, %9.1f MB in the last: %+.2f%%\n", name, m.second * 1e-6,
@@ -343,9 +334,9 @@ static void print_text(const struct bench *t) {
 
 static json_t *memory_json(const struct bench *t, const struct run *run) {
     json_t *list = json_array();
-    for (uint32_t p = 0; p < watch_n_processes(&run->watch); p++) {
-        struct watch_memory m;
-        int is_known = watch_memory(&run->watch, p, run_duration_s(t, run), &m);
+    for (uint32_t p = 0; p < load_watch_n_processes(&run->watch); p++) {
+        struct load_watch_memory m;
+        int is_known = load_watch_memory(&run->watch, p, run_duration_s(t, run), &m);
         json_t *one = json_null();
         if (is_known) one = json_pack("{s:f, s:f}", "second_fifth_bytes", m.second, "last_fifth_bytes", m.last);
         json_array_append_new(list, one);
@@ -360,7 +351,7 @@ static json_t *runs_json(const struct bench *t) {
         json_t *one = load_json(&run->summary);
         json_object_set_new(one, "clients", json_integer(run->n_clients));
         json_object_set_new(one, "rate", run->rate > 0 ? json_real(run->rate) : json_null());
-        json_object_set_new(one, "metrics", run->watch.is_on ? watch_json(&run->watch) : json_null());
+        json_object_set_new(one, "metrics", run->watch.is_on ? load_watch_json(&run->watch) : json_null());
         json_object_set_new(one, "memory", memory_json(t, run));
         json_array_append_new(list, one);
     }
@@ -406,10 +397,10 @@ static err write_plot(const struct bench *t) {
 /* ---- the verdict ---- */
 
 static err judge_memory(const struct bench *t, const struct run *run) {
-    struct watch_memory m;
+    struct load_watch_memory m;
     if (run_duration_s(t, run) < SOAK_S) return OK;
-    for (uint32_t p = 0; p < watch_n_processes(&run->watch); p++)
-        if (watch_memory(&run->watch, p, run_duration_s(t, run), &m) && m.last > m.second * (1 + GROWTH_MAX))
+    for (uint32_t p = 0; p < load_watch_n_processes(&run->watch); p++)
+        if (load_watch_memory(&run->watch, p, run_duration_s(t, run), &m) && m.last > m.second * (1 + GROWTH_MAX))
             return err_set(ERR_JOB, "memory of %s %u grew by %.1f%%", p ? "rank" : "coordinator", p ? p - 1 : 0,
                            100 * (m.last / m.second - 1));
     return OK;
@@ -460,12 +451,13 @@ err cmd_bench_serve(int argc, char **argv, const char *commit) {
     t->n_max = 256;
     t->seed = 1;
     t->deadline_s = 300;
+    t->spec.sampled_share = -1; /* not given */
     err e = parse(t, argc, argv, &words);
     if (e == OK && !words.is_help) e = bench(t);
     for (uint32_t i = 0; i < t->n_runs; i++) {
         load_summary_free(&t->runs[i].summary);
         load_result_free(&t->runs[i].result);
-        watch_close(&t->runs[i].watch);
+        load_watch_close(&t->runs[i].watch);
     }
     client_close(t->client);
     free(t);

@@ -34,15 +34,15 @@ static double line_value(const char *line, const char *name, const char **labels
     return *at == ' ' ? strtod(at + 1, NULL) : NAN;
 }
 
-static void take_resident(struct watch_sample *out, uint32_t process, double bytes) {
-    if (process >= WATCH_PROCESSES_MAX) return;
+static void take_resident(struct load_watch_sample *out, uint32_t process, double bytes) {
+    if (process >= LOAD_WATCH_PROCESSES_MAX) return;
     out->resident_bytes[process] = bytes;
     if (process >= out->n_processes) out->n_processes = process + 1;
 }
 
-int watch_parse(const char *text, struct watch_sample *out) {
+int load_watch_parse(const char *text, struct load_watch_sample *out) {
     int has_blocks = 0;
-    *out = (struct watch_sample){0};
+    *out = (struct load_watch_sample){0};
     for (const char *line = text; line; line = strchr(line, '\n')) {
         const char *labels = NULL;
         unsigned rank;
@@ -57,7 +57,7 @@ int watch_parse(const char *text, struct watch_sample *out) {
         } else if (!isnan(value = line_value(line, "process_resident_memory_bytes", &labels))) {
             take_resident(out, 0, value);
         } else if (!isnan(value = line_value(line, "caravan_rank_resident_memory_bytes", &labels)) &&
-                   sscanf(labels, "{rank=\"%u\"", &rank) == 1 && rank < WATCH_PROCESSES_MAX) {
+                   sscanf(labels, "{rank=\"%u\"", &rank) == 1 && rank < LOAD_WATCH_PROCESSES_MAX) {
             take_resident(out, rank + 1, value);
         }
     }
@@ -66,24 +66,24 @@ int watch_parse(const char *text, struct watch_sample *out) {
 
 /* ---- asking ---- */
 
-static err ask_alone(struct watch *w, struct watch_sample *out, int *is_known) {
+static err ask_alone(struct load_watch *w, struct load_watch_sample *out, int *is_known) {
     int status;
     if (w->call) client_cancel(w->client, w->call); /* it would write to the same place */
     w->call = NULL;
     w->body.len = 0;
     TRY(client_get(w->client, PATH, ANSWER_S, &status, &w->body));
-    *is_known = status == 200 && w->body.len && watch_parse((const char *)w->body.data, out);
+    *is_known = status == 200 && w->body.len && load_watch_parse((const char *)w->body.data, out);
     return OK;
 }
 
-err watch_open(struct watch *w, struct client *client) {
-    struct watch_sample sample;
-    *w = (struct watch){.client = client, .asked_s = -EVERY_S};
+err load_watch_open(struct load_watch *w, struct client *client) {
+    struct load_watch_sample sample;
+    *w = (struct load_watch){.client = client, .asked_s = -EVERY_S};
     return ask_alone(w, &sample, &w->is_on);
 }
 
 static void on_data(void *context, int status, const void *data, size_t n) {
-    struct watch *w = context;
+    struct load_watch *w = context;
     (void)status;
     if (w->body.len + n > BODY_MAX) w->error = err_set(ERR_FILE, PATH " has no end");
     else if (w->error == OK) w->error = bytes_append(&w->body, data, n);
@@ -91,16 +91,16 @@ static void on_data(void *context, int status, const void *data, size_t n) {
 
 /* A sample that does not come is none: the load's own requests say what is wrong. */
 static void on_end(void *context, const struct client_end *end) {
-    struct watch *w = context;
-    struct watch_sample sample;
+    struct load_watch *w = context;
+    struct load_watch_sample sample;
     w->call = NULL;
     if (end->failure || end->status != 200 || !w->body.len) return;
-    if (!watch_parse((const char *)w->body.data, &sample)) return;
+    if (!load_watch_parse((const char *)w->body.data, &sample)) return;
     sample.at_s = w->asked_s;
     if (w->error == OK) w->error = bytes_append(&w->samples, &sample, sizeof sample);
 }
 
-err watch_tick(struct watch *w, double now_s) {
+err load_watch_tick(struct load_watch *w, double now_s) {
     if (!w->is_on || w->error != OK) return w->error;
     if (w->call || now_s - w->asked_s < EVERY_S) return OK;
     w->asked_s = now_s;
@@ -110,9 +110,9 @@ err watch_tick(struct watch *w, double now_s) {
     return client_start(w->client, &r, &w->call);
 }
 
-err watch_blocks_after(struct watch *w, double *blocks_used) {
+err load_watch_blocks_after(struct load_watch *w, double *blocks_used) {
     double end_s = clock_s() + SETTLE_S;
-    struct watch_sample sample = {0};
+    struct load_watch_sample sample = {0};
     int is_known;
     do {
         TRY(ask_alone(w, &sample, &is_known));
@@ -124,30 +124,30 @@ err watch_blocks_after(struct watch *w, double *blocks_used) {
     return OK;
 }
 
-void watch_close(struct watch *w) {
+void load_watch_close(struct load_watch *w) {
     if (w->call) client_cancel(w->client, w->call);
     bytes_free(&w->samples);
     bytes_free(&w->body);
-    *w = (struct watch){0};
+    *w = (struct load_watch){0};
 }
 
 /* ---- memory ---- */
 
-static const struct watch_sample *samples_of(const struct watch *w, size_t *n) {
-    *n = w->samples.len / sizeof(struct watch_sample);
-    return (const struct watch_sample *)(const void *)w->samples.data;
+static const struct load_watch_sample *samples_of(const struct load_watch *w, size_t *n) {
+    *n = w->samples.len / sizeof(struct load_watch_sample);
+    return (const struct load_watch_sample *)(const void *)w->samples.data;
 }
 
-uint32_t watch_n_processes(const struct watch *w) {
+uint32_t load_watch_n_processes(const struct load_watch *w) {
     size_t n;
-    const struct watch_sample *s = samples_of(w, &n);
+    const struct load_watch_sample *s = samples_of(w, &n);
     return n ? s[n - 1].n_processes : 0;
 }
 
 /* Mean over [begin_s, end_s); 0: too few samples. */
-static double mean_between(const struct watch *w, uint32_t process, double begin_s, double end_s) {
+static double mean_between(const struct load_watch *w, uint32_t process, double begin_s, double end_s) {
     size_t n, n_taken = 0;
-    const struct watch_sample *s = samples_of(w, &n);
+    const struct load_watch_sample *s = samples_of(w, &n);
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         if (s[i].at_s >= begin_s && s[i].at_s < end_s && s[i].resident_bytes[process] > 0) {
@@ -157,22 +157,22 @@ static double mean_between(const struct watch *w, uint32_t process, double begin
     return n_taken >= PART_SAMPLES ? sum / (double)n_taken : 0;
 }
 
-int watch_memory(const struct watch *w, uint32_t process, double duration_s, struct watch_memory *out) {
+int load_watch_memory(const struct load_watch *w, uint32_t process, double duration_s, struct load_watch_memory *out) {
     double part_s = duration_s / PARTS;
     out->second = mean_between(w, process, part_s, 2 * part_s);
     out->last = mean_between(w, process, duration_s - part_s, duration_s);
     return out->second > 0 && out->last > 0;
 }
 
-json_t *watch_json(const struct watch *w) {
+json_t *load_watch_json(const struct load_watch *w) {
     size_t n;
-    const struct watch_sample *s = samples_of(w, &n);
+    const struct load_watch_sample *s = samples_of(w, &n);
     json_t *at = json_array(), *blocks = json_array(), *all = json_array();
     for (size_t i = 0; i < n; i++) {
         json_array_append_new(at, json_real(s[i].at_s));
         json_array_append_new(blocks, json_real(s[i].blocks_used));
     }
-    for (uint32_t p = 0; p < watch_n_processes(w); p++) {
+    for (uint32_t p = 0; p < load_watch_n_processes(w); p++) {
         json_t *one = json_array();
         for (size_t i = 0; i < n; i++) json_array_append_new(one, json_real(s[i].resident_bytes[p]));
         json_array_append_new(all, one);

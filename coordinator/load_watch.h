@@ -11,45 +11,45 @@
 #include "base/mem.h"
 #include "coordinator/client.h"
 
-#define WATCH_PROCESSES_MAX 65 /* the coordinator and ranks */
+#define LOAD_WATCH_PROCESSES_MAX 65 /* the coordinator and ranks */
 
-struct watch_sample {
+struct load_watch_sample {
     double at_s;
     double blocks_used, requests; /* requests: that wait or run */
     uint32_t n_processes;         /* the coordinator, then the ranks in order */
-    double resident_bytes[WATCH_PROCESSES_MAX]; /* 0: did not say */
+    double resident_bytes[LOAD_WATCH_PROCESSES_MAX]; /* 0: did not say */
 };
 
 /* 1 where the text has the figures of this project's server. */
-int watch_parse(const char *text, struct watch_sample *out);
+int load_watch_parse(const char *text, struct load_watch_sample *out);
 
-struct watch {
+struct load_watch {
     struct client *client;
     int is_on;             /* the server has these figures */
-    struct bytes samples;  /* struct watch_sample, one a second */
+    struct bytes samples;  /* struct load_watch_sample, one a second */
     struct bytes body;     /* of the call under way */
     struct call *call;     /* NULL: none */
     double asked_s;        /* when */
     err error;
 };
 
-/* Asks once. The client must outlive the watch; watch_close before it. */
-err watch_open(struct watch *w, struct client *client);
+/* Asks once. The client must outlive the watch; load_watch_close before it. */
+err load_watch_open(struct load_watch *w, struct client *client);
 /* Now and then during a load: asks once a second. */
-err watch_tick(struct watch *w, double now_s);
+err load_watch_tick(struct load_watch *w, double now_s);
 /* Waits until no request is left, at most some seconds, and says how many KV blocks are used then. */
-err watch_blocks_after(struct watch *w, double *blocks_used);
-void watch_close(struct watch *w);
+err load_watch_blocks_after(struct load_watch *w, double *blocks_used);
+void load_watch_close(struct load_watch *w);
 
 /* How a process's memory went: means of the second and the last fifth of the load (of five minutes: the second and
  * the last one). 0 where the samples are too few: then nothing is known. */
-struct watch_memory {
+struct load_watch_memory {
     double second, last; /* bytes */
 };
-uint32_t watch_n_processes(const struct watch *w);
-int watch_memory(const struct watch *w, uint32_t process, double duration_s, struct watch_memory *out);
+uint32_t load_watch_n_processes(const struct load_watch *w);
+int load_watch_memory(const struct load_watch *w, uint32_t process, double duration_s, struct load_watch_memory *out);
 
 /* {at_s, kv_blocks_used, resident_bytes: [[...] per process]} */
-json_t *watch_json(const struct watch *w);
+json_t *load_watch_json(const struct load_watch *w);
 
 #endif

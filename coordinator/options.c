@@ -181,6 +181,10 @@ static err set_own(struct parser *p, const struct option *o, const char *value) 
         if (config_parse_whole(value, o->least, o->most, o->target) != OK)
             return err_context(ERR_USAGE, "%s: --%s", p->command, o->name);
         return OK;
+    case OPTION_REAL:
+        if (config_parse_real(value, o->least, o->most, o->target) != OK)
+            return err_context(ERR_USAGE, "%s: --%s", p->command, o->name);
+        return OK;
     }
     return OK;
 }

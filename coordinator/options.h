@@ -13,6 +13,7 @@ enum option_kind {
     OPTION_SWITCH, /* int *target = 1 */
     OPTION_TEXT,   /* const char **target */
     OPTION_WHOLE,  /* uint64_t *target */
+    OPTION_REAL,   /* double *target */
     OPTION_LIST    /* struct option_texts *target: may be given again */
 };
 
@@ -22,7 +23,7 @@ struct option {
     void *target;
     const char *value; /* what --help calls the value */
     const char *help;
-    double least, most; /* OPTION_WHOLE */
+    double least, most; /* OPTION_WHOLE and OPTION_REAL */
 };
 
 #define OPTION_TEXTS_MAX 16

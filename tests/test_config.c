@@ -124,6 +124,8 @@ static void test_example(void **state) {
 
 /* ---- the command line ---- */
 
+static double share;
+
 static err parse(struct config *c, struct option_result *words, const char **text, ...) {
     char *argv[16] = {"cmd"};
     int argc = 1;
@@ -131,8 +133,9 @@ static err parse(struct config *c, struct option_result *words, const char **tex
     va_start(list, text);
     for (char *a = va_arg(list, char *); a; a = va_arg(list, char *)) argv[argc++] = a;
     va_end(list);
-    const struct option own[] = {{"text", OPTION_TEXT, text, "TEXT", "a text", 0, 0}};
-    const struct option_set set = {"cmd MODEL", "Test.", CONFIG_GRID, own, 1, 1};
+    const struct option own[] = {{"text", OPTION_TEXT, text, "TEXT", "a text", 0, 0},
+                                 {"share", OPTION_REAL, &share, "SHARE", "a number", 0, 1}};
+    const struct option_set set = {"cmd MODEL", "Test.", CONFIG_GRID, own, 2, 1};
     return options_parse(&set, argc, argv, c, words);
 }
 
@@ -150,6 +153,8 @@ static void test_flags(void **state) {
     assert_string_equal(words.words[0], "m.gguf");
     assert_int_equal(parse(&c, &words, &text, "--", "--stages", NULL), OK);
     assert_string_equal(words.words[0], "--stages");
+    assert_int_equal(parse(&c, &words, &text, "--share", "0.25", NULL), OK);
+    assert_true(share == 0.25);
 }
 
 static void expect_usage(const char *said, const char *a, const char *b) {
@@ -167,6 +172,7 @@ static void test_bad_flags(void **state) {
     expect_usage("--stages needs a value", "--stages", NULL);
     expect_usage("--stages needs a value", "--stages", "--text");
     expect_usage("found \"12x\"", "--stages", "12x");
+    expect_usage("cmd: --share: expected a number from 0 to 1", "--share", "1.5");
     expect_usage("unexpected argument \"b\"", "a", "b");
     expect_usage("unknown flag -x", "-x", NULL);
     /* A key of another group is no flag here. */

@@ -299,8 +299,8 @@ static const char figures[] =
 
 static void metrics_are_read(void **state) {
     (void)state;
-    struct watch_sample s;
-    assert_true(watch_parse(figures, &s));
+    struct load_watch_sample s;
+    assert_true(load_watch_parse(figures, &s));
     is_near(s.blocks_used, 17);
     is_near(s.requests, 5);
     assert_int_equal(s.n_processes, 4);
@@ -308,28 +308,28 @@ static void metrics_are_read(void **state) {
     is_near(s.resident_bytes[1], 1000);
     is_near(s.resident_bytes[2], 0);
     is_near(s.resident_bytes[3], 3000);
-    assert_false(watch_parse("llamacpp:kv_cache_tokens 5\n", &s));
-    assert_false(watch_parse("", &s));
-    assert_false(watch_parse("caravan_kv_blocks_used{", &s));
+    assert_false(load_watch_parse("llamacpp:kv_cache_tokens 5\n", &s));
+    assert_false(load_watch_parse("", &s));
+    assert_false(load_watch_parse("caravan_kv_blocks_used{", &s));
 }
 
 static void memory_is_compared_in_fifths(void **state) {
     (void)state;
-    struct watch w = {0};
-    struct watch_memory m;
+    struct load_watch w = {0};
+    struct load_watch_memory m;
     for (int i = 0; i < 300; i++) {
-        struct watch_sample s = {.at_s = i, .n_processes = 2, .resident_bytes = {100, i < 60 ? 1 : i < 240 ? 200 : 203}};
+        struct load_watch_sample s = {.at_s = i, .n_processes = 2, .resident_bytes = {100, i < 60 ? 1 : i < 240 ? 200 : 203}};
         assert_int_equal(bytes_append(&w.samples, &s, sizeof s), OK);
     }
-    assert_int_equal(watch_n_processes(&w), 2);
-    assert_true(watch_memory(&w, 1, 300, &m));
+    assert_int_equal(load_watch_n_processes(&w), 2);
+    assert_true(load_watch_memory(&w, 1, 300, &m));
     is_near(m.second, 200);
     is_near(m.last, 203);
-    assert_false(watch_memory(&w, 1, 5, &m)); /* too few samples */
-    json_t *json = watch_json(&w);
+    assert_false(load_watch_memory(&w, 1, 5, &m)); /* too few samples */
+    json_t *json = load_watch_json(&w);
     assert_int_equal(json_array_size(json_array_get(json_object_get(json, "resident_bytes"), 1)), 300);
     json_decref(json);
-    watch_close(&w);
+    load_watch_close(&w);
 }
 
 int main(void) {
