@@ -383,7 +383,7 @@ static err write_plot(const struct bench *t) {
     for (uint32_t i = 0; i < t->n_runs; i++) runs[i] = t->runs[i].summary;
     snprintf(title, sizeof title, "%s at %s", *t->model_name ? t->model_name : "a model", t->url);
     err e = load_plot(title, runs, t->n_runs, &out);
-    FILE *f = e == OK ? fopen(t->plot, "w") : NULL;
+    FILE *f = e == OK ? fopen(t->plot, "we") : NULL;
     if (f) {
         int is_bad = fwrite(out.data, 1, out.len, f) != out.len;
         if (fclose(f) != 0 || is_bad) e = err_set(ERR_FILE, "cannot write %s: %s", t->plot, strerror(errno));

@@ -224,7 +224,7 @@ static err print_ranks(const json_t *ranks, struct bytes *out) {
 
 static double resident_bytes(void) {
     double n_pages = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
+    FILE *f = fopen("/proc/self/statm", "re");
     if (!f) return NAN;
     if (fscanf(f, "%*s %lf", &n_pages) != 1) n_pages = NAN;
     fclose(f);
