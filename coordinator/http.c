@@ -81,7 +81,7 @@ struct http {
     int epoll_fd, wake_fd, listen_fd;
     int is_listening;       /* the listening socket is watched */
     double accept_again_s;  /* no descriptors: not before */
-    atomic_int is_stopped;
+    atomic_int n_stops;     /* times http_stop was called */
     int is_draining;
     double drained_s;       /* draining ends */
     int is_one_leaving;     /* a connection has_left in the middle of a request, or between two */
@@ -491,6 +491,12 @@ static void begin_drain(struct http *h) {
     check_all(h);
 }
 
+/* Nobody waits for the answers that are left. */
+static void end_drain(struct http *h) {
+    h->drained_s = clock_s();
+    check_all(h);
+}
+
 /* ---- the loop ---- */
 
 static void resume_ready(struct http *h) {
@@ -542,7 +548,9 @@ err http_run(struct http *h) {
         int is_woken = 0;
         TRY(wait_for_events(h, &is_woken));
         if (is_woken) h->o.on_wake(h->o.context);
-        if (atomic_load(&h->is_stopped) && !h->is_draining) begin_drain(h);
+        int n_stops = atomic_load(&h->n_stops);
+        if (n_stops && !h->is_draining) begin_drain(h);
+        if (n_stops > 1 && h->drained_s > clock_s()) end_drain(h);
         resume_ready(h);
         MHD_run(h->daemon);
         double now = clock_s();
@@ -564,7 +572,7 @@ static void write_wake(struct http *h) {
 void http_wake(struct http *h) { write_wake(h); }
 
 void http_stop(struct http *h) {
-    atomic_store(&h->is_stopped, 1);
+    atomic_fetch_add(&h->n_stops, 1);
     write_wake(h);
 }
 

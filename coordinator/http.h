@@ -41,7 +41,7 @@ err http_open(const struct http_options *o, struct http **out);
 /* "http://127.0.0.1:8080" */
 const char *http_url(const struct http *h);
 /* Serves until http_stop; then new connections are refused, and it returns when running answers are out
- * or after drain_s. */
+ * or after drain_s, or after http_stop was called once more. */
 err http_run(struct http *h);
 /* Any thread, and signal handlers. */
 void http_wake(struct http *h);

@@ -481,6 +481,27 @@ static void draining_lets_answers_end(void **state) {
     bytes_free(&never);
 }
 
+/* Told to stop once more, it does not wait for answers. */
+static void stopping_twice_ends_at_once(void **state) {
+    (void)state;
+    server_prepare(&server);
+    server.config.drain_s = 60;
+    start();
+    int stuck = client_open(&server);
+    assert_true(client_say(stuck, "GET /never HTTP/1.1\r\n" HOST "\r\n"));
+    wait_for(&server.n_asked, 1);
+    int64_t begin = clock_us();
+    http_stop(server.http);
+    clock_sleep_us(100000);
+    assert_int_equal(server.n_gone, 0);
+    http_stop(server.http);
+    server_join(&server);
+    assert_true(clock_us() - begin < 10000000);
+    assert_int_equal(server.n_gone, 1);
+    server_close(&server);
+    close(stuck);
+}
+
 static void closing_without_running(void **state) {
     (void)state;
     server_prepare(&server);
@@ -705,6 +726,7 @@ int main(void) {
         cmocka_unit_test(connections_have_a_limit),
         cmocka_unit_test(leaving_is_noticed),
         cmocka_unit_test(draining_lets_answers_end),
+        cmocka_unit_test(stopping_twice_ends_at_once),
         cmocka_unit_test(closing_without_running),
         cmocka_unit_test(keys_are_asked_for),
         cmocka_unit_test(pages_of_other_origins),
