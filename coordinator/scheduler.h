@@ -44,6 +44,9 @@ struct scheduler_options {
                            So every stage has work; one group at one stage, or weights would be read twice */
     uint32_t context;   /* positions of one sequence; n_blocks hold one at least */
     uint32_t n_vocab;   /* bounds the edits of a step */
+    void (*on_begin)(void *context, struct sequence *q); /* its first row is in a step; may be NULL, and must not
+                                                            call the scheduler */
+    void *context_of_begin;
 };
 
 err scheduler_create(const struct scheduler_options *o, struct scheduler **out);

@@ -23,6 +23,7 @@ struct member {
     int priority;
     uint64_t arrival;
     int is_aged;     /* goes before all priorities: was let in because it waited longest, or had to leave too often */
+    int is_begun;    /* had a row in a step */
     int is_decoding; /* has a token, and no row to compute but the newest */
     uint32_t n_preemptions;
     int32_t *table; /* [table_cap] its blocks; NULL while it waits */

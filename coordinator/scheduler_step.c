@@ -138,6 +138,8 @@ static void give_rows(struct scheduler *s, struct member *m, size_t n, int is_de
     s->n_outs += n_outs;
     s->n_edits += n_edits;
     for (size_t i = begin / KV_BLOCK_TOKENS; i < blocks_for(end); i++) s->touched[m->table[i]] = s->now;
+    if (!m->is_begun && s->o.on_begin) s->o.on_begin(s->o.context_of_begin, m->q);
+    m->is_begun = 1;
     m->n_given = end;
     if (end > m->n_reached) m->n_reached = end;
     *(is_decode ? &s->n_decode_tokens : &s->n_prefill_tokens) += n;

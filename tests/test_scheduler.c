@@ -21,15 +21,22 @@ static struct step step;
 static struct sequence *sequences[SEQUENCES_MAX];
 static uint32_t n_heard[SEQUENCES_MAX];
 static int has_failed[SEQUENCES_MAX];
+static uint32_t n_begun[SEQUENCES_MAX];
+
+static void on_begin(void *context, struct sequence *q) {
+    n_begun[(struct sequence **)sequence_owner(q) - (struct sequence **)context]++;
+}
 
 static void start(uint32_t n_blocks, uint32_t rows_max, uint32_t n_groups) {
     struct scheduler_options o = {.n_blocks = n_blocks, .rows_max = rows_max, .n_groups = n_groups,
-                                  .context = CONTEXT, .n_vocab = N_VOCAB};
+                                  .context = CONTEXT, .n_vocab = N_VOCAB, .on_begin = on_begin,
+                                  .context_of_begin = sequences};
     if (scheduler_create(&o, &s) != OK) fail_msg("%s", err_text());
     cache_engine_create(&e, N_VOCAB, n_blocks);
     n_submitted = n_committed = 0;
     memset(n_heard, 0, sizeof n_heard);
     memset(has_failed, 0, sizeof has_failed);
+    memset(n_begun, 0, sizeof n_begun);
 }
 
 static int teardown(void **state) {
@@ -391,13 +398,32 @@ static void test_bad(void **state) {
     assert_int_equal(scheduler_commit(s, &r, on_taken, NULL), ERR_INTERNAL);
 }
 
+/* Each sequence begins once, with its first row: not as it is let in, nor as it is computed again. */
+static void test_begin(void **state) {
+    (void)state;
+    start(64, 64, 1);
+    add(0, 0, 1000, 900, 0, 0);
+    add(1, 1, 900, 500, 0, 0);
+    add(2, 2, 900, 2, 0, 0);
+    assert_int_equal(n_begun[0] + n_begun[1], 0);
+    assert_true(next(64));
+    assert_int_equal(n_begun[0], 1);
+    assert_int_equal(n_begun[1], 1);
+    assert_int_equal(n_begun[2], 0); /* there are no blocks for it */
+    commit();
+    scheduler_reset(s);
+    run_all();
+    assert_true(counts().n_preemptions > 0);
+    for (int i = 0; i < 3; i++) assert_int_equal(n_begun[i], 1);
+}
+
 #define TEST(name) cmocka_unit_test_teardown(name, teardown)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_alone),     TEST(test_mixed),   TEST(test_groups),    TEST(test_turns), TEST(test_prompts_share),
         TEST(test_prefix),    TEST(test_next_turn), TEST(test_admission), TEST(test_preemption),
-        TEST(test_remove),    TEST(test_reset),   TEST(test_failed),    TEST(test_bad),
+        TEST(test_remove),    TEST(test_reset),   TEST(test_failed),    TEST(test_bad),   TEST(test_begin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
