@@ -127,7 +127,7 @@ static err take_event(struct talk *t, const struct service_event *e, struct byte
         t->last.n_answer = e->n_answer;
         if (e->finish == SEQUENCE_LENGTH && t->is_terminal) note(t, "\n(the limit of tokens is reached)");
     }
-    return e->kind == SERVICE_FAILED ? err_set(e->code, "%s", e->text) : OK;
+    return e->kind == SERVICE_FAILED ? err_set(e->code, "%s", e->text ? e->text : err_name(e->code)) : OK;
 }
 
 /* All events there are; those of an earlier, stopped answer are passed over. */

@@ -24,6 +24,7 @@ struct engine {
     struct plan *plan;
     struct supervisor *supervisor; /* NULL inside an MPI launch */
     struct link_watch quiet;       /* the watch inside an MPI launch */
+    struct link_watch opening;     /* beside it until the job is ready */
     struct link *link;
     struct engine_rank *ranks;
     struct link_progress progress;
@@ -65,6 +66,14 @@ static err on_quiet_tick(void *context) {
     (void)context;
     if (!supervisor_is_interrupted()) return OK;
     return err_set(ERR_JOB, "interrupted by %s", strsignal(supervisor_signal()));
+}
+
+/* Who waits for the job may have had enough: that needs no explanation. */
+static err on_opening_tick(void *engine) {
+    struct engine *e = engine;
+    err code = e->o.on_wait ? e->o.on_wait(e->o.context_of_opening) : OK;
+    if (code != OK) e->is_failed = 1;
+    return code;
 }
 
 /* ---- why it failed ---- */
@@ -361,7 +370,7 @@ static err load(struct engine *e) {
         uint64_t loaded = field_u64(o, "loaded_bytes"), total = field_u64(o, "total_bytes");
         json_decref(o);
         link_progress_show(&e->progress, "loading", loaded, total, 1);
-        if (e->o.on_progress) e->o.on_progress(e->o.context_of_progress, loaded, total);
+        if (e->o.on_progress) e->o.on_progress(e->o.context_of_opening, loaded, total);
     }
     link_progress_clear(&e->progress);
     return ranks_take(e, &f);
@@ -370,7 +379,7 @@ static err load(struct engine *e) {
 static err connect_inside(struct engine *e) {
     int fd = fcntl(inside_fd, F_DUPFD_CLOEXEC, 0); /* main closes its own */
     if (fd < 0) return err_set(ERR_INTERNAL, "no link to the node of this process");
-    e->quiet = (struct link_watch){NULL, -1, NULL, on_quiet_tick};
+    e->quiet = (struct link_watch){NULL, -1, NULL, on_quiet_tick, &e->opening};
     supervisor_catch_signals();
     inside_is_used = 1;
     return link_open(fd, &e->quiet, &e->link);
@@ -381,6 +390,7 @@ static err connect_launched(struct engine *e) {
     double limit_s = e->o.config->deadline_s > LAUNCH_DEADLINE_S ? e->o.config->deadline_s : LAUNCH_DEADLINE_S;
     TRY(supervisor_start(e->o.config, e->plan->n_stages, e->plan->n_shards, e->o.is_verbose,
                          &e->supervisor));
+    supervisor_watch(e->supervisor)->also = &e->opening;
     TRY(supervisor_accept(e->supervisor, (int64_t)(limit_s * SECOND_US), &fd));
     return link_open(fd, supervisor_watch(e->supervisor), &e->link);
 }
@@ -393,6 +403,7 @@ static err start(struct engine *e) {
     TRY(ranks_take(e, &f));
     TRY(check_memory(e));
     TRY(load(e));
+    *(e->supervisor ? &supervisor_watch(e->supervisor)->also : &e->quiet.also) = NULL;
     e->load_s = (double)(clock_us() - e->begin_us) * 1e-6;
     return OK;
 }
@@ -415,6 +426,7 @@ err engine_open(const struct engine_options *o, struct engine **out) {
     TRY(NEW(e, 1));
     e->o = *o;
     e->begin_us = clock_us();
+    e->opening = (struct link_watch){e, -1, NULL, on_opening_tick, NULL};
     err code = make_plan(e);
     if (code == OK) code = explain(e, start(e));
     if (code != OK) {

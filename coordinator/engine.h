@@ -24,8 +24,10 @@ struct engine_options {
     uint32_t n_blocks;  /* KV blocks for all sequences; 0: for one */
     uint32_t rows_max;  /* of a step */
     int wake_fd;        /* engine_poll returns early while this is readable; -1: none. The others do not look */
-    void (*on_progress)(void *context, uint64_t loaded_bytes, uint64_t total_bytes); /* beside the bar; may be NULL */
-    void *context_of_progress;
+    /* Until the job is ready; both may be NULL. */
+    void (*on_progress)(void *context, uint64_t loaded_bytes, uint64_t total_bytes); /* beside the bar */
+    err (*on_wait)(void *context); /* about ten times a second; an error ends engine_open, with that error */
+    void *context_of_opening;
 };
 
 /* What a rank said about itself. */

@@ -118,7 +118,8 @@ static err poll_once(struct link_watch *w, struct pollfd own[2], int timeout_ms)
     own[1] = fds[1];
     if (!w) return OK;
     if (fds[2].revents) TRY(w->on_readable(w->context));
-    return w->on_tick ? w->on_tick(w->context) : OK;
+    if (w->on_tick) TRY(w->on_tick(w->context));
+    return w->also ? w->also->on_tick(w->also->context) : OK;
 }
 
 err link_watch_poll(struct link_watch *watch, int extra_fd, int *extra_is_ready, int timeout_ms) {

@@ -27,6 +27,7 @@ struct link_watch {
     int fd;                         /* polled for reading; -1 none */
     err (*on_readable)(void *context); /* may set fd to -1 */
     err (*on_tick)(void *context);  /* about ten times a second */
+    const struct link_watch *also;  /* its tick, too */
 };
 
 /* Takes the connected socket; link_close closes it. `watch` must outlive it. */

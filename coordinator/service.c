@@ -19,11 +19,13 @@ static void wake(struct service *s) {
 
 /* ---- what both sides touch ---- */
 
+static const char draining_text[] = "the server is shutting down";
+
 void service_set_state(struct service *s, enum service_state state, const char *reason) {
     pthread_mutex_lock(&s->lock);
-    if (s->is_draining && state == SERVICE_READY) state = SERVICE_DRAINING;
-    s->status.state = state;
-    snprintf(s->status.reason, sizeof s->status.reason, "%s", reason);
+    int is_draining = s->is_draining && state == SERVICE_READY;
+    s->status.state = is_draining ? SERVICE_DRAINING : state;
+    snprintf(s->status.reason, sizeof s->status.reason, "%s", is_draining ? draining_text : reason);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -57,6 +59,7 @@ void service_event_free(struct service_event *e) {
 void ticket_free(struct ticket *t) {
     if (!t) return;
     sequence_free(t->sequence);
+    service_event_free(t->failed);
     free(t);
 }
 
@@ -65,7 +68,7 @@ void ticket_free(struct ticket *t) {
 /* Under the lock. */
 static err may_submit(const struct service *s) {
     if (s->status.state == SERVICE_ENDED) return err_set(ERR_JOB, "the job has ended: %s", s->status.reason);
-    if (s->is_draining || s->is_closing) return err_set(ERR_JOB, "the server is shutting down");
+    if (s->is_draining || s->is_closing) return err_set(ERR_JOB, "%s", draining_text);
     if (s->n_held >= s->config.max_queue)
         return err_set(ERR_BUSY, "%u requests wait or run, at most %llu may; ask again later", s->n_held,
                        (unsigned long long)s->config.max_queue);
@@ -93,7 +96,8 @@ err service_submit(struct service *s, const struct service_request *r, uint64_t 
     t->asked_us = clock_us();
     struct sequence_options o = r->sequence;
     o.context = s->context;
-    err e = sequence_create(&o, &t->sequence);
+    err e = NEW(t->failed, 1);
+    if (e == OK) e = sequence_create(&o, &t->sequence);
     if (e == OK) {
         sequence_set_owner(t->sequence, t);
         e = ticket_queue(s, t, id);
@@ -138,8 +142,10 @@ json_t *service_ranks(struct service *s) {
 void service_drain(struct service *s) {
     pthread_mutex_lock(&s->lock);
     s->is_draining = 1;
-    if (s->status.state != SERVICE_ENDED) s->status.state = SERVICE_DRAINING;
-    snprintf(s->status.reason, sizeof s->status.reason, "the server is shutting down");
+    if (s->status.state != SERVICE_ENDED) { /* why it ended is worth more */
+        s->status.state = SERVICE_DRAINING;
+        snprintf(s->status.reason, sizeof s->status.reason, "%s", draining_text);
+    }
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -155,7 +161,8 @@ uint32_t service_count_blocks(const struct config *c, uint32_t context) {
 static err parts_create(struct service *s) {
     struct scheduler_options o = {.n_blocks = s->n_blocks, .rows_max = (uint32_t)s->config.prefill_chunk,
                                   .n_groups = 1, .context = s->context,
-                                  .n_vocab = s->o.model->program->n_vocab};
+                                  .n_vocab = s->o.model->program->n_vocab, .on_begin = service_begun,
+                                  .context_of_begin = s};
     struct plan_request r = {.n_stages = (uint32_t)s->config.stages, .n_shards = (uint32_t)s->config.shards,
                              .n_ranks = engine_n_inside() ? (uint32_t)engine_n_inside() : (uint32_t)s->config.ranks};
     uint32_t n_shards;

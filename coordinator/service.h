@@ -45,7 +45,7 @@ struct service_request {
 /* Queues it and gives its id. ERR_REQUEST: what is wrong with it; ERR_BUSY: the queue is full;
  * ERR_JOB: there is no job any more, or the service is draining. Loading and recovering are no error. */
 err service_submit(struct service *s, const struct service_request *r, uint64_t *id);
-/* No more events of it, and its blocks are free before the next step. */
+/* Its blocks are free before the next step. Events that are on their way may still come. */
 void service_cancel(struct service *s, uint64_t id);
 
 enum service_event_kind {

@@ -16,7 +16,7 @@ struct ticket {
     uint32_t key;
     int priority;
     int64_t asked_us;
-    int is_begun;          /* a row of it was in a step */
+    struct service_event *failed; /* kept for the day when there is no memory to say so */
     int has_told_prompt;   /* SERVICE_PROMPT went out */
     size_t n_told;         /* bytes of the text that went out */
     size_t n_answer;       /* tokens that went out */
@@ -53,7 +53,7 @@ struct service {
     struct pacer pacer;
     struct ticket tickets;         /* a ring with this as its head */
     struct sent_step *sent;        /* [depth], a ring */
-    uint32_t n_sent, n_done;       /* steps */
+    uint64_t n_sent, n_done;       /* steps of this job */
     int64_t last_result_us, begin_us, asked_stats_us;
     uint64_t n_steps, n_stats_taken;
     struct scheduler_counts counted; /* as the metrics know them */
@@ -61,12 +61,15 @@ struct service {
     struct { int64_t us; uint64_t prompt, answer; } rate; /* when rates were last computed, from what */
     double *compute_s;             /* [n_ranks] of the figures before */
     int64_t stats_us;
+    int64_t ready_us;              /* since when this job is ready; 0: it never was */
     int n_failures;                /* of the job, one after the other */
+    int is_first_load;             /* which a signal ends; later ones are told who holds them */
     int has_new_events;
 };
 
-/* service_run.c: the thread. */
+/* service_run.c: the thread; what the scheduler tells it. */
 void *service_thread(void *service);
+void service_begun(void *service, struct sequence *q);
 
 /* service.c, any thread */
 void service_set_state(struct service *s, enum service_state state, const char *reason);

@@ -13,6 +13,7 @@
 #define POLL_US 100000         /* signals and closing are looked for so often */
 #define RELAUNCH_TRIES 3       /* without a single result between */
 #define RELAUNCH_PAUSE_US 500000
+#define LASTING_US 60000000    /* a job that was ready for so long is no failed relaunch */
 
 /* ---- events ---- */
 
@@ -98,10 +99,12 @@ static err tell_done(struct service *s, struct ticket *t) {
     return OK;
 }
 
-/* Without memory for the event the request would hang: its place in the queue goes to a plain one. */
+/* Without memory for the event the request would hang. */
 static void tell_failed(struct service *s, struct ticket *t, err code, const char *text) {
-    struct service_event *e;
-    while (event_new(t, SERVICE_FAILED, &e) != OK) clock_sleep_us(POLL_US);
+    struct service_event *e = t->failed;
+    t->failed = NULL;
+    e->id = t->id;
+    e->kind = SERVICE_FAILED;
     e->code = code;
     e->text = strdup(text);
     e->n_text = e->text ? strlen(e->text) : 0;
@@ -150,12 +153,14 @@ static void on_taken(void *service, struct sequence *q, err code) {
     }
 }
 
+void service_begun(void *service, struct sequence *q) {
+    struct service *s = service;
+    const struct ticket *t = sequence_owner(q);
+    metrics_observe(s->o.metrics, METRIC_QUEUED, (double)(clock_us() - t->asked_us) * 1e-6);
+}
+
 static void ticket_begin(struct service *s, struct ticket *t) {
     ticket_keep(s, t);
-    if (sequence_finish(t->sequence) != SEQUENCE_RUNS) { /* nothing to compute */
-        on_taken(s, t->sequence, OK);
-        return;
-    }
     err code = scheduler_add(s->scheduler, t->sequence, t->key, t->priority);
     if (code != OK) ticket_fail(s, t, code);
 }
@@ -311,8 +316,9 @@ static err step_take(struct service *s, const struct result *r) {
     return OK;
 }
 
+/* Of events, and of a signal to whom it concerns. */
 static void announce(struct service *s) {
-    if (!s->has_new_events && !engine_signal()) return;
+    if (!s->has_new_events && (s->is_first_load || !engine_signal())) return;
     s->has_new_events = 0;
     if (s->o.on_events) s->o.on_events(s->o.context);
 }
@@ -335,15 +341,29 @@ static err job_serve(struct service *s) {
 
 /* ---- the job ---- */
 
+/* Loading takes long: who leaves meanwhile makes room, and closing does not wait for its end. */
+static err on_wait(void *service) {
+    struct service *s = service;
+    if (!inbox_take(s)) return err_set(ERR_JOB, "the service was closed");
+    status_update(s);
+    announce(s);
+    return OK;
+}
+
 static err job_open(struct service *s) {
     struct engine_options o = {
         .config = &s->config, .program = s->o.model->program, .model = s->o.model->path,
         .is_reference = s->o.is_reference, .is_verbose = s->o.is_verbose, .context = s->context,
         .n_blocks = s->n_blocks, .rows_max = (uint32_t)s->config.prefill_chunk, .wake_fd = s->wake_fd,
-        .on_progress = on_progress, .context_of_progress = s};
-    engine_hold_signals(0); /* loading may be interrupted; later a signal asks for a drain */
-    TRY(engine_open(&o, &s->engine));
+        .on_progress = on_progress, .on_wait = on_wait, .context_of_opening = s};
+    s->ready_us = 0;
+    s->is_first_load = s->status.load_s <= 0;
+    engine_hold_signals(!s->is_first_load); /* nothing runs yet; later a signal asks for a drain */
+    err e = engine_open(&o, &s->engine);
+    s->is_first_load = 0;
+    if (e != OK) return e;
     engine_hold_signals(1);
+    s->ready_us = clock_us();
     if (s->o.is_verbose) TRY(report_print_plan(s->o.model->program, engine_plan(s->engine), stderr));
     s->n_sent = s->n_done = 0;
     s->n_stats_taken = 0;
@@ -357,14 +377,24 @@ static err job_open(struct service *s) {
     return OK;
 }
 
+static int is_closing(struct service *s) {
+    pthread_mutex_lock(&s->lock);
+    int closing = s->is_closing;
+    pthread_mutex_unlock(&s->lock);
+    return closing;
+}
+
 /* The job is lost: all that its ranks knew is computed again by the next one. 0 when there will be none. */
 static int job_lost(struct service *s, err code) {
     char text[512];
+    if (is_closing(s)) return 0;
+    if (s->ready_us && clock_us() - s->ready_us > LASTING_US) s->n_failures = 0;
     snprintf(text, sizeof text, "%s", *err_text() ? err_text() : err_name(code));
-    int may_again = (code == ERR_JOB || code == ERR_TIMEOUT) && !engine_signal() && !engine_n_inside() &&
-                    s->n_steps + (s->status.load_s > 0) > 0 && s->n_failures < RELAUNCH_TRIES;
+    int may_again = (code == ERR_JOB || code == ERR_TIMEOUT) && !engine_n_inside() && s->status.load_s > 0 &&
+                    s->n_failures < RELAUNCH_TRIES;
     service_set_state(s, may_again ? SERVICE_RECOVERING : SERVICE_ENDED, text);
     log_error(may_again ? "job_lost" : "job_ended", "reason=\"%s\"", text);
+    announce(s); /* what came before must not wait for the next job */
     engine_close(s->engine);
     s->engine = NULL;
     if (may_again) {
@@ -376,6 +406,7 @@ static int job_lost(struct service *s, err code) {
     }
     err_set(code, "%s", text);
     tickets_fail(s, code);
+    s->has_new_events = 1; /* the end itself */
     return 0;
 }
 

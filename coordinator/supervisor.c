@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,9 +45,10 @@ struct supervisor {
 
 /* ---- signals ---- */
 
-static volatile sig_atomic_t signal_caught;
+/* Set by a handler, taken by any thread: atomic, so that none is lost between. */
+static atomic_int signal_caught;
 
-static void on_signal(int number) { signal_caught = number; }
+static void on_signal(int number) { atomic_store(&signal_caught, number); }
 
 void supervisor_catch_signals(void) {
     struct sigaction action = {.sa_handler = on_signal};
@@ -56,19 +58,15 @@ void supervisor_catch_signals(void) {
     sigaction(SIGHUP, &action, NULL);
 }
 
-int supervisor_signal(void) { return signal_caught; }
+int supervisor_signal(void) { return atomic_load(&signal_caught); }
 
-static volatile sig_atomic_t is_signal_held;
+static atomic_int is_signal_held;
 
-void supervisor_hold_signals(int is_held) { is_signal_held = is_held; }
+void supervisor_hold_signals(int is_held) { atomic_store(&is_signal_held, is_held); }
 
-int supervisor_take_signal(void) {
-    int number = signal_caught;
-    signal_caught = 0;
-    return number;
-}
+int supervisor_take_signal(void) { return atomic_exchange(&signal_caught, 0); }
 
-int supervisor_is_interrupted(void) { return signal_caught && !is_signal_held; }
+int supervisor_is_interrupted(void) { return supervisor_signal() && !atomic_load(&is_signal_held); }
 
 /* ---- what the launcher says ---- */
 
@@ -188,7 +186,7 @@ static int launcher_reap(struct supervisor *s) {
 
 static err on_tick(void *context) {
     struct supervisor *s = context;
-    if (supervisor_is_interrupted()) return err_set(ERR_JOB, "interrupted by %s", strsignal(signal_caught));
+    if (supervisor_is_interrupted()) return err_set(ERR_JOB, "interrupted by %s", strsignal(supervisor_signal()));
     if (!launcher_reap(s)) return OK;
     if (s->watch.fd >= 0) on_output(s);
     return err_set(ERR_JOB, "the job has ended");
@@ -290,6 +288,9 @@ static void child_exec(char *const *argv, int out_fd, int fail_fd, pid_t parent)
     struct sigaction action = {.sa_handler = SIG_DFL};
     static const int numbers[] = {SIGPIPE, SIGINT, SIGTERM, SIGHUP};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) sigaction(numbers[i], &action, NULL);
+    sigset_t none; /* the thread that forked may keep signals from itself; mpirun must hear SIGTERM */
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
     int null_fd = open("/dev/null", O_RDONLY);
     if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(out_fd, 1) < 0 || dup2(out_fd, 2) < 0) goto fail;
     close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
@@ -379,7 +380,7 @@ err supervisor_start(const struct config *c, uint32_t n_stages, uint32_t n_shard
     s->listen_fd = -1;
     s->is_verbose = is_verbose;
     s->noise_is_open = 1;
-    s->watch = (struct link_watch){s, -1, on_output, on_tick};
+    s->watch = (struct link_watch){s, -1, on_output, on_tick, NULL};
     err e = start_job(s, c, &layout);
     if (e != OK) {
         supervisor_free(s);

@@ -41,7 +41,7 @@ static void on_progress(void *context, uint64_t loaded, uint64_t total) {
 static struct engine *open_engine(int wake_fd, struct heard *heard) {
     struct engine_options o = {
         .config = &config, .program = program, .model = MODEL, .is_reference = 1, .context = 32,
-        .rows_max = N_TOKENS, .wake_fd = wake_fd, .on_progress = on_progress, .context_of_progress = heard};
+        .rows_max = N_TOKENS, .wake_fd = wake_fd, .on_progress = on_progress, .context_of_opening = heard};
     struct engine *e = NULL;
     if (engine_open(&o, &e) != OK) fail_msg("%s", err_text());
     return e;
