@@ -119,6 +119,23 @@ wait $client
 if [ "$(grep -o '"text":"[^"]*"' "$dir/last")" = "$want" ]; then ok drain; else bad drain "$(head -c 300 "$dir/last")"; fi
 if [ "$server_rc" = 0 ]; then ok exit_code; else bad exit_code "$server_rc: $(tail -3 "$dir/server.err")"; fi
 
+# ---- told twice: running answers are cut ----
+server_start --drain-s 300 --max-choices 32 || { bad start_again "$(tail -3 "$dir/server.err")"; exit 1; }
+endless='{"prompt":"A","max_tokens":1000,"n":32,"ignore_eos":true,"stream":true}'
+curl -sN -m 300 -H 'Content-Type: application/json' --data-binary "$endless" "$url/v1/completions" >"$dir/cut" &
+client=$!
+until [ -s "$dir/cut" ] || ! kill -0 $client 2>/dev/null; do sleep 0.05; done
+kill -TERM $server_pid; sleep 0.5
+if kill -0 $server_pid 2>/dev/null; then ok told_once; else bad told_once "it did not wait for the answer"; fi
+server_stop
+wait $client; rc=$?
+if [ $rc != 0 ] && ! grep -q DONE "$dir/cut"; then ok told_twice; else bad told_twice "the answer came to its end"; fi
+
+# ---- a job that never comes to be ends the server ----
+timeout 60 "$CARAVAN" serve models/demo.gguf --port 0 --mpirun false >"$dir/out" 2>&1; rc=$?
+if [ $rc != 0 ] && [ $rc != 124 ] && grep -q 'exit code 1' "$dir/out"; then ok job_never_starts
+else bad job_never_starts "$rc: $(tail -3 "$dir/out")"; fi
+
 # ---- other grids, keys ----
 printf '# who key\nme key-0001\nboss key-0002 5\n' >"$dir/keys"
 server_start --stages 2 --shards 2 --api-keys "$dir/keys" || exit 1
