@@ -14,7 +14,7 @@ struct exchange {
     /* The request, whole and read-only. */
     const char *method, *path;   /* "POST", "/v1/completions": decoded, without what follows a '?'; HEAD comes as GET */
     const char *content_type;    /* "" where none was sent */
-    const uint8_t *body;         /* [n_body], then a NUL */
+    const uint8_t *body;         /* [n_body], then a NUL; gone when the API has looked at it */
     size_t n_body;
     uint32_t key;                /* index of the API key, from 0; 0 where keys are not asked for */
     int priority;                /* of that key: higher goes first */

@@ -228,6 +228,9 @@ static void give_request(struct connection *c) {
     x->n_body = c->body.len;
     c->is_given = 1;
     c->http->o.on_request(c->http->o.context, x);
+    x->body = NULL; /* an answer may take minutes: it does not hold on to its question */
+    x->n_body = 0;
+    bytes_free(&c->body);
 }
 
 /* ---- its answer ---- */

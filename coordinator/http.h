@@ -4,8 +4,8 @@
  * that leave, and logs one line per request. The only user of libmicrohttpd.
  *
  * What it answers itself, in OpenAI's shape: 400 a bad path, 401 no known API key (only where api_keys is
- * set; /, /favicon.ico, /health and /ready need none), 403 a page of another origin (unless cors_origin allows
- * it), 405 a method other than GET, HEAD, POST and OPTIONS, 413 a long body, 503 while it drains; OPTIONS with
+ * set; /, /favicon.ico, /health and /ready need none), 403 a page of another origin, or a foreign name of a
+ * server without keys that only this machine reaches (unless cors_origin allows it), 405 a method other than GET, HEAD, POST and OPTIONS, 413 a long body, 503 while it drains; OPTIONS with
  * 204. What is no HTTP at all the library refuses in its own words (400, 413, 414, 431, 505).
  *
  * A connection is cut when a request is not whole header_timeout_s after its first line (the first request:
@@ -26,7 +26,7 @@ struct http_options {
     const struct config *config; /* host, port, api_keys, tls_*, limits, cors_origin */
     struct metrics *metrics;
     void *context;
-    /* A whole request; answers now or later (struct exchange). */
+    /* A whole request; answers now or later (struct exchange). Its body is freed after this. */
     void (*on_request)(void *context, struct exchange *x);
     /* The answer is out, or the client has left before: `x` is freed after this. */
     void (*on_gone)(void *context, struct exchange *x);

@@ -47,6 +47,28 @@ int request_origin_is_allowed(const char *origin, const char *host, const char *
     return 0;
 }
 
+/* Whether a name of [n] bytes means this machine whoever answers for names, or is an address. */
+static int is_own_name(const char *name, size_t n) {
+    static const char local[] = "localhost";
+    size_t n_local = sizeof local - 1;
+    if (n && name[n - 1] == '.') n--;
+    if (n >= n_local && strncasecmp(name + n - n_local, local, n_local) == 0)
+        return n == n_local || name[n - n_local - 1] == '.';
+    return name[0] == '[' || (n && strspn(name, "0123456789.") >= n);
+}
+
+/* A page of a foreign name whose owner lets the name mean 127.0.0.1 ("DNS rebinding") is of the same origin as far as
+ * its browser can see. Only the name that it asked for tells: one that listens to this machine alone has no other. */
+int request_host_is_allowed(const char *host, const char *listening, const char *allowed) {
+    static const char *const local[] = {"127.0.0.1", "localhost", "::1", "[::1]"};
+    int is_local = 0;
+    for (size_t i = 0; i < sizeof local / sizeof *local; i++) is_local |= strcasecmp(listening, local[i]) == 0;
+    if (!is_local || !host || strcmp(allowed, "*") == 0) return 1;
+    const char *name = strstr(allowed, "://");
+    if (name && strcasecmp(name + 3, host) == 0) return 1;
+    return is_own_name(host, host[0] == '[' ? 1 : strcspn(host, ":"));
+}
+
 err request_quote(const char *text, size_t most, struct bytes *out) {
     TRY(bytes_append_str(out, "\""));
     for (size_t i = 0; text[i] && i < most; i++) {
@@ -123,6 +145,9 @@ void request_admit(const struct request *r, const struct config *config, const s
     if (r->origin && !request_origin_is_allowed(r->origin, r->host, config->cors_origin))
         exchange_error(x, 403, NULL,
                        "web pages of this origin may not use this server; the key cors_origin allows one");
+    if (!keys && !request_host_is_allowed(r->host, config->host, config->cors_origin))
+        exchange_error(x, 403, NULL, "this server was asked for by a name that is not this machine's; the key "
+                                     "cors_origin allows one (\"http://NAME:PORT\")");
     if (strcmp(r->method, "OPTIONS") == 0) answer_options(x, config->cors_origin);
     if (r->n_body > request_body_most(config)) request_refuse_body(x, config);
     check_key(r, keys, x);

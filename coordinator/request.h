@@ -38,6 +38,10 @@ const char *request_bearer(const char *authorization, size_t *n);
  * its own page may, and pages of `allowed` ("": none, "*": any). */
 int request_origin_is_allowed(const char *origin, const char *host, const char *allowed);
 
+/* Whether a server that listens at `listening` and asks for no keys may be asked for as `host` (may be NULL). Where
+ * that is this machine alone it may by addresses, "localhost" and names below it, and the name of `allowed`. */
+int request_host_is_allowed(const char *host, const char *listening, const char *allowed);
+
 /* Appends at most `most` bytes of a text between quotes; what is not visible ASCII becomes \xNN. */
 err request_quote(const char *text, size_t most, struct bytes *out);
 

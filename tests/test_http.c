@@ -14,7 +14,7 @@
 #include "coordinator/request.h"
 #include "tests/http_server.h"
 
-#define HOST "Host: here\r\n"
+#define HOST "Host: localhost\r\n"
 
 static struct server server;
 
@@ -130,6 +130,24 @@ static void origins(void **state) {
     assert_true(request_origin_is_allowed("http://c", "a:1", "http://c"));
     assert_true(request_origin_is_allowed("null", NULL, "*"));
     assert_false(request_origin_is_allowed("http://a", NULL, ""));
+}
+
+static void names_of_the_server(void **state) {
+    (void)state;
+    static const char *const own[] = {"127.0.0.1:8080", "localhost:8080", "LOCALHOST", "a.localhost:1", "localhost.:1",
+                                      "[::1]:8080", "10.0.0.1", NULL};
+    static const char *const foreign[] = {"evil.example:8080", "notlocalhost", "127.0.0.1.evil.example", "", ":80",
+                                          "1.2.3.4a"};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        assert_true(request_host_is_allowed(own[i], "127.0.0.1", ""));
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++) {
+        assert_false(request_host_is_allowed(foreign[i], "127.0.0.1", ""));
+        assert_false(request_host_is_allowed(foreign[i], "localhost", "http://other"));
+        assert_true(request_host_is_allowed(foreign[i], "0.0.0.0", "")); /* it may have any name */
+        assert_true(request_host_is_allowed(foreign[i], "127.0.0.1", "*"));
+    }
+    assert_true(request_host_is_allowed("llm.example", "127.0.0.1", "https://llm.example"));
+    assert_false(request_host_is_allowed("llm.example", "127.0.0.1", "https://llm"));
 }
 
 static void key_files(void **state) {
@@ -546,7 +564,7 @@ static void pages_of_other_origins(void **state) {
     (void)state;
     server_prepare(&server);
     start();
-    assert_int_equal(ask("GET /echo HTTP/1.1\r\n" HOST "Origin: http://here\r\n\r\n", ""), 200);
+    assert_int_equal(ask("GET /echo HTTP/1.1\r\n" HOST "Origin: http://localhost\r\n\r\n", ""), 200);
     assert_int_equal(ask("GET /echo HTTP/1.1\r\n" HOST "Origin: http://there\r\n\r\n", "cors_origin"), 403);
     assert_int_equal(ask("OPTIONS /echo HTTP/1.1\r\n" HOST "Origin: http://there\r\n\r\n", ""), 403);
     assert_int_equal(server.n_asked, 1);
@@ -712,7 +730,7 @@ int main(void) {
         cmocka_unit_test(exchange_breaks_off_what_has_begun),
         cmocka_unit_test(exchange_is_taken_in_pieces),
         cmocka_unit_test(paths_are_decoded_once),
-        cmocka_unit_test(origins),
+        cmocka_unit_test(origins), cmocka_unit_test(names_of_the_server),
         cmocka_unit_test(key_files),
         cmocka_unit_test(requests_are_answered),
         cmocka_unit_test(a_connection_is_used_again),
