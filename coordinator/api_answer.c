@@ -43,7 +43,6 @@ static void choice_free(struct api_choice *c) {
     token_stream_free(&c->place);
     bytes_free(&c->text);
     free(c->scores);
-    free(c->values);
 }
 
 void api_answer_free(struct api_answer *w) {
@@ -141,8 +140,8 @@ err api_answer_start(struct api *a, struct exchange *x, struct api_fault *f, con
     name_answer(w);
     e = NEW(w->choices, w->n_choices);
     for (size_t i = 0; i < w->n_choices && e == OK; i++) choice_init(w, i);
-    for (size_t i = 0; i < n_prompts && e == OK && p->is_echo; i++) e = api_prompt_show(a, &prompts[i]);
     if (e == OK) e = check_lengths(w, f, name);
+    for (size_t i = 0; i < n_prompts && e == OK && p->is_echo; i++) e = api_prompt_show(a, &prompts[i]);
     if (e == OK) e = submit_some(w);
     if (e != OK) {
         api_answer_free(w);
@@ -205,12 +204,7 @@ static err take(struct api_choice *c, struct service_event *e) {
     switch (e->kind) {
     case SERVICE_PROMPT: return w->params.has_scores ? keep_scores(c, e->tokens, e->n_tokens) : OK;
     case SERVICE_TOKEN: return take_token(c, e);
-    case SERVICE_EMBEDDING:
-        free(c->values);
-        c->values = e->values;
-        c->n_values = e->n_values;
-        e->values = NULL;
-        return OK;
+    case SERVICE_EMBEDDING: return api_take_embedding(c, e->values, e->n_values);
     case SERVICE_DONE: return take_end(c, e);
     case SERVICE_FAILED: return err_set(e->code, "%s", e->text ? e->text : err_name(e->code));
     }

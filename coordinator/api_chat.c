@@ -104,13 +104,28 @@ static err check_flags(struct api_fault *f, const json_t *root, struct conversat
     return read_tools(f, root, &c->tools);
 }
 
-/* Templates write messages as they are or leave them out: what their texts alone make too long is refused before it
- * is rendered. */
+/* Templates write messages as they are or leave them out: what their number or their texts alone make too long is
+ * refused before it is rendered. */
 static err check_bytes(struct api *a, struct api_fault *f, const json_t *messages) {
     size_t n = 0;
+    if (json_array_size(messages) > a->context) {
+        f->code = API_TOO_LONG;
+        return api_refuse(f, "messages", "%zu messages are longer than the context of %u tokens",
+                          json_array_size(messages), a->context);
+    }
     for (size_t i = 0; i < json_array_size(messages); i++)
         n += json_string_length(json_object_get(json_array_get(messages, i), "content"));
     return api_check_bytes(a, f, "messages", n);
+}
+
+/* Tools, roles and other fields may have made it too long, too. */
+static err encode(struct api *a, struct api_fault *f, const struct conversation *c, struct token_list *out) {
+    struct bytes text = {0};
+    err e = name_field(f, conversation_render(a->o.chat, a->o.model, c, &text));
+    if (e == OK) e = api_check_bytes(a, f, "messages", text.len);
+    if (e == OK) e = name_field(f, conversation_tokenize(a->o.model, &text, out));
+    bytes_free(&text);
+    return e;
 }
 
 static err make_prompt(struct api *a, struct api_fault *f, const json_t *root, struct api_prompt *out) {
@@ -124,7 +139,7 @@ static err make_prompt(struct api *a, struct api_fault *f, const json_t *root, s
     if (e != OK) return e;
     c.messages = messages;
     e = check_bytes(a, f, messages);
-    if (e == OK) e = name_field(f, conversation_encode(a->o.chat, a->o.model, &c, &out->tokens));
+    if (e == OK) e = encode(a, f, &c, &out->tokens);
     json_decref(messages);
     return e;
 }

@@ -1,5 +1,6 @@
 /* POST /v1/embeddings: the last hidden state of each text, pooled. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,45 +70,68 @@ static err base64(const uint8_t *data, size_t n, struct bytes *out) {
     return OK;
 }
 
+/* Nine digits tell all floats apart; a whole number keeps its point, so that readers see a number of one kind. */
+static err write_float(float v, struct bytes *out) {
+    char text[32];
+    int n = snprintf(text, sizeof text - 2, "%.9g", (double)v);
+    if (!strpbrk(text, ".e")) n += snprintf(text + n, 3, ".0");
+    return bytes_append(out, text, (size_t)n);
+}
+
+static err write_values(const float *v, uint32_t n, struct bytes *out) {
+    for (uint32_t i = 0; i < n; i++) {
+        TRY(bytes_append_str(out, i ? "," : "["));
+        TRY(write_float(v[i], out));
+    }
+    return bytes_append_str(out, "]");
+}
+
 /* float32, little endian, as every host has it that this program runs on. */
-static json_t *write_base64(const float *v, uint32_t n) {
-    struct bytes text = {0};
-    json_t *out = base64((const uint8_t *)v, n * sizeof *v, &text) == OK
-                      ? json_stringn_nocheck((char *)text.data, text.len) : NULL;
-    bytes_free(&text);
-    return out;
+static err write_base64(const float *v, uint32_t n, struct bytes *out) {
+    TRY(bytes_append_str(out, "\""));
+    TRY(base64((const uint8_t *)v, n * sizeof *v, out));
+    return bytes_append_str(out, "\"");
 }
 
-static json_t *write_floats(const float *v, uint32_t n) {
-    json_t *out = json_array();
-    for (uint32_t i = 0; i < n; i++) json_array_append_new(out, json_real((double)v[i]));
-    return out;
+/* Written as each comes: a request has up to two thousand, and all at its end would take seconds, in which no other
+ * answer could move. */
+err api_take_embedding(struct api_choice *c, float *v, uint32_t n) {
+    const struct api_params *p = &c->answer->params;
+    for (uint32_t i = 0; i < n; i++) /* JSON has no number for what an overflow leaves */
+        if (!isfinite(v[i])) return err_set(ERR_INTERNAL, "the embedding of input %u is not finite", c->index);
+    if (p->is_normalised) normalise(v, n);
+    return p->is_base64 ? write_base64(v, n, &c->text) : write_values(v, n, &c->text);
 }
 
-/* JSON has no number for what an overflow leaves. */
-static int is_finite(const struct api_choice *c) {
-    for (uint32_t i = 0; i < c->n_values; i++)
-        if (!isfinite(c->values[i])) return 0;
-    return 1;
+static err write_data(struct api_answer *w, struct bytes *out) {
+    for (size_t i = 0; i < w->n_choices; i++) {
+        struct bytes *text = &w->choices[i].text;
+        TRY(bytes_printf(out, "%s{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", i ? "," : "", i));
+        TRY(bytes_append(out, text->data, text->len));
+        TRY(bytes_append_str(out, "}"));
+        bytes_free(text);
+    }
+    return OK;
+}
+
+static err write_answer(struct api_answer *w, struct bytes *out) {
+    json_int_t n = 0;
+    for (size_t i = 0; i < w->n_choices; i++) n += w->choices[i].n_prompt;
+    json_t *end = json_pack("{s:s, s:{s:I, s:I}}", "model", w->api->model, "usage", "prompt_tokens", n,
+                            "total_tokens", n);
+    char *text = end ? json_dumps(end, JSON_COMPACT) : NULL;
+    json_decref(end);
+    if (!text) return ERR_MEMORY;
+    err e = bytes_append_str(out, "{\"object\":\"list\",\"data\":[");
+    if (e == OK) e = write_data(w, out);
+    if (e == OK) e = bytes_printf(out, "],%s", text + 1); /* after its brace */
+    free(text);
+    return e;
 }
 
 void api_write_embeddings(struct api_answer *w) {
-    json_t *data = json_array();
-    json_int_t n_tokens = 0;
-    for (size_t i = 0; i < w->n_choices; i++) {
-        struct api_choice *c = &w->choices[i];
-        if (!is_finite(c)) {
-            json_decref(data);
-            exchange_error(w->x, 500, NULL, "the embedding of input %zu is not finite", i);
-            return;
-        }
-        if (w->params.is_normalised) normalise(c->values, c->n_values);
-        json_array_append_new(data, json_pack("{s:s, s:I, s:o}", "object", "embedding", "index", (json_int_t)i,
-                                              "embedding", w->params.is_base64
-                                                               ? write_base64(c->values, c->n_values)
-                                                               : write_floats(c->values, c->n_values)));
-        n_tokens += c->n_prompt;
-    }
-    api_reply(w->x, 200, json_pack("{s:s, s:o, s:s, s:{s:I, s:I}}", "object", "list", "data", data, "model",
-                                   w->api->model, "usage", "prompt_tokens", n_tokens, "total_tokens", n_tokens));
+    struct bytes out = {0};
+    if (write_answer(w, &out) == OK) exchange_reply(w->x, 200, "application/json", out.data, out.len);
+    else exchange_error(w->x, 500, NULL, "not enough memory for the answer");
+    bytes_free(&out);
 }

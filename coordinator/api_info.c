@@ -48,6 +48,13 @@ static void reply_tokens(struct api *a, struct exchange *x, const struct token_l
     api_reply(x, 200, json_pack("{s:o, s:I}", "tokens", list, "count", (json_int_t)tokens->n));
 }
 
+/* Each token becomes a value of JSON, or text of any length: more than a prompt may have are nobody's need. */
+static err check_count(struct api *a, struct api_fault *f, const char *name, size_t n) {
+    if (n <= a->context) return OK;
+    f->code = API_TOO_LONG;
+    return api_refuse(f, name, "%zu tokens are longer than the context of %u", n, a->context);
+}
+
 err api_tokenize(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f) {
     const char *content = NULL, *text = NULL;
     int add_special = 0, with_pieces = 0;
@@ -60,6 +67,7 @@ err api_tokenize(struct api *a, struct exchange *x, const json_t *root, struct a
     const char *name = content ? "content" : "text", *given = content ? content : text;
     struct token_list tokens = {0};
     err e = api_encode(a, f, name, given, strlen(given), add_special, &tokens);
+    if (e == OK) e = check_count(a, f, name, tokens.n);
     if (e == OK) reply_tokens(a, x, &tokens, with_pieces);
     token_list_free(&tokens);
     return e;
@@ -81,6 +89,7 @@ err api_detokenize(struct api *a, struct exchange *x, const json_t *root, struct
     if (!t) return err_set(ERR_UNSUPPORTED, "the model carries no tokenizer");
     if (!ids) return api_refuse(f, "tokens", "missing; expected an array of tokens");
     if (!json_is_array(ids)) return api_expected(f, "tokens", "an array of tokens", ids);
+    TRY(check_count(a, f, "tokens", json_array_size(ids)));
     struct token_list tokens = {0};
     struct bytes text = {0};
     err e = api_read_tokens(f, "tokens", ids, (uint32_t)tokenizer_n_vocab(t), &tokens);
@@ -120,7 +129,9 @@ err api_ready(struct api *a, struct exchange *x, const json_t *root, struct api_
         api_reply(x, 200, json_pack("{s:s}", "status", "ready"));
         return OK;
     }
-    json_t *o = json_pack("{s:s, s:s}", "status", state_name(s.state), "reason", s.reason);
+    /* Reasons name hosts and files: where keys are asked for they are for those who have one. */
+    int is_known = !*a->o.config->api_keys || strcmp(x->key_name, "-") != 0;
+    json_t *o = json_pack("{s:s, s:s}", "status", state_name(s.state), "reason", is_known ? s.reason : "");
     if (o && s.state == SERVICE_LOADING && s.total_bytes)
         json_object_set_new(o, "progress", json_real((double)s.loaded_bytes / (double)s.total_bytes));
     exchange_header(x, "Retry-After", "5");

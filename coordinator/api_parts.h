@@ -120,7 +120,7 @@ struct api_choice {
     const struct api_prompt *prompt;
     int is_running, has_begun, has_written; /* has_written: a piece of a stream */
     int64_t last_us;          /* when its newest token came; 0: none yet */
-    struct bytes text;        /* not written yet */
+    struct bytes text;        /* not written yet; of an embedding its JSON */
     struct token_score *scores;
     size_t n_scores, cap_scores;
     size_t n_written;         /* scores that were written before these */
@@ -128,8 +128,7 @@ struct api_choice {
     size_t n_place_chars;
     double logprob_sum;
     enum sequence_finish finish;
-    float *values;            /* of an embedding */
-    uint32_t n_values, n_prompt, n_cached, n_answer;
+    uint32_t n_prompt, n_cached, n_answer;
 };
 
 struct api_answer {
@@ -173,6 +172,8 @@ json_t *api_chat_scores(struct api_choice *c, const struct token_score *scores, 
 err api_completions(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 err api_chat(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 err api_embeddings(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
+/* Takes the values of an embedding, which change. */
+err api_take_embedding(struct api_choice *c, float *values, uint32_t n);
 void api_write_embeddings(struct api_answer *w);
 err api_tokenize(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);
 err api_detokenize(struct api *a, struct exchange *x, const json_t *root, struct api_fault *f);

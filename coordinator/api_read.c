@@ -6,10 +6,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
-
-/* An empty object takes a hundred times its two bytes in memory; no sane request nests or holds so many. */
-#define DEPTH_MAX 128
-#define CONTAINERS_MAX 65536
+#include "coordinator/json_shape.h"
 
 /* What was cut off to fit may have been the rest of a character. */
 static void end_at_character(char *text) {
@@ -57,35 +54,12 @@ err api_expected(struct api_fault *f, const char *name, const char *expected, co
 
 /* ---- the body ---- */
 
-/* Bounds depth and number of arrays and objects before anything is allocated for them. */
-static err check_shape(const uint8_t *body, size_t n) {
-    int in_text = 0;
-    size_t depth = 0, n_containers = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint8_t c = body[i];
-        if (in_text) {
-            if (c == '\\') i++;
-            else if (c == '"') in_text = 0;
-        } else if (c == '"') {
-            in_text = 1;
-        } else if (c == '{' || c == '[') {
-            if (++depth > DEPTH_MAX)
-                return err_set(ERR_REQUEST, "the body: arrays and objects are nested deeper than %d at byte %zu",
-                               DEPTH_MAX, i);
-            if (++n_containers > CONTAINERS_MAX)
-                return err_set(ERR_REQUEST, "the body: more than %d arrays and objects", CONTAINERS_MAX);
-        } else if ((c == '}' || c == ']') && depth) {
-            depth--;
-        }
-    }
-    return OK;
-}
-
 err api_parse(const uint8_t *body, size_t n, json_t **out) {
     json_error_t at;
     *out = NULL;
     if (n == 0) return err_set(ERR_REQUEST, "the body is empty; expected a JSON object");
-    TRY(check_shape(body, n));
+    struct json_shape shape = {0};
+    if (json_shape_add(&shape, body, n) != OK) return err_context(ERR_REQUEST, "the body");
     json_t *root = json_loadb((const char *)body, n, JSON_REJECT_DUPLICATES, &at);
     if (!root && json_error_code(&at) == json_error_out_of_memory)
         return err_set(ERR_MEMORY, "not enough memory for the body");

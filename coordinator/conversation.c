@@ -1,7 +1,10 @@
 #include "coordinator/conversation.h"
 
+#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "coordinator/json_shape.h"
 #include "model/gguf.h"
 
 /* ---- the template ---- */
@@ -86,14 +89,19 @@ static err read_content(json_t *message, size_t i) {
                    found(content));
 }
 
-static err read_call(json_t *call, size_t i, size_t at) {
+static json_t *parse_arguments(const json_t *text) {
+    return json_loadb(json_string_value(text), json_string_length(text), 0, NULL);
+}
+
+static err read_call(json_t *call, struct json_shape *shape, size_t i, size_t at) {
     json_t *function = json_object_get(call, "function"), *arguments = json_object_get(function, "arguments");
     if (!json_is_string(json_object_get(function, "name")))
         return err_set(ERR_REQUEST, "messages[%zu].tool_calls[%zu].function.name: expected a text, found %s", i, at,
                        found(json_object_get(function, "name")));
     if (json_is_object(arguments)) return OK;
-    json_t *parsed = json_is_string(arguments)
-        ? json_loadb(json_string_value(arguments), json_string_length(arguments), 0, NULL) : NULL;
+    if (json_shape_add(shape, json_string_value(arguments), json_string_length(arguments)) != OK)
+        return err_context(ERR_REQUEST, "messages[%zu].tool_calls[%zu].function.arguments", i, at);
+    json_t *parsed = json_is_string(arguments) ? parse_arguments(arguments) : NULL;
     if (!json_is_object(parsed)) {
         json_decref(parsed);
         return err_set(ERR_REQUEST, "messages[%zu].tool_calls[%zu].function.arguments: expected a JSON object or the "
@@ -102,16 +110,16 @@ static err read_call(json_t *call, size_t i, size_t at) {
     return json_object_set_new(function, "arguments", parsed) == 0 ? OK : out_of_memory();
 }
 
-static err read_calls(json_t *message, size_t i) {
+static err read_calls(json_t *message, struct json_shape *shape, size_t i) {
     json_t *calls = json_object_get(message, "tool_calls"), *call;
     size_t at;
     if (calls && !json_is_array(calls))
         return err_set(ERR_REQUEST, "messages[%zu].tool_calls: expected an array, found %s", i, found(calls));
-    json_array_foreach(calls, at, call) TRY(read_call(call, i, at));
+    json_array_foreach(calls, at, call) TRY(read_call(call, shape, i, at));
     return OK;
 }
 
-static err read_message(json_t *message, size_t i) {
+static err read_message(json_t *message, struct json_shape *shape, size_t i) {
     if (!json_is_object(message))
         return err_set(ERR_REQUEST, "messages[%zu]: expected an object with role and content, found %s", i,
                        found(message));
@@ -125,7 +133,7 @@ static err read_message(json_t *message, size_t i) {
         json_object_set_new(message, "role", json_string("system")) != 0)
         return out_of_memory();
     TRY(read_content(message, i));
-    return read_calls(message, i);
+    return read_calls(message, shape, i);
 }
 
 err conversation_read(const json_t *messages, json_t **out) {
@@ -135,10 +143,11 @@ err conversation_read(const json_t *messages, json_t **out) {
     if (json_array_size(messages) == 0) return err_set(ERR_REQUEST, "messages: expected one message at least");
     json_t *own = json_deep_copy(messages), *message;
     if (!own) return out_of_memory();
+    struct json_shape shape = {0}; /* of all arguments: their texts were no values when the body was looked at */
     err e = OK;
     size_t i;
     json_array_foreach(own, i, message)
-        if (e == OK) e = read_message(message, i);
+        if (e == OK) e = read_message(message, &shape, i);
     if (e == OK)
         *out = own;
     else
@@ -154,6 +163,24 @@ static err special_text(const struct tokenizer *t, int32_t id, struct bytes *out
     return id < 0 ? OK : tokenizer_decode_token(t, id, 1, out);
 }
 
+/* Where `find` [n] occurs last in text [n_text], or n_text. Both are read backwards, so that it is the first match of
+ * Knuth, Morris and Pratt 1977, "Fast pattern matching in strings": linear, whatever clients send.
+ * border[i]: the longest proper border of the last i + 1 bytes. */
+static size_t find_last(const char *text, size_t n_text, const char *find, size_t n, uint32_t *border) {
+    const char *last = find + n - 1;
+    for (size_t i = 1, k = 0; i < n; i++) {
+        while (k && last[-(ptrdiff_t)i] != last[-(ptrdiff_t)k]) k = border[k - 1];
+        k += last[-(ptrdiff_t)i] == last[-(ptrdiff_t)k];
+        border[i] = (uint32_t)k;
+    }
+    for (size_t at = n_text, k = 0; at-- > 0;) {
+        while (k && text[at] != last[-(ptrdiff_t)k]) k = border[k - 1];
+        k += text[at] == last[-(ptrdiff_t)k];
+        if (k == n) return at;
+    }
+    return n_text;
+}
+
 /* Cuts what the template wrote behind the last message. It may have trimmed the message, so the trimmed text is
  * looked for, and what the message ended with is put back. */
 static err cut_after_message(const json_t *messages, struct bytes *text) {
@@ -163,15 +190,21 @@ static err cut_after_message(const json_t *messages, struct bytes *text) {
         return err_set(ERR_REQUEST, "the last message has no text to go on with");
     const char *first = content + strspn(content, " \t\r\n"), *end = content + strlen(content);
     while (strchr(" \t\r\n", end[-1])) end--;
-    size_t n = (size_t)(end - first), at = text->len;
-    while (at >= n && memcmp(text->data + at - n, first, n) != 0) at--;
-    if (at < n) return err_set(ERR_REQUEST, "the chat template does not write the last message as it is");
-    text->len = at;
+    size_t n = (size_t)(end - first);
+    uint32_t *border;
+    TRY(NEW(border, n));
+    size_t at = find_last((const char *)text->data, text->len, first, n, border);
+    free(border);
+    if (at == text->len) return err_set(ERR_REQUEST, "the chat template does not write the last message as it is");
+    text->len = at + n;
     return bytes_append_str(text, end);
 }
 
-static err render(const struct chat_template *t, const struct model *m, const struct conversation *c,
-                  struct bytes *out) {
+err conversation_render(const struct chat_template *t, const struct model *m, const struct conversation *c,
+                        struct bytes *out) {
+    if (!t)
+        return err_set(ERR_REQUEST, "this model carries no chat template, and --chat-template names none");
+    TRY(model_need_tokenizer(m));
     struct bytes bos = {0}, eos = {0};
     err e = special_text(m->tokenizer, tokenizer_bos(m->tokenizer), &bos);
     if (e == OK) e = special_text(m->tokenizer, tokenizer_eos(m->tokenizer), &eos);
@@ -206,17 +239,19 @@ static err append(const struct model *m, const struct token_list *prompt, struct
     return e;
 }
 
+err conversation_tokenize(const struct model *m, const struct bytes *text, struct token_list *out) {
+    struct token_list prompt = {0};
+    err e = tokenizer_encode(m->tokenizer, (const char *)text->data, text->len, 0, 1, &prompt);
+    if (e == OK) e = append(m, &prompt, out);
+    token_list_free(&prompt);
+    return e;
+}
+
 err conversation_encode(const struct chat_template *t, const struct model *m, const struct conversation *c,
                         struct token_list *out) {
-    if (!t)
-        return err_set(ERR_REQUEST, "this model carries no chat template, and --chat-template names none");
-    TRY(model_need_tokenizer(m));
     struct bytes text = {0};
-    struct token_list prompt = {0};
-    err e = render(t, m, c, &text);
-    if (e == OK) e = tokenizer_encode(m->tokenizer, (const char *)text.data, text.len, 0, 1, &prompt);
-    if (e == OK) e = append(m, &prompt, out);
+    err e = conversation_render(t, m, c, &text);
+    if (e == OK) e = conversation_tokenize(m, &text, out);
     bytes_free(&text);
-    token_list_free(&prompt);
     return e;
 }

@@ -41,4 +41,9 @@ struct conversation {
 err conversation_encode(const struct chat_template *t, const struct model *m, const struct conversation *c,
                         struct token_list *out);
 
+/* The same in two steps, for who looks at the text between them. */
+err conversation_render(const struct chat_template *t, const struct model *m, const struct conversation *c,
+                        struct bytes *out);
+err conversation_tokenize(const struct model *m, const struct bytes *text, struct token_list *out);
+
 #endif

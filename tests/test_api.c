@@ -40,6 +40,20 @@ static void test_bad_bodies(void **state) {
     end += sprintf(end, "{\"prompt\": [");
     for (int i = 0; i < 70000; i++) end += sprintf(end, "[],");
     assert_error("POST", path, many, 400, NULL, "arrays and objects");
+    end = many + sprintf(many, "{\"a\": 0");
+    for (int i = 0; i < 70000; i++) end += sprintf(end, ",\"\":");
+    assert_error("POST", path, many, 400, NULL, "fields of objects");
+    /* what a text holds counts, too, of all calls together */
+    static const char call[] = "{\"function\": {\"name\": \"f\", \"arguments\": \"{\\\"a\\\": [";
+    end = many + sprintf(many, "{\"messages\": [{\"role\": \"assistant\", \"tool_calls\": [");
+    for (int k = 0; k < 2; k++) {
+        end += sprintf(end, "%s%s[]", k ? "," : "", call);
+        for (int i = 0; i < 40000; i++) end += sprintf(end, ",[]");
+        end += sprintf(end, "]}\"}}");
+    }
+    sprintf(end, "]}]}");
+    assert_error("POST", "/v1/chat/completions", many, 400, "messages[0].tool_calls[1].function.arguments",
+                 "arrays and objects");
     free(many);
 }
 
@@ -366,6 +380,14 @@ static void test_tokenize(void **state) {
     assert_error("POST", "/detokenize", "{}", 400, "tokens", "missing");
     assert_error("POST", "/detokenize", "{\"tokens\": 1}", 400, "tokens", "array");
     assert_error("POST", "/detokenize", "{\"tokens\": [8192]}", 400, "tokens[0]", "8192");
+    char many[3 * CONTEXT + 40], *end = many + sprintf(many, "{\"content\": \"a");
+    for (int i = 0; i < CONTEXT; i++) end += sprintf(end, ".a");
+    sprintf(end, "\"}");
+    assert_error("POST", "/tokenize", many, 400, "content", "context of 256");
+    end = many + sprintf(many, "{\"tokens\": [5");
+    for (int i = 0; i < CONTEXT; i++) end += sprintf(end, ",5");
+    sprintf(end, "]}");
+    assert_error("POST", "/detokenize", many, 400, "tokens", "context of 256");
 }
 
 static void test_state(void **state) {
@@ -383,6 +405,15 @@ static void test_state(void **state) {
     assert_is(root, "reason", "loading");
     assert_true(json_real_value(at(root, "progress")) == 0.25);
     json_decref(root);
+    snprintf(config.api_keys, sizeof config.api_keys, "keys"); /* reasons are for those who have one */
+    for (int has_key = 0; has_key < 2; has_key++) {
+        struct exchange asked = {.method = "GET", .path = "/ready", .content_type = "",
+                                 .key_name = has_key ? "alice" : "-"};
+        api_request(api, &asked);
+        assert_int_equal(strstr((char *)asked.out.data, "\"reason\":\"loading\"") != NULL, has_key);
+        exchange_free(&asked);
+    }
+    config.api_keys[0] = 0;
     root = answer_of("GET", "/cluster", "", 200);
     assert_is(root, "state", "loading");
     assert_int_equal(json_array_size(at(root, "ranks")), 0);
