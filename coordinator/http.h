@@ -4,9 +4,10 @@
  * that leave, and logs one line per request. The only user of libmicrohttpd.
  *
  * What it answers itself, in OpenAI's shape: 400 a bad path, 401 no known API key (only where api_keys is
- * set; /, /favicon.ico, /health and /ready need none), 403 a page of another origin, or a foreign name of a
- * server without keys that only this machine reaches (unless cors_origin allows it), 405 a method other than GET, HEAD, POST and OPTIONS, 413 a long body, 503 while it drains; OPTIONS with
- * 204. What is no HTTP at all the library refuses in its own words (400, 413, 414, 431, 505).
+ * set; /, /favicon.ico, /health and /ready need none), 403 a page of another origin, or a foreign name of a server
+ * without keys that only this machine reaches (unless cors_origin allows it), 405 a method other than GET, HEAD,
+ * POST and OPTIONS, 413 a long body, 503 while it drains; OPTIONS with 204. What is no HTTP at all the library
+ * refuses in its own words (400, 413, 414, 431, 505).
  *
  * A connection is cut when a request is not whole header_timeout_s after its first line (the first request:
  * after the connection's start), when it is idle for idle_timeout_s, when a client takes nothing for
