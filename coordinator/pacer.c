@@ -2,7 +2,6 @@
 
 #define WEIGHT 0.2        /* of a new time in a mean */
 #define FIRST_ROWS 16     /* before anything is known */
-#define LEAST_ROWS 4      /* a prompt must come to its end */
 #define TILE_ROWS 16      /* kernels take so many rows at once: part of a tile costs as much as all of it */
 #define ALONE_EVERY 48    /* of mixed steps that follow each other, one is for measuring */
 
@@ -22,10 +21,10 @@ static double alone_us(const struct pacer *p, uint32_t n_decode) {
     return 0;
 }
 
-/* Down to whole tiles of the step, where it has some. */
+/* To whole tiles of the step: down, but not to none. */
 static uint32_t whole_tiles(uint32_t n_decode, uint32_t n_prefill) {
-    uint32_t n = n_decode + n_prefill, over = n % TILE_ROWS;
-    return n < 2 * TILE_ROWS || over >= n_prefill ? n_prefill : n_prefill - over;
+    uint32_t n = (n_decode + n_prefill) / TILE_ROWS * TILE_ROWS;
+    return (n > n_decode ? n : n_decode / TILE_ROWS * TILE_ROWS + TILE_ROWS) - n_decode;
 }
 
 uint32_t pacer_rows(struct pacer *p, uint32_t n_decode) {
@@ -38,7 +37,6 @@ uint32_t pacer_rows(struct pacer *p, uint32_t n_decode) {
         double fit = (p->stretch - 1) * alone / p->row_us;
         rows = fit < (double)p->rows_max ? (uint32_t)fit : p->rows_max;
     }
-    if (rows < LEAST_ROWS) rows = LEAST_ROWS;
     rows = whole_tiles(n_decode, rows);
     return rows < most ? rows : most;
 }

@@ -3,7 +3,7 @@
 #define TILE_BLOCK_BYTES 704 /* TILE_WORDS of linear_many.cl */
 
 static size_t n_tile_blocks(uint32_t n_rows, uint32_t n_blocks) {
-    return (size_t)((n_rows + LINEAR_MANY_ROWS_MIN - 1) / LINEAR_MANY_ROWS_MIN) * n_blocks;
+    return (size_t)((n_rows + LINEAR_TILE_ROWS - 1) / LINEAR_TILE_ROWS) * n_blocks;
 }
 
 err linear_many_prepare(struct device *d, uint32_t rows_max, uint32_t n_blocks, struct linear_many *m) {

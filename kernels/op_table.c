@@ -8,10 +8,10 @@
     {OP_LINEAR, "", f, 1, 48, 512, 0, 16}, {OP_LINEAR, "", f, 3, 20, 256, 0, 8},               \
         {OP_LINEAR, "", f, 5, 20, 96, 32, 3}, {OP_LINEAR, "", f, 9, 33, 160, 96, 5},           \
         {OP_LINEAR, "two", f, 1, 33, 64, 32, 2}, {OP_LINEAR, "three", f, 5, 50, 96, 0, 3}
-/* More rows than a tile of 16 and than a pass of 128, segments longer than a run of blocks. A simulator
- * runs them, too: no larger than need be. */
+/* Rows that do not fill a tile of 16, more than one, more than a pass of 128; segments longer than a run of
+ * blocks. A simulator runs them, too: no larger than need be. */
 #define LINEAR_MANY_ROWS(f)                                                                    \
-    {OP_LINEAR, "three", f, 16, 40, 64, 0, 2}, {OP_LINEAR, "", f, 17, 17, 576, 32, 2},         \
+    {OP_LINEAR, "three", f, 15, 40, 64, 0, 2}, {OP_LINEAR, "", f, 17, 17, 576, 32, 2},         \
         {OP_LINEAR, "", f, 135, 17, 64, 0, 2}
 #define LINEAR_QUANTISED_ROWS(f) LINEAR_ROWS(f), LINEAR_MANY_ROWS(f)
 /* About the tiles of dense.c: 14 rows and a block of 56, 32 outputs, and the narrower ones. */

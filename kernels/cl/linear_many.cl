@@ -5,8 +5,8 @@
  * lies together. The weights of a run of blocks are unpacked once into private
  * memory, where all rows of a pass use them, a tile at a time with its sums in
  * registers. The order of additions is that of linear.cl: integer dots inside a block, fma over
- * blocks in increasing order inside a segment, the tree over segments. n_rows is
- * at least TILE; the last tile is moved back over rows that are done already.
+ * blocks in increasing order inside a segment, the tree over segments. The last tile is moved
+ * back over rows that are done already; a tile that is alone may have fewer rows: the last one stands in for the rest.
  *
  * DOT_AMX: the dots of a block and a tile by Intel AMX. One tile register holds
  * TILE rows of 32 int8, another the block as it is packed (four columns of 16 lanes in a
@@ -15,16 +15,18 @@
 #define TILE_WORDS 176 /* of a block: int8 [TILE][32], f32 scale [TILE], int sum [2][TILE] */
 #define RUN MANY_RUN   /* blocks unpacked at a time */
 #define TILES_MAX MANY_TILES /* of a pass over the weights */
+#define TILE_BEGIN(tile) (n_rows < TILE ? 0 : min((uint)(tile) * TILE, n_rows - TILE))
 
 /* One work-item per block of a tile; n of them. */
 kernel void tiles_arrange(global const int *xq, uint n_blocks, uint n_rows, global int *tiles, uint n) {
     size_t i = get_global_id(0);
     if (i >= n) return;
     size_t tile = i / n_blocks, block = i % n_blocks;
-    global const int *x = xq + (min((uint)tile * TILE, n_rows - TILE) * (size_t)n_blocks + block) * 12;
+    uint begin = TILE_BEGIN(tile);
     global int *q = tiles + i * TILE_WORDS;
     global int *scale = q + TILE * 8, *sum = scale + TILE; /* sum of all, or of each half */
-    for (int t = 0; t < TILE; t++, x += n_blocks * (size_t)12) {
+    for (uint t = 0; t < TILE; t++) {
+        global const int *x = xq + (min(begin + t, n_rows - 1) * (size_t)n_blocks + block) * 12;
         vstore8(vload8(0, x), t, q);
         scale[t] = x[8];
         sum[t] = N_SCALES == 2 ? x[9] - x[10] : x[9];
@@ -155,8 +157,8 @@ kernel void linear_many(
             }
             if (emits >> leaf & 1) {
                 for (uint tile = 0; tile < n_tiles; tile++) {
-                    uint t0 = min((first + tile) * TILE, n_rows - TILE);
-                    for (uint t = 0; t < TILE; t++)
+                    uint t0 = TILE_BEGIN(first + tile);
+                    for (uint t = 0; t < min(n_rows, (uint)TILE); t++)
                         STORE(sums[depth][tile][t], out + ((size_t)result * n_rows + t0 + t) * n_out + out_row,
                               n_out - out_row);
                 }
