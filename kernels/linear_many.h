@@ -7,7 +7,7 @@
 #include "kernels/device.h"
 
 #define LINEAR_TILE_ROWS 16
-/* Fewer rows are multiplied by linear.cl, 8 at a time: from 9 on a tile that is not full costs less than a second pass. */
+/* Fewer rows are multiplied by linear.cl, 8 at a time; a tile that is not full costs less than a second pass. */
 #define LINEAR_MANY_ROWS_MIN 9
 
 /* Room for the tiles of one product. */
