@@ -94,7 +94,7 @@ enum config_group {
       "requests that wait or run; more are refused with 429")                  \
     X(max_connections, WHOLE, CONFIG_SERVE, 1, 65536, "512", "",               \
       "connections at once")                                                   \
-    X(max_body_kb, WHOLE, CONFIG_SERVE, 1, 1048576, "8192", "KiB",             \
+    X(max_body_kb, WHOLE, CONFIG_SERVE, 1, 1048576, "2048", "KiB",             \
       "longest body of a request")                                             \
     X(max_output, WHOLE, CONFIG_SERVE, 0, 16777216, "0", "tokens",             \
       "longest answer a request may ask for; 0: what the context holds")       \

@@ -18,6 +18,8 @@ struct ticket {
     int64_t asked_us;
     struct service_event *failed; /* kept for the day when there is no memory to say so */
     int has_told_prompt;   /* SERVICE_PROMPT went out */
+    int is_begun;          /* a row of it was in a step */
+    int n_lost;            /* jobs that were lost since */
     size_t n_told;         /* bytes of the text that went out */
     size_t n_answer;       /* tokens that went out */
 };

@@ -13,6 +13,7 @@
 #define POLL_US 100000         /* signals and closing are looked for so often */
 #define RELAUNCH_TRIES 3       /* without a single result between */
 #define RELAUNCH_PAUSE_US 500000
+#define LOST_WITH_MAX 3        /* jobs that one request may see lost: it may be what kills them */
 #define LASTING_US 60000000    /* a job that was ready for so long is no failed relaunch */
 
 /* ---- events ---- */
@@ -155,7 +156,8 @@ static void on_taken(void *service, struct sequence *q, err code) {
 
 void service_begun(void *service, struct sequence *q) {
     struct service *s = service;
-    const struct ticket *t = sequence_owner(q);
+    struct ticket *t = sequence_owner(q);
+    t->is_begun = 1;
     metrics_observe(s->o.metrics, METRIC_QUEUED, (double)(clock_us() - t->asked_us) * 1e-6);
 }
 
@@ -384,6 +386,18 @@ static int is_closing(struct service *s) {
     return closing;
 }
 
+/* Those that ran as so many jobs were lost are not tried again. */
+static void tickets_suspect(struct service *s) {
+    for (struct ticket *t = s->tickets.next, *next; t != &s->tickets; t = next) {
+        next = t->next;
+        t->n_lost += t->is_begun;
+        if (t->n_lost < LOST_WITH_MAX) continue;
+        scheduler_remove(s->scheduler, t->sequence);
+        ticket_fail(s, t, err_set(ERR_JOB, "the job was lost %d times while this request ran; it is not tried again",
+                                  t->n_lost));
+    }
+}
+
 /* The job is lost: all that its ranks knew is computed again by the next one. 0 when there will be none. */
 static int job_lost(struct service *s, err code) {
     char text[512];
@@ -401,6 +415,7 @@ static int job_lost(struct service *s, err code) {
         s->n_failures++;
         metrics_count(s->o.metrics, METRIC_RELAUNCHES, 1);
         scheduler_reset(s->scheduler);
+        tickets_suspect(s);
         clock_sleep_us(RELAUNCH_PAUSE_US * s->n_failures);
         return 1;
     }

@@ -99,16 +99,40 @@ if [ -n "$free" ]; then ok client_leaves; else bad client_leaves "$(head -c 400 
 # ---- a rank that dies: the stream goes on with the bytes it would have had ----
 long='{"prompt":"A","max_tokens":700,"ignore_eos":true,"temperature":0}'
 want=$(text_of "$long")
+# Kills a rank that was not killed yet, once the request of process $1 is at work.
+killed=
+kill_rank() {
+  local node launcher
+  for _ in $(seq 200); do
+    kill -0 "$1" 2>/dev/null || return 1
+    launcher=$(pgrep -P $server_pid mpirun | head -1)
+    node=$(pgrep -f "caravan node --socket" -P "${launcher:-0}" | head -1)
+    curl -s "$url/cluster" >"$dir/cluster"
+    [ -n "$launcher" ] && [ -n "$node" ] && [ "$node" != "$killed" ] && grep -Eq '"state": *"ready"' "$dir/cluster" &&
+      grep -Eq '"running": *[1-9]' "$dir/cluster" && break
+    sleep 0.1
+  done
+  sleep 0.3
+  killed=$node
+  kill -KILL "$node" 2>/dev/null
+}
 curl -s -m 120 -H 'Content-Type: application/json' --data-binary "$long" "$url/v1/completions" >"$dir/lost" &
 client=$!
-sleep 0.5
-node=$(pgrep -f "caravan node --socket" -P "$(pgrep -P $server_pid mpirun | head -1)" | head -1)
-if kill -KILL "$node" 2>/dev/null; then
+if kill_rank $client; then
   wait $client
   if [ "$(grep -o '"text":"[^"]*"' "$dir/lost")" = "$want" ]; then ok rank_dies
   else bad rank_dies "$(head -c 300 "$dir/lost")"; fi
   logs rank_dies_is_logged 'job_lost'
 else bad rank_dies "no node was found"; fi
+
+# ---- a request under which the job dies again and again is given up; the server goes on ----
+curl -s -m 120 -H 'Content-Type: application/json' --data-binary "$long" "$url/v1/completions" >"$dir/lost" &
+client=$!
+kill_rank $client && kill_rank $client && kill_rank $client
+wait $client
+if grep -q 'lost 3 times while this request ran' "$dir/lost"; then ok request_is_given_up
+else bad request_is_given_up "$(head -c 300 "$dir/lost")"; fi
+if [ "$(text_of "$long")" = "$want" ]; then ok server_goes_on; else bad server_goes_on "$(head -c 300 "$dir/out")"; fi
 
 # ---- the end: a running answer is finished first ----
 curl -s -m 60 -H 'Content-Type: application/json' --data-binary "$long" "$url/v1/completions" >"$dir/last" &
