@@ -29,6 +29,7 @@ struct row {
     uint32_t n_stages, n_shards, n_prompt;
     int is_context; /* n_prompt positions in the cache; its prefill is of one run */
     double load_s, prefill, decode;
+    double kv_bytes; /* of one position, of all ranks */
     double read; /* bytes per second, the better of before and after: the machine may be shared */
 };
 
@@ -53,11 +54,11 @@ struct bench {
 
 static const char about[] =
     "Reads a prompt and writes --tokens tokens, --repeat times on each grid of stages and\n"
-    "shards, and prints medians, of all --streams together. GB/s are the file's bytes of the\n"
-    "weights that a decoded token multiplies (no KV cache) per second; \"of read\" is their share\n"
-    "of a plain read of this host's memory by all its cores, taken before and after. For --contexts\n"
-    "a text of that many tokens is read once (by each stream), and --repeat times --tokens are\n"
-    "written after it: decoding at a depth.";
+    "shards, and prints medians, of all --streams together. GB/s are what decoding reads per\n"
+    "second: the file's bytes of the weights, once for the streams of a step, and the KV cache of each\n"
+    "text; \"of read\" is their share of a plain read of this host's memory by all its cores, taken\n"
+    "before and after. For --contexts a text of that many tokens is read once (by each stream), and\n"
+    "--repeat times --tokens are written after it: decoding at a depth.";
 
 /* ---- the command line ---- */
 
@@ -262,9 +263,13 @@ static err job_run(struct bench *t, struct row *rows) {
     const struct engine_rank *ranks;
     TRY(engine_open(&o, &t->engine));
     const struct plan *plan = engine_plan(t->engine);
+    double kv_bytes = 0;
+    for (uint32_t i = 0; i < plan->n_ranks; i++)
+        kv_bytes += (double)plan->cells[i].kv_bytes / ((double)plan->n_blocks * KV_BLOCK_TOKENS);
     for (uint32_t p = 0; p < t->n_prompts; p++)
         rows[p] = (struct row){.n_stages = plan->n_stages, .n_shards = plan->n_shards, .n_prompt = t->prompts[p],
-                               .is_context = p + t->n_contexts >= t->n_prompts, .load_s = engine_load_s(t->engine)};
+                               .is_context = p + t->n_contexts >= t->n_prompts, .kv_bytes = kv_bytes,
+                               .load_s = engine_load_s(t->engine)};
     err e = prompts_run(t, rows);
     link_progress_clear(&t->progress);
     TRY(e);
@@ -294,8 +299,12 @@ static err grid_run(struct bench *t, const uint32_t *grid) {
 
 /* ---- the report ---- */
 
+/* Streams form a group per stage; the weights are read once for each group, the KV cache for each text. */
 static double decode_bytes_per_s(const struct bench *t, const struct row *r) {
-    return (double)t->weight_bytes * r->decode;
+    double n_streams = (double)t->n_streams, n_groups = r->n_stages < t->n_streams ? r->n_stages : n_streams;
+    double n_written = (double)(r->is_context ? t->n_tokens * t->n_repeats : t->n_tokens);
+    double kv = r->kv_bytes * ((double)r->n_prompt + n_written / 2);
+    return r->decode * ((double)t->weight_bytes * n_groups / n_streams + kv);
 }
 
 static void print_text(const struct bench *t, const char *commit) {
