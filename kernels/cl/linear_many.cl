@@ -15,14 +15,14 @@
 #define TILE_WORDS 176 /* of a block: int8 [TILE][32], f32 scale [TILE], int sum [2][TILE] */
 #define RUN MANY_RUN   /* blocks unpacked at a time */
 #define TILES_MAX MANY_TILES /* of a pass over the weights */
-#define TILE_BEGIN(tile) (n_rows < TILE ? 0 : min((uint)(tile) * TILE, n_rows - TILE))
+#define ROW_BEGIN(tile) (n_rows < TILE ? 0 : min((uint)(tile) * TILE, n_rows - TILE))
 
 /* One work-item per block of a tile; n of them. */
 kernel void tiles_arrange(global const int *xq, uint n_blocks, uint n_rows, global int *tiles, uint n) {
     size_t i = get_global_id(0);
     if (i >= n) return;
     size_t tile = i / n_blocks, block = i % n_blocks;
-    uint begin = TILE_BEGIN(tile);
+    uint begin = ROW_BEGIN(tile);
     global int *q = tiles + i * TILE_WORDS;
     global int *scale = q + TILE * 8, *sum = scale + TILE; /* sum of all, or of each half */
     for (uint t = 0; t < TILE; t++) {
@@ -157,7 +157,7 @@ kernel void linear_many(
             }
             if (emits >> leaf & 1) {
                 for (uint tile = 0; tile < n_tiles; tile++) {
-                    uint t0 = TILE_BEGIN(first + tile);
+                    uint t0 = ROW_BEGIN(first + tile);
                     for (uint t = 0; t < min(n_rows, (uint)TILE); t++)
                         STORE(sums[depth][tile][t], out + ((size_t)result * n_rows + t0 + t) * n_out + out_row,
                               n_out - out_row);
