@@ -76,7 +76,7 @@ enum config_group {
       "chat template in place of the model's own: a file, or a name that `caravan chat --help` lists") \
     X(kv_tokens, WHOLE, CONFIG_CACHE, 0, 1099511627776, "0", "tokens",         \
       "positions of KV cache for all texts together; 0: four times the context") \
-    X(decode_stretch, REAL, CONFIG_CACHE, 1, 1000, "1.8", "times",             \
+    X(decode_stretch, REAL, CONFIG_CACHE, 1, 1000, "1.5", "times",             \
       "how much longer a step may take for the prompts in it, while answers are under way") \
     X(host, TEXT, CONFIG_SERVE, 1, 255, "127.0.0.1", "address",                \
       "address to listen at; 0.0.0.0 or ::: every one of this host")           \

@@ -1,9 +1,8 @@
 #include "coordinator/pacer.h"
 
-#define WEIGHT 0.2        /* of a new time in a mean */
-#define FIRST_ROWS 16     /* before anything is known */
-#define TILE_ROWS 16      /* kernels take so many rows at once: part of a tile costs as much as all of it */
-#define ALONE_EVERY 48    /* of mixed steps that follow each other, one is for measuring */
+#define WEIGHT 0.2      /* of a new time in a mean */
+#define ALONE_EVERY 48  /* of mixed steps that follow each other, one is for measuring */
+#define FORGET 0.9995   /* of a time that was too long, at each step: it is tried again some day */
 
 void pacer_init(struct pacer *p, double stretch, uint32_t rows_max) {
     *p = (struct pacer){.stretch = stretch, .rows_max = rows_max};
@@ -21,10 +20,21 @@ static double alone_us(const struct pacer *p, uint32_t n_decode) {
     return 0;
 }
 
-/* To whole tiles of the step: down, but not to none. */
-static uint32_t whole_tiles(uint32_t n_decode, uint32_t n_prefill) {
-    uint32_t n = (n_decode + n_prefill) / TILE_ROWS * TILE_ROWS;
-    return (n > n_decode ? n : n_decode / TILE_ROWS * TILE_ROWS + TILE_ROWS) - n_decode;
+/* Of so many tiles: as seen, or each as long as those of the largest number below that was. */
+static double tiles_us(const struct pacer *p, uint32_t n_tiles, double alone) {
+    uint32_t seen = n_tiles;
+    while (seen && p->tiles_us[seen] <= 0) seen--;
+    if (seen == n_tiles) return p->tiles_us[seen];
+    return seen ? alone + (p->tiles_us[seen] - alone) * n_tiles / seen : 0;
+}
+
+/* The most tiles that fit the time; `least` where none does, or nothing is known. */
+static uint32_t choose_tiles(struct pacer *p, uint32_t least, double alone) {
+    uint32_t n = least;
+    if (alone <= 0 || p->tiles_us[least] <= 0) return n;
+    while (n < PACER_TILES_MAX && tiles_us(p, n + 1, alone) <= p->stretch * alone) n++;
+    if (n < PACER_TILES_MAX) p->tiles_us[n + 1] *= FORGET;
+    return n;
 }
 
 uint32_t pacer_rows(struct pacer *p, uint32_t n_decode) {
@@ -32,27 +42,22 @@ uint32_t pacer_rows(struct pacer *p, uint32_t n_decode) {
     if (n_decode == 0) return most;
     double alone = alone_us(p, n_decode);
     if (alone > 0 && p->n_mixed >= ALONE_EVERY) return 0;
-    uint32_t rows = FIRST_ROWS;
-    if (alone > 0 && p->row_us > 0) {
-        double fit = (p->stretch - 1) * alone / p->row_us;
-        rows = fit < (double)p->rows_max ? (uint32_t)fit : p->rows_max;
-    }
-    rows = whole_tiles(n_decode, rows);
+    uint32_t least = n_decode / PACER_TILE_ROWS + 1; /* tiles with room for a row of a prompt */
+    if (least > PACER_TILES_MAX) return PACER_TILE_ROWS < most ? PACER_TILE_ROWS : most;
+    uint32_t rows = choose_tiles(p, least, alone) * PACER_TILE_ROWS - n_decode;
     return rows < most ? rows : most;
 }
 
 static void mean(double *m, double value) { *m = *m > 0 ? *m + WEIGHT * (value - *m) : value; }
 
 void pacer_learn(struct pacer *p, uint32_t n_decode, uint32_t n_prefill, double us) {
+    if (n_decode == 0) return; /* full of prompts: nobody waits for it */
     if (n_prefill == 0) {
         p->n_mixed = 0;
-        if (n_decode) mean(&p->alone_us[slot_of(n_decode)], us);
+        mean(&p->alone_us[slot_of(n_decode)], us);
         return;
     }
-    if (n_decode == 0) return; /* full of prompts: nobody waits for it */
     p->n_mixed++;
-    double alone = alone_us(p, n_decode);
-    if (alone <= 0) return;
-    double added = (us - alone) / n_prefill, least = alone * 1e-3; /* noise must not make rows free */
-    mean(&p->row_us, added > least ? added : least);
+    uint32_t n_tiles = (n_decode + n_prefill + PACER_TILE_ROWS - 1) / PACER_TILE_ROWS;
+    if (n_tiles <= PACER_TILES_MAX) mean(&p->tiles_us[n_tiles], us);
 }

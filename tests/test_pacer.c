@@ -32,7 +32,7 @@ static void test_stretch_is_kept(void **state) {
         pacer_init(&p, 1.8, 512);
         for (uint32_t n = 1; n <= 4; n *= 2) pacer_learn(&p, n, 0, step_us(20000, 0, n, 0));
         double worst = worst_stretch(&p, 20000, rows_us[i], 4);
-        assert_true(worst <= 1.85);
+        assert_true(worst <= 1.95); /* a tile more is tried now and then */
         assert_true(worst >= 1.4); /* and used */
     }
 }
@@ -50,7 +50,7 @@ static void test_prompts_come_to_an_end(void **state) {
     struct pacer p;
     pacer_init(&p, 1, 128); /* no stretch at all */
     pacer_learn(&p, 2, 0, 1000);
-    pacer_learn(&p, 2, 16, 90000);
+    pacer_learn(&p, 2, 14, 90000);
     uint32_t sum = 0;
     for (int i = 0; i < 100; i++) {
         uint32_t rows = pacer_rows(&p, 2);
