@@ -151,6 +151,19 @@ static void test_stop(void **state) {
     json_decref(root);
 }
 
+/* The tokens from `first` on make up `want`, each at its offset. */
+static void assert_offsets(const json_t *scores, size_t first, const char *want) {
+    char text[100] = "";
+    for (size_t i = first; i < json_array_size(at(scores, "tokens")); i++) {
+        char path[64];
+        snprintf(path, sizeof path, "text_offset.%zu", i);
+        assert_int_equal(whole_at(scores, path), strlen(text));
+        snprintf(path, sizeof path, "tokens.%zu", i);
+        strcat(text, text_at(scores, path));
+    }
+    assert_string_equal(text, want);
+}
+
 /* ---- log-probabilities ---- */
 
 static void test_echo_scores(void **state) {
@@ -162,17 +175,12 @@ static void test_echo_scores(void **state) {
     size_t n = json_array_size(at(scores, "tokens"));
     assert_int_equal(n, service.requests[0].asked.sequence.n_prompt + 2);
     assert_true(json_is_null(at(scores, "token_logprobs.0")) && json_is_null(at(scores, "top_logprobs.0")));
-    char text[100] = "";
-    for (size_t i = 0; i < n; i++) {
+    assert_offsets(scores, 0, "A violinThe violin");
+    for (size_t i = 1; i < n; i++) {
         char path[64];
-        snprintf(path, sizeof path, "text_offset.%zu", i);
-        assert_int_equal(whole_at(scores, path), strlen(text));
-        snprintf(path, sizeof path, "tokens.%zu", i);
-        strcat(text, text_at(scores, path));
         snprintf(path, sizeof path, "top_logprobs.%zu", i);
-        if (i) assert_int_equal(json_object_size(at(scores, path)), 3); /* the chosen one is among them */
+        assert_int_equal(json_object_size(at(scores, path)), 3); /* the chosen one is among them */
     }
-    assert_string_equal(text, "A violinThe violin");
     json_decref(root);
     root = post("/v1/completions", "{\"prompt\": \"A violin\", \"max_tokens\": 0, \"echo\": true, \"logprobs\": 0}");
     assert_is(root, "choices.0.text", "A violin");
@@ -200,17 +208,7 @@ static void test_echo_bos(void **state) {
     assert_int_equal(strncmp(text_at(root, "choices.0.text"), "on thethe", 9), 0);
     assert_int_equal(service.requests[0].prompt[0], tokenizer_bos(model.tokenizer));
     const json_t *scores = at(root, "choices.0.logprobs");
-    size_t n = json_array_size(at(scores, "tokens"));
-    assert_int_equal(whole_at(scores, "text_offset.1"), 0);
-    char text[100] = "";
-    for (size_t i = 1; i < n; i++) {
-        char path[64];
-        snprintf(path, sizeof path, "text_offset.%zu", i);
-        assert_int_equal(whole_at(scores, path), strlen(text));
-        snprintf(path, sizeof path, "tokens.%zu", i);
-        strcat(text, text_at(scores, path));
-    }
-    assert_string_equal(text, text_at(root, "choices.0.text"));
+    assert_offsets(scores, 1, text_at(root, "choices.0.text"));
     json_decref(root);
 }
 
