@@ -2,6 +2,7 @@
 
 #define WEIGHT 0.2      /* of a new time in a mean */
 #define ALONE_EVERY 48  /* of mixed steps that follow each other, one is for measuring */
+#define FEW_ROWS 8      /* of a step that kernels for few rows take at once */
 #define FORGET 0.9995   /* of a time that was too long, at each step: it is tried again some day */
 
 void pacer_init(struct pacer *p, double stretch, uint32_t rows_max) {
@@ -37,7 +38,13 @@ static uint32_t choose_tiles(struct pacer *p, uint32_t least, double alone) {
     return n;
 }
 
-uint32_t pacer_rows(struct pacer *p, uint32_t n_decode) {
+/* Where even one tile is too long and fewer wait for it than are held up by it, half of a step of few rows is for
+ * prompts. Beside more answers than that their part would be too small to get anywhere. */
+static int is_tile_too_long(const struct pacer *p, uint32_t n_decode, uint32_t n_prompts, double alone) {
+    return n_prompts <= n_decode && n_decode <= FEW_ROWS / 2 && p->tiles_us[1] > p->stretch * alone;
+}
+
+uint32_t pacer_rows(struct pacer *p, uint32_t n_decode, uint32_t n_prompts) {
     uint32_t most = n_decode < p->rows_max ? p->rows_max - n_decode : 0;
     if (n_decode == 0) return most;
     double alone = alone_us(p, n_decode);
@@ -45,6 +52,10 @@ uint32_t pacer_rows(struct pacer *p, uint32_t n_decode) {
     uint32_t least = n_decode / PACER_TILE_ROWS + 1; /* tiles with room for a row of a prompt */
     if (least > PACER_TILES_MAX) return PACER_TILE_ROWS < most ? PACER_TILE_ROWS : most;
     uint32_t rows = choose_tiles(p, least, alone) * PACER_TILE_ROWS - n_decode;
+    if (is_tile_too_long(p, n_decode, n_prompts, alone)) {
+        p->tiles_us[1] *= FORGET;
+        rows = FEW_ROWS - n_decode;
+    }
     return rows < most ? rows : most;
 }
 
@@ -58,6 +69,7 @@ void pacer_learn(struct pacer *p, uint32_t n_decode, uint32_t n_prefill, double 
         return;
     }
     p->n_mixed++;
+    if (n_decode + n_prefill <= FEW_ROWS) return; /* no tile */
     uint32_t n_tiles = (n_decode + n_prefill + PACER_TILE_ROWS - 1) / PACER_TILE_ROWS;
     if (n_tiles <= PACER_TILES_MAX) mean(&p->tiles_us[n_tiles], us);
 }

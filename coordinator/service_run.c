@@ -291,7 +291,8 @@ static err steps_submit(struct service *s) {
         int has_step;
         scheduler_counts(s->scheduler, &before);
         uint32_t n_groups = s->status.n_stages, n_decode = (before.n_decoding + n_groups - 1) / n_groups;
-        TRY(scheduler_next(s->scheduler, pacer_rows(&s->pacer, n_decode), &step, &has_step));
+        uint32_t n_prompts = (before.n_waiting + before.n_running - before.n_decoding + n_groups - 1) / n_groups;
+        TRY(scheduler_next(s->scheduler, pacer_rows(&s->pacer, n_decode, n_prompts), &step, &has_step));
         if (!has_step) return OK;
         scheduler_counts(s->scheduler, &after);
         s->sent[s->n_sent++ % engine_depth(s->engine)] = (struct sent_step){
