@@ -57,6 +57,7 @@ struct weight {
     int is_table; /* looked up by row; held whole */
     enum axis out_axis; /* of a vector: its only axis */
     enum axis in_axis;
+    uint32_t n_experts, n_used; /* so many matrices of this shape, of which a row multiplies n_used; 0: one */
 };
 
 #define OP_LIST(X)                                                             \

@@ -264,7 +264,7 @@ static json_t *json_layers(const struct plan_message *m) {
 
 static json_t *json_shares(const struct plan_message *m) {
     json_t *a = json_array();
-    for (uint32_t i = 0; i < m->n_shards; i++)
+    for (size_t i = 0; i < (size_t)m->n_stages * m->n_shards; i++)
         json_array_append_new(a, json_real((double)m->shares[i]));
     return a;
 }
@@ -329,13 +329,16 @@ static err get_layers(const json_t *root, struct plan_message *m) {
 
 static err get_shares(const json_t *root, struct plan_message *m) {
     const json_t *a;
-    TRY(get_array(root, "shares", 1, PLAN_SHARDS_MAX, &a));
-    m->n_shards = (uint32_t)json_array_size(a);
-    TRY(NEW(m->shares, m->n_shards));
-    for (uint32_t i = 0; i < m->n_shards; i++) {
+    TRY(get_array(root, "shares", m->n_stages, (size_t)m->n_stages * PLAN_SHARDS_MAX, &a));
+    size_t n = json_array_size(a);
+    if (n % m->n_stages)
+        return err_set(ERR_INTERNAL, "plan: %zu shares for %u stages", n, m->n_stages);
+    m->n_shards = (uint32_t)(n / m->n_stages);
+    TRY(NEW(m->shares, n));
+    for (size_t i = 0; i < n; i++) {
         float share = (float)json_number_value(json_array_get(a, i));
         if (!isfinite(share) || share <= 0)
-            return err_set(ERR_INTERNAL, "plan: share %u is no positive number", i);
+            return err_set(ERR_INTERNAL, "plan: share %zu is no positive number", i);
         m->shares[i] = share;
     }
     return OK;

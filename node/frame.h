@@ -136,7 +136,7 @@ struct plan_message {
     char model[1024];
     uint32_t n_stages, n_shards;      /* rank = stage * n_shards + shard */
     uint32_t *layer_begin;            /* [n_stages + 1] */
-    float *shares;                    /* [n_shards] */
+    float *shares;                    /* [n_stages][n_shards] */
     uint32_t rows_max, n_blocks, context_max;
     uint32_t deadline_ms;             /* of every wait between ranks */
     uint32_t threads;                 /* of a rank on a CPU device; 0: its share of its host's cores */

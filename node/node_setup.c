@@ -215,7 +215,7 @@ static err cells_place(struct node *n) {
     for (int i = 0; i < n->size; i++) {
         uint32_t stage = (uint32_t)i / m->n_shards, shard = (uint32_t)i % m->n_shards;
         struct cell c = {m->n_stages, m->n_shards, stage, shard, m->layer_begin[stage],
-                         m->layer_begin[stage + 1], m->shares};
+                         m->layer_begin[stage + 1], m->shares + (size_t)stage * m->n_shards};
         char place[48];
         int len = snprintf(place, sizeof place, "layers %u-%u", c.layer_begin, c.layer_end);
         if (m->n_shards > 1)

@@ -180,7 +180,7 @@ static uint64_t cell_work_bytes(const struct program *p, const struct plan *plan
 
 static void cell_fill(const struct program *p, const struct plan *plan, struct holding *scratch,
                       struct plan_cell *c) {
-    cut_make(p, plan->n_shards, c->shard, plan->shares, &c->cut);
+    cut_make(p, plan->n_shards, c->shard, plan->shares + (size_t)c->stage * plan->n_shards, &c->cut);
     c->weight_bytes = weight_bytes(p, &c->cut, c->layer_begin, c->layer_end, scratch);
     c->kv_bytes = cell_kv_bytes(p, c, plan->n_blocks);
     c->work_bytes = cell_work_bytes(p, plan, c);
@@ -190,13 +190,13 @@ static void cell_fill(const struct program *p, const struct plan *plan, struct h
 
 static err plan_fill(const struct program *p, struct plan *plan, struct holding *scratch) {
     TRY(NEW(plan->layer_begin, plan->n_stages + 1));
-    TRY(NEW(plan->shares, plan->n_shards));
+    TRY(NEW(plan->shares, plan->n_ranks));
     TRY(NEW(plan->cells, plan->n_ranks));
-    for (uint32_t s = 0; s < plan->n_shards; s++) plan->shares[s] = 1;
+    for (uint32_t r = 0; r < plan->n_ranks; r++) plan->shares[r] = 1;
     TRY(cut_layers(p, plan->n_stages, scratch, plan->layer_begin));
     for (uint32_t r = 0; r < plan->n_ranks; r++) {
         struct plan_cell *c = &plan->cells[r];
-        c->rank = r;
+        c->rank = c->device = r;
         c->stage = r / plan->n_shards;
         c->shard = r % plan->n_shards;
         c->layer_begin = plan->layer_begin[c->stage];

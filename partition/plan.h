@@ -20,7 +20,8 @@ struct plan_request {
 
 /* One rank. All memory in bytes. */
 struct plan_cell {
-    uint32_t rank, stage, shard;
+    uint32_t rank, stage, shard; /* rank: of the plan, not of the job */
+    uint32_t device;             /* of the cluster that the plan was made for, which in a job is its rank there */
     uint32_t layer_begin, layer_end;
     struct cut cut;
     uint64_t weight_bytes; /* packed */
@@ -32,7 +33,7 @@ struct plan {
     uint32_t n_stages, n_shards, n_ranks; /* rank = stage * n_shards + shard */
     uint32_t context, n_blocks, rows_max; /* n_blocks: KV blocks of all sequences */
     uint32_t *layer_begin;          /* [n_stages + 1] */
-    float *shares;                  /* [n_shards] */
+    float *shares;                  /* [n_stages][n_shards] */
     struct plan_cell *cells;        /* [n_ranks] */
 };
 

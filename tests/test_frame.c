@@ -281,7 +281,7 @@ static void test_largest_step(void **state) {
 static void test_plan_round_trip(void **state) {
     (void)state;
     uint32_t begin[] = {0, 3, 8};
-    float shares[] = {1, 0.3f, 2};
+    float shares[] = {1, 0.3f, 2, 4, 1, 0.5f};
     struct plan_message m = {.model = "/models/\"quoted\" \\ ü.gguf", .n_stages = 2, .n_shards = 3,
                              .layer_begin = begin, .shares = shares, .rows_max = 512,
                              .n_blocks = 100000, .context_max = 131072, .deadline_ms = 60000, .threads = 3,

@@ -140,9 +140,9 @@ static int job_end(struct job *j, double limit_s) {
 static void job_plan(struct job *j, const char *model, uint32_t n_stages, uint32_t n_shards,
                      uint32_t deadline_ms) {
     uint32_t begin[8];
-    float shares[8];
+    float shares[64];
     for (uint32_t i = 0; i <= n_stages; i++) begin[i] = n_layers * i / n_stages;
-    for (uint32_t i = 0; i < n_shards; i++) shares[i] = 1.0f + (float)i / 2; /* unequal */
+    for (uint32_t i = 0; i < n_stages * n_shards; i++) shares[i] = 1.0f + (float)i / 2; /* unequal */
     struct plan_message m = {.n_stages = n_stages, .n_shards = n_shards, .layer_begin = begin,
                              .shares = shares, .rows_max = 32, .n_blocks = 16, .context_max = 256,
                              .deadline_ms = deadline_ms, .is_reference = !device};

@@ -1,0 +1,85 @@
+/* Cluster: the hosts, devices and links that a plan is made for: measured by a job (node/probe.h), described by a
+ * file, or measured and corrected by a file. Plain data; pure functions.
+ *
+ * A file of it (libconfig; configs/clusters/ has examples, docs/planning.md explains every key):
+ *
+ *     links = { latency_us = 50.0; gbit_s = 10.0; };      between hosts, where nothing else is said
+ *     inside = { latency_us = 1.0; gbit_s = 80.0; };      between ranks of a host
+ *     hosts = {
+ *         alpha = {                                       by name; count = 4 makes alpha-1 .. alpha-4
+ *             memory_gb = 64.0;
+ *             gbit_s = 1.0; latency_us = 500.0;           of this host's own port: the slower of two ports counts
+ *             devices = {                                 the i-th rank of the host takes the i-th of them
+ *                 gpu = { device = "NVIDIA"; index = 0; memory_gb = 24.0; read_gb_s = 900.0; int8_gop_s = 200000.0; };
+ *                 cpu = { device = "pthread"; threads = 8; read_gb_s = 40.0; };
+ *             };
+ *         };
+ *     };
+ *
+ * In a run only what a file says replaces what was measured, so a file may just choose devices. */
+#ifndef PARTITION_CLUSTER_H
+#define PARTITION_CLUSTER_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "model/format.h"
+
+/* How fast a device is, sustained; seconds of wall time. 0: not known; cluster_complete fills it from what is. */
+struct device_rates {
+    double read_per_s;                /* bytes of a plain read of its memory */
+    double int8_per_s, f32_per_s;     /* operations (2 per product) of dots of bytes, of fma */
+    double row_per_s[N_FORMATS];      /* bytes of packed weights per second, products of one row */
+    double products_per_s[N_FORMATS]; /* multiplications and additions (2 per product) per second, of many rows */
+    double launch_s;                  /* an op that has next to nothing to do, in a queue of them */
+    double step_s;                    /* to begin and to end a step: what goes to the device, the wait for it */
+    double copy_per_s;                /* bytes between host and device; 0 with is_host: they share memory */
+    double pack_per_s;                /* bytes of a file packed while loading */
+};
+
+struct cluster_device {
+    uint32_t host;         /* index */
+    int rank;              /* of the job; -1: described only */
+    char name[128];        /* "PLATFORM / DEVICE", or the name in the file */
+    char select[256];      /* part of that name by which the rank finds it; "": the best */
+    uint32_t index;        /* of those that fit `select`, from 0 */
+    uint32_t threads;      /* of a CPU device; 0: its share of the host's cores */
+    int is_host;           /* its memory is the host's */
+    uint64_t memory_bytes; /* of its own; is_host: the most this rank may take, 0: what the host has */
+    struct device_rates rates;
+};
+
+/* One way: a message of n bytes takes latency_s + n / bytes_per_s. */
+struct cluster_link {
+    double latency_s, bytes_per_s;
+};
+
+struct cluster_host {
+    char name[256];
+    uint64_t memory_bytes;    /* free for the job */
+    double file_per_s;        /* bytes of the model's file that it reads per second; 0: not known */
+    struct cluster_link port; /* described; 0: as the cluster's */
+};
+
+struct cluster {
+    uint32_t n_hosts, n_devices;
+    struct cluster_host *hosts;
+    struct cluster_device *devices; /* of a job: [n_ranks], by rank */
+    struct cluster_link between, inside; /* hosts; ranks of a host */
+    struct cluster_link *measured;  /* [n_hosts][n_hosts] or NULL; bytes_per_s 0 where not measured */
+};
+
+void cluster_free(struct cluster *c);
+
+/* Reads a description. ERR_CONFIG names file, line and key. */
+err cluster_read(const char *path, struct cluster **out);
+/* Puts what a file says over what was measured, hosts by name; the i-th device of a host of the file is that of
+ * the i-th rank there. Hosts that the job does not have are passed over. */
+err cluster_correct(struct cluster *c, const char *path);
+/* Fills rates that are not known from those that are (row_per_s from read_per_s, products from int8 and f32). */
+void cluster_complete(struct cluster *c);
+
+/* The way between two devices (hosts of devices a and b). */
+struct cluster_link cluster_link_of(const struct cluster *c, uint32_t a, uint32_t b);
+
+#endif
