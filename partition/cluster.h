@@ -58,7 +58,8 @@ struct cluster_host {
     char name[256];
     uint64_t memory_bytes;    /* free for the job */
     double file_per_s;        /* bytes of the model's file that it reads per second; 0: not known */
-    struct cluster_link port; /* described; 0: as the cluster's */
+    struct cluster_link port;   /* described; 0: as the cluster's `between` */
+    struct cluster_link inside; /* the same of `inside` */
 };
 
 struct cluster {
@@ -66,7 +67,8 @@ struct cluster {
     struct cluster_host *hosts;
     struct cluster_device *devices; /* of a job: [n_ranks], by rank */
     struct cluster_link between, inside; /* hosts; ranks of a host */
-    struct cluster_link *measured;  /* [n_hosts][n_hosts] or NULL; bytes_per_s 0 where not measured */
+    struct cluster_link *measured;  /* [n_hosts][n_hosts] or NULL, from row to column, in a host on the diagonal;
+                                       bytes_per_s 0 where not measured */
 };
 
 void cluster_free(struct cluster *c);
@@ -76,10 +78,11 @@ err cluster_read(const char *path, struct cluster **out);
 /* Puts what a file says over what was measured, hosts by name; the i-th device of a host of the file is that of
  * the i-th rank there. Hosts that the job does not have are passed over. */
 err cluster_correct(struct cluster *c, const char *path);
-/* Fills rates that are not known from those that are (row_per_s from read_per_s, products from int8 and f32). */
+/* Fills rates that are not known from those that are (row_per_s from read_per_s, products from int8 and f32), and
+ * where nothing is known with the same for all, so that every one but copy_per_s of a host device is positive. */
 void cluster_complete(struct cluster *c);
 
-/* The way between two devices (hosts of devices a and b). */
+/* The way from device a to device b: what was measured between their hosts, else what is described. */
 struct cluster_link cluster_link_of(const struct cluster *c, uint32_t a, uint32_t b);
 
 #endif

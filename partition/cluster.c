@@ -1,0 +1,67 @@
+#include "partition/cluster.h"
+
+#include <stdlib.h>
+
+/* What is taken where nothing else is known; sources: docs/planning.md. */
+#define READ_PER_S 10e9     /* bytes, of a device of which nothing is known: all such devices are alike */
+#define INT8_PER_BYTE 20.0  /* operations on bytes in the time in which one byte is read */
+#define F32_PER_BYTE 5.0    /* the same of floats */
+#define ROW_SHARE 0.9       /* of a plain read, that products of one row reach */
+#define PRODUCTS_SHARE 0.6  /* of the peak of dots, that products of many rows reach */
+#define LAUNCH_S 5e-6
+#define STEP_S 40e-6
+#define COPY_PER_S 12e9     /* bytes; a device with memory of its own */
+#define PACK_PER_S 0.5e9    /* bytes */
+#define FILE_PER_S 1e9      /* bytes */
+
+void cluster_free(struct cluster *c) {
+    if (!c) return;
+    free(c->hosts);
+    free(c->devices);
+    free(c->measured);
+    free(c);
+}
+
+static void fill(double *rate, double value) {
+    if (!(*rate > 0)) *rate = value;
+}
+
+static void rates_complete(struct device_rates *r, int is_host) {
+    fill(&r->read_per_s, READ_PER_S);
+    fill(&r->int8_per_s, r->read_per_s * INT8_PER_BYTE);
+    fill(&r->f32_per_s, r->read_per_s * F32_PER_BYTE);
+    for (int f = 0; f < N_FORMATS; f++) {
+        fill(&r->row_per_s[f], r->read_per_s * ROW_SHARE);
+        fill(&r->products_per_s[f],
+             PRODUCTS_SHARE * (format_info((enum format)f)->is_quantised ? r->int8_per_s : r->f32_per_s));
+    }
+    fill(&r->launch_s, LAUNCH_S);
+    fill(&r->step_s, STEP_S);
+    if (!is_host) fill(&r->copy_per_s, COPY_PER_S);
+    fill(&r->pack_per_s, PACK_PER_S);
+}
+
+void cluster_complete(struct cluster *c) {
+    for (uint32_t i = 0; i < c->n_devices; i++) rates_complete(&c->devices[i].rates, c->devices[i].is_host);
+    for (uint32_t i = 0; i < c->n_hosts; i++) fill(&c->hosts[i].file_per_s, FILE_PER_S);
+}
+
+/* ---- links ---- */
+
+/* What is said of one end, else what is said of all. */
+static struct cluster_link link_or(struct cluster_link said, struct cluster_link all) {
+    return (struct cluster_link){said.latency_s > 0 ? said.latency_s : all.latency_s,
+                                 said.bytes_per_s > 0 ? said.bytes_per_s : all.bytes_per_s};
+}
+
+struct cluster_link cluster_link_of(const struct cluster *c, uint32_t a, uint32_t b) {
+    uint32_t from = c->devices[a].host, to = c->devices[b].host;
+    if (c->measured) {
+        struct cluster_link m = c->measured[(size_t)from * c->n_hosts + to];
+        if (m.bytes_per_s > 0) return m;
+    }
+    if (from == to) return link_or(c->hosts[from].inside, c->inside);
+    struct cluster_link one = link_or(c->hosts[from].port, c->between), two = link_or(c->hosts[to].port, c->between);
+    return (struct cluster_link){one.latency_s > two.latency_s ? one.latency_s : two.latency_s,
+                                 one.bytes_per_s < two.bytes_per_s ? one.bytes_per_s : two.bytes_per_s};
+}
