@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "model/device_rates.h"
 #include "model/limits.h"
 
 #define FRAME_MAGIC 0x56415243u /* "CRAV" */
@@ -20,7 +21,8 @@ enum frame_kind {
     /* job -> coordinator */
     FRAME_HELLO = 1, /* JSON [{rank, host, pid, n_cores, memory_bytes}] of all ranks: the
                         cores this process may use, the memory its host has free */
-    FRAME_PROGRESS,  /* JSON {loaded_bytes, total_bytes} of the job, while loading */
+    FRAME_PROGRESS,  /* JSON {loaded_bytes, total_bytes} of the job, while loading; {measured, to_measure} before
+                        FRAME_PROBED, in parts of whatever size */
     FRAME_READY,     /* JSON [{rank, host, platform, device, memory_bytes, layer_begin, layer_end,
                         shard, weight_bytes, kv_bytes, bytes_read, load_s}]; memory of the device */
     FRAME_RESULT,    /* struct result; the id of its step */
@@ -28,9 +30,11 @@ enum frame_kind {
     FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, rss_bytes, compute_s, wait_s, share_s, n_steps,
                         bytes_sent, bytes_received}]: wait_s for the stage before, share_s for
                         the other shards */
+    FRAME_PROBED,    /* JSON, struct probed: what every rank measured */
     FRAME_ERROR,     /* JSON {rank, host, code, text}, code as err_name; the job ends after it */
     /* coordinator -> job, walks forward through the stages */
     FRAME_PLAN = 32, /* JSON, see struct plan_message */
+    FRAME_PROBE,     /* JSON, struct probe_message; may come before FRAME_PLAN, more than once */
     FRAME_STEP,      /* struct step */
     FRAME_PING,      /* empty. Keeps the job alive: send one every second when idle */
     FRAME_GET_STATS, /* empty */
@@ -147,5 +151,51 @@ err plan_message_put(const struct plan_message *m, struct bytes *json);
 /* Validates; on failure nothing is left to free. */
 err plan_message_get(const char *json, size_t n, struct plan_message *out);
 void plan_message_free(struct plan_message *m);
+
+/* What FRAME_PROBE asks for: the device that each rank would use. */
+struct probe_device {
+    char select[256]; /* part of "PLATFORM / DEVICE"; "": the best */
+    uint32_t index;   /* of those that fit, from 0 */
+    uint32_t threads; /* of a CPU device; 0: its share of the host's cores */
+};
+struct probe_message {
+    int is_again;                   /* measure what is known already, too */
+    int is_reference;               /* plain C in place of devices */
+    uint8_t has_format[N_FORMATS];  /* of the model's matrices */
+    uint32_t deadline_ms;           /* of every wait between ranks */
+    uint32_t n_ranks;
+    struct probe_device *devices;   /* [n_ranks] */
+};
+err probe_message_put(const struct probe_message *m, struct bytes *json);
+/* Validates; on failure nothing is left to free. */
+err probe_message_get(const char *json, size_t n, struct probe_message *out);
+void probe_message_free(struct probe_message *m);
+
+/* What FRAME_PROBED answers. One way between two ranks: a message of n bytes takes latency_s + n / bytes_per_s;
+ * measured there and back, so that it stands for both ways. */
+struct probed_link {
+    uint32_t to; /* rank */
+    double latency_s, bytes_per_s;
+};
+struct probed_rank {
+    char device[128]; /* "PLATFORM / DEVICE" */
+    int is_host;      /* its memory is the host's */
+    int is_cached;    /* all of the device's rates were known from before */
+    uint64_t memory_bytes; /* of the device */
+    uint32_t threads;      /* that computed; 0: no CPU device */
+    struct device_rates rates;
+    uint32_t n_links;
+    struct probed_link *links; /* that this rank measured; belongs to the struct */
+};
+struct probed {
+    uint32_t n_ranks;
+    struct probed_rank *ranks; /* [n_ranks] */
+};
+/* One rank's own, a JSON object; the frame is an array of them in any order. Device names may hold any bytes. */
+err probed_put_rank(int rank, const struct probed_rank *r, struct bytes *json);
+/* Validates: every rank once, all numbers finite and not negative, links of other ranks. On failure nothing is left
+ * to free. */
+err probed_get(const char *json, size_t n, struct probed *out);
+void probed_free(struct probed *p);
 
 #endif

@@ -23,19 +23,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
-#include "model/format.h"
-
-/* How fast a device is, sustained; seconds of wall time. 0: not known; cluster_complete fills it from what is. */
-struct device_rates {
-    double read_per_s;                /* bytes of a plain read of its memory */
-    double int8_per_s, f32_per_s;     /* operations (2 per product) of dots of bytes, of fma */
-    double row_per_s[N_FORMATS];      /* bytes of packed weights per second, products of one row */
-    double products_per_s[N_FORMATS]; /* multiplications and additions (2 per product) per second, of many rows */
-    double launch_s;                  /* an op that has next to nothing to do, in a queue of them */
-    double step_s;                    /* to begin and to end a step: what goes to the device, the wait for it */
-    double copy_per_s;                /* bytes between host and device; 0 with is_host: they share memory */
-    double pack_per_s;                /* bytes of a file packed while loading */
-};
+#include "model/device_rates.h"
 
 struct cluster_device {
     uint32_t host;         /* index */
@@ -46,7 +34,7 @@ struct cluster_device {
     uint32_t threads;      /* of a CPU device; 0: its share of the host's cores */
     int is_host;           /* its memory is the host's */
     uint64_t memory_bytes; /* of its own; is_host: the most this rank may take, 0: what the host has */
-    struct device_rates rates;
+    struct device_rates rates; /* 0: not known; cluster_complete fills it from what is */
 };
 
 /* One way: a message of n bytes takes latency_s + n / bytes_per_s. */

@@ -1,0 +1,78 @@
+#include "coordinator/measured.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define OWN_LIMIT 0.9 /* ranks of a host say what is free at different moments: less than this is another limit */
+
+/* The hosts of all ranks, each once. */
+static void hosts_take(const struct engine_rank *ranks, struct cluster *c) {
+    for (uint32_t r = 0; r < c->n_devices; r++) {
+        uint32_t h = 0;
+        while (h < c->n_hosts && strcmp(c->hosts[h].name, ranks[r].host) != 0) h++;
+        struct cluster_host *host = &c->hosts[h];
+        if (h == c->n_hosts) snprintf(c->hosts[c->n_hosts++].name, sizeof host->name, "%s", ranks[r].host);
+        if (ranks[r].memory_bytes > host->memory_bytes) host->memory_bytes = ranks[r].memory_bytes;
+        c->devices[r].host = h;
+    }
+}
+
+static void device_take(const struct probed_rank *p, const struct probe_device *asked, const struct engine_rank *rank,
+                        const struct cluster *c, struct cluster_device *d) {
+    double host_bytes = (double)c->hosts[d->host].memory_bytes;
+    snprintf(d->name, sizeof d->name, "%s", p->device);
+    snprintf(d->select, sizeof d->select, "%s", asked->select);
+    d->index = asked->index;
+    d->threads = asked->threads;
+    d->is_host = p->is_host;
+    d->rates = p->rates;
+    if (!p->is_host) d->memory_bytes = p->memory_bytes;
+    else if ((double)rank->memory_bytes < OWN_LIMIT * host_bytes) d->memory_bytes = rank->memory_bytes;
+}
+
+static void slowest_take(struct cluster_link *slowest, const struct cluster_link *l) {
+    if (l->latency_s > slowest->latency_s) slowest->latency_s = l->latency_s;
+    if (slowest->bytes_per_s <= 0 || l->bytes_per_s < slowest->bytes_per_s) slowest->bytes_per_s = l->bytes_per_s;
+}
+
+static void link_take(struct cluster *c, uint32_t from, const struct probed_link *p) {
+    uint32_t a = c->devices[from].host, b = c->devices[p->to].host;
+    const struct cluster_link l = {p->latency_s, p->bytes_per_s};
+    if (!(l.bytes_per_s > 0)) return;
+    slowest_take(a == b ? &c->inside : &c->between, &l);
+    c->measured[(size_t)a * c->n_hosts + b] = c->measured[(size_t)b * c->n_hosts + a] = l;
+}
+
+static err cluster_fill(const struct engine_rank *ranks, const struct probe_message *asked, const struct probed *p,
+                        struct cluster *c) {
+    TRY(NEW(c->hosts, p->n_ranks));
+    TRY(NEW(c->devices, p->n_ranks));
+    c->n_devices = p->n_ranks;
+    hosts_take(ranks, c);
+    TRY(NEW(c->measured, (size_t)c->n_hosts * c->n_hosts));
+    for (uint32_t r = 0; r < p->n_ranks; r++) {
+        c->devices[r].rank = (int)r;
+        device_take(&p->ranks[r], &asked->devices[r], &ranks[r], c, &c->devices[r]);
+    }
+    for (uint32_t r = 0; r < p->n_ranks; r++)
+        for (uint32_t i = 0; i < p->ranks[r].n_links; i++) link_take(c, r, &p->ranks[r].links[i]);
+    return OK;
+}
+
+err measured_cluster(const struct engine_rank *ranks, uint32_t n_ranks, const struct probe_message *asked,
+                     const char *body, size_t n, struct cluster **out) {
+    struct probed p;
+    struct cluster *c;
+    TRY(probed_get(body, n, &p));
+    err e = OK;
+    if (p.n_ranks != n_ranks || asked->n_ranks != n_ranks)
+        e = err_set(ERR_JOB, "%u ranks of %u were measured, %u were asked", p.n_ranks, n_ranks, asked->n_ranks);
+    if (e == OK) e = NEW(c, 1);
+    if (e == OK) {
+        e = cluster_fill(ranks, asked, &p, c);
+        if (e == OK) *out = c;
+        else cluster_free(c);
+    }
+    probed_free(&p);
+    return e;
+}

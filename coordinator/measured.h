@@ -1,0 +1,17 @@
+/* Measured: the cluster that a job turned out to be, from what its ranks said and measured. Pure. */
+#ifndef COORDINATOR_MEASURED_H
+#define COORDINATOR_MEASURED_H
+
+#include "coordinator/engine.h"
+#include "node/frame.h"
+#include "partition/cluster.h"
+
+/* `ranks` [n_ranks] as hello filled them (host, memory_bytes); `asked` is what FRAME_PROBE said; `body` [n] that of
+ * FRAME_PROBED. Devices are by rank, hosts in the order of their first rank. Links stand in `measured`, both ways
+ * alike, and as the slowest of each kind in `between` and `inside`. A rank that may use clearly less memory than
+ * others of its host (a control group of its own) has that as its device's memory_bytes. Rates that nobody measured
+ * stay 0. */
+err measured_cluster(const struct engine_rank *ranks, uint32_t n_ranks, const struct probe_message *asked,
+                     const char *body, size_t n, struct cluster **out);
+
+#endif

@@ -1,0 +1,266 @@
+/* What ranks measure on its way to the planner: frames, their decoders against hostile bodies, the cluster made of
+ * them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "coordinator/measured.h"
+#include "node/frame.h"
+
+enum { N_RANKS = 4 };
+
+/* Two ranks on "alpha", one on "beta", one on "gamma"; the fourth has a device with memory of its own. */
+static const struct engine_rank ranks[N_RANKS] = {{.host = "alpha", .memory_bytes = 64000000000},
+                                                  {.host = "beta", .memory_bytes = 8000000000},
+                                                  {.host = "alpha", .memory_bytes = 63900000000},
+                                                  {.host = "gamma", .memory_bytes = 16000000000}};
+static struct probe_device devices[N_RANKS] = {{"pthread", 0, 4}, {"", 0, 0}, {"pthread", 0, 4}, {"NVIDIA", 1, 0}};
+
+static struct probe_message asked(void) {
+    struct probe_message m = {.is_again = 1, .deadline_ms = 60000, .n_ranks = N_RANKS, .devices = devices};
+    m.has_format[FORMAT_Q4_K] = m.has_format[FORMAT_Q6_K] = 1;
+    return m;
+}
+
+static struct probed_link of_0[] = {{1, 50e-6, 1.2e9}, {2, 1e-6, 8e9}, {3, 600e-6, 1.1e8}}, of_1[] = {{3, 500e-6, 1.15e8}};
+
+static void answers(struct probed_rank r[N_RANKS]) {
+    static const struct device_rates rates = {.read_per_s = 28.5e9, .int8_per_s = 6e11, .f32_per_s = 8e10,
+        .row_per_s = {[FORMAT_Q4_K] = 24.25e9}, .products_per_s = {[FORMAT_Q4_K] = 3e11, [FORMAT_Q6_K] = 1.0 / 3},
+        .launch_s = 4e-6, .step_s = 40e-6, .pack_per_s = 1e9};
+    for (int i = 0; i < N_RANKS; i++) {
+        r[i] = (struct probed_rank){.is_host = i < 3, .is_cached = i == 1, .memory_bytes = 24000000000,
+                                    .threads = 2, .rates = rates};
+        snprintf(r[i].device, sizeof r[i].device, "Some Platform / device-%d", i);
+    }
+    r[3].rates.copy_per_s = 12e9;
+    r[0].links = of_0;
+    r[0].n_links = 3;
+    r[1].links = of_1;
+    r[1].n_links = 1;
+}
+
+/* As rank 0 puts them together, in the order in which they came. */
+static void body_make(struct bytes *out) {
+    static const int order[N_RANKS] = {2, 0, 3, 1};
+    struct probed_rank r[N_RANKS];
+    answers(r);
+    for (int i = 0; i < N_RANKS; i++) {
+        assert_int_equal(bytes_append_str(out, i ? "," : "["), OK);
+        assert_int_equal(probed_put_rank(order[i], &r[order[i]], out), OK);
+    }
+    assert_int_equal(bytes_append_str(out, "]"), OK);
+}
+
+static void test_probe_round_trip(void **state) {
+    (void)state;
+    struct probe_message m = asked(), got;
+    struct bytes b = {0};
+    assert_int_equal(probe_message_put(&m, &b), OK);
+    assert_int_equal(probe_message_get((char *)b.data, b.len, &got), OK);
+    assert_int_equal(got.is_again, 1);
+    assert_int_equal(got.is_reference, 0);
+    assert_int_equal(got.deadline_ms, 60000);
+    assert_memory_equal(got.has_format, m.has_format, sizeof m.has_format);
+    assert_int_equal(got.n_ranks, N_RANKS);
+    assert_string_equal(got.devices[3].select, "NVIDIA");
+    assert_int_equal(got.devices[3].index, 1);
+    assert_int_equal(got.devices[2].threads, 4);
+    probe_message_free(&got);
+    for (size_t n = 0; n < b.len; n++) assert_int_not_equal(probe_message_get((char *)b.data, n, &got), OK);
+    bytes_free(&b);
+}
+
+static void test_probe_bad(void **state) {
+    (void)state;
+    static const char *const bad[] = {
+        "", "[]", "null", "{}",
+        "{\"deadline_ms\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"formats\":[\"Q9\"],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"formats\":[7],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[]}",
+        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":-1,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":1e3}]}",
+        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":null,\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":\"a\\u0000b\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[1]}",
+    };
+    struct probe_message m;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (probe_message_get(bad[i], strlen(bad[i]), &m) == OK) fail_msg("accepted: %s", bad[i]);
+}
+
+static void test_probed_round_trip(void **state) {
+    (void)state;
+    struct bytes b = {0};
+    struct probed got;
+    struct probed_rank want[N_RANKS];
+    answers(want);
+    body_make(&b);
+    assert_int_equal(probed_get((char *)b.data, b.len, &got), OK);
+    assert_int_equal(got.n_ranks, N_RANKS);
+    for (int i = 0; i < N_RANKS; i++) {
+        assert_string_equal(got.ranks[i].device, want[i].device);
+        assert_int_equal(got.ranks[i].is_host, want[i].is_host);
+        assert_int_equal(got.ranks[i].is_cached, want[i].is_cached);
+        assert_int_equal(got.ranks[i].memory_bytes, want[i].memory_bytes);
+        assert_memory_equal(&got.ranks[i].rates, &want[i].rates, sizeof want[i].rates); /* to the bit */
+        assert_int_equal(got.ranks[i].n_links, want[i].n_links);
+        if (want[i].n_links)
+            assert_memory_equal(got.ranks[i].links, want[i].links, want[i].n_links * sizeof *want[i].links);
+    }
+    probed_free(&got);
+    for (size_t n = 0; n < b.len; n++) assert_int_not_equal(probed_get((char *)b.data, n, &got), OK);
+    bytes_free(&b);
+}
+
+static void test_device_of_any_bytes(void **state) {
+    (void)state;
+    struct bytes b = {0};
+    struct probed got;
+    struct probed_rank r = {.threads = 1};
+    memset(r.device, 0xff, sizeof r.device - 1);
+    r.device[0] = '"';
+    assert_int_equal(bytes_append_str(&b, "["), OK);
+    assert_int_equal(probed_put_rank(0, &r, &b), OK);
+    assert_int_equal(bytes_append_str(&b, "]"), OK);
+    assert_int_equal(probed_get((char *)b.data, b.len, &got), OK);
+    assert_int_equal(strlen(got.ranks[0].device), sizeof r.device - 1);
+    assert_memory_equal(got.ranks[0].device, "\"??", 3);
+    probed_free(&got);
+    bytes_free(&b);
+}
+
+#define RATES "\"read_per_s\":1,\"int8_per_s\":1,\"f32_per_s\":1,\"launch_s\":1,\"step_s\":1,\"copy_per_s\":0,\"pack_per_s\":1"
+#define RANK(rank, memory, rates, links)                                                                          \
+    "{\"rank\":" rank ",\"device\":\"d\",\"is_host\":true,\"is_cached\":false,\"memory_bytes\":" memory            \
+    ",\"threads\":1,\"rates\":{" rates "},\"links\":" links "}"
+#define FORMATS ",\"row_per_s\":{},\"products_per_s\":{}"
+#define GOOD_1 RANK("1", "1", RATES FORMATS, "[]")
+
+static void test_probed_bad(void **state) {
+    (void)state;
+    static const char *const bad[] = {
+        "", "{}", "[]", "[1]", "[[]]", "[null]", "nan",
+        "[" GOOD_1 "]",                                             /* no rank 0 */
+        "[" GOOD_1 "," GOOD_1 "]",                                  /* twice */
+        "[" RANK("0", "-1", RATES FORMATS, "[]") "]",
+        "[" RANK("0", "1.5", RATES FORMATS, "[]") "]",
+        "[" RANK("0", "1", RATES, "[]") "]",                        /* no formats */
+        "[" RANK("0", "1", "\"read_per_s\":1" FORMATS, "[]") "]",   /* rates missing */
+        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":-1},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":\"1\"},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":1e30},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":[1],\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES FORMATS ",\"launch_s\":2", "[]") "]", /* a key twice */
+        "[" RANK("0", "1", RATES FORMATS, "null") "]",
+        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":0,\"latency_s\":1,\"bytes_per_s\":1}]") "]", /* to itself */
+        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":1,\"bytes_per_s\":1}]") "]",
+        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":-1,\"bytes_per_s\":1}]") "," GOOD_1 "]",
+        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":1}]") "," GOOD_1 "]",
+        "[" RANK("0", "1", RATES FORMATS, "[1,2,3]") "," GOOD_1 "]",
+    };
+    struct probed p;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (probed_get(bad[i], strlen(bad[i]), &p) == OK) fail_msg("accepted: %s", bad[i]);
+    static const char good[] = "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":1,\"bytes_per_s\":1}]") "," GOOD_1 "]";
+    assert_int_equal(probed_get(good, strlen(good), &p), OK); /* so each was refused for what is wrong with it */
+    probed_free(&p);
+}
+
+/* Any single byte of a good body in place of another: an error, or numbers that can be planned with. */
+static void test_probed_bytes_changed(void **state) {
+    (void)state;
+    struct bytes b = {0};
+    uint32_t random = 1;
+    body_make(&b);
+    for (int i = 0; i < 20000; i++) {
+        struct probed p;
+        random = random * 1664525u + 1013904223u;
+        size_t at = (random >> 4) % b.len;
+        uint8_t was = b.data[at];
+        b.data[at] = (uint8_t)(random >> 20);
+        if (probed_get((char *)b.data, b.len, &p) == OK) {
+            for (uint32_t r = 0; r < p.n_ranks; r++) {
+                assert_true(isfinite(p.ranks[r].rates.read_per_s) && p.ranks[r].rates.read_per_s >= 0);
+                for (uint32_t l = 0; l < p.ranks[r].n_links; l++) assert_in_range(p.ranks[r].links[l].to, 0, N_RANKS - 1);
+            }
+            probed_free(&p);
+        }
+        b.data[at] = was;
+    }
+    bytes_free(&b);
+}
+
+static void test_cluster(void **state) {
+    (void)state;
+    struct bytes b = {0};
+    struct cluster *c;
+    struct probe_message m = asked();
+    body_make(&b);
+    assert_int_equal(measured_cluster(ranks, N_RANKS, &m, (char *)b.data, b.len, &c), OK);
+    assert_int_equal(c->n_hosts, 3);
+    assert_int_equal(c->n_devices, N_RANKS);
+    assert_string_equal(c->hosts[0].name, "alpha");
+    assert_string_equal(c->hosts[2].name, "gamma");
+    assert_int_equal(c->hosts[0].memory_bytes, 64000000000);
+    static const uint32_t host_of[N_RANKS] = {0, 1, 0, 2};
+    for (uint32_t r = 0; r < N_RANKS; r++) {
+        assert_int_equal(c->devices[r].host, host_of[r]);
+        assert_int_equal(c->devices[r].rank, r);
+        assert_string_equal(c->devices[r].select, devices[r].select);
+        assert_int_equal(c->devices[r].index, devices[r].index);
+        assert_int_equal(c->devices[r].memory_bytes, r == 3 ? 24000000000 : 0);
+        assert_true(c->devices[r].rates.read_per_s == 28.5e9);
+    }
+    assert_true(cluster_link_of(c, 2, 1).latency_s == 50e-6); /* hosts in pairs, whichever rank measured */
+    assert_true(cluster_link_of(c, 1, 2).bytes_per_s == 1.2e9);
+    assert_true(cluster_link_of(c, 3, 1).latency_s == 500e-6);
+    assert_true(cluster_link_of(c, 0, 2).latency_s == 1e-6);
+    assert_true(c->between.latency_s == 600e-6 && c->between.bytes_per_s == 1.1e8);
+    assert_true(c->inside.bytes_per_s == 8e9);
+    cluster_free(c);
+    m.n_ranks = 3;
+    assert_int_equal(measured_cluster(ranks, 3, &m, (char *)b.data, b.len, &c), ERR_JOB);
+    bytes_free(&b);
+}
+
+/* A rank in a control group of its own may use less than its host has. */
+static void test_memory_of_a_rank(void **state) {
+    (void)state;
+    struct bytes b = {0};
+    struct cluster *c;
+    struct probe_message m = asked();
+    struct engine_rank capped[N_RANKS];
+    memcpy(capped, ranks, sizeof ranks);
+    capped[2].memory_bytes = 2000000000;
+    body_make(&b);
+    assert_int_equal(measured_cluster(capped, N_RANKS, &m, (char *)b.data, b.len, &c), OK);
+    assert_int_equal(c->hosts[0].memory_bytes, 64000000000);
+    assert_int_equal(c->devices[0].memory_bytes, 0);
+    assert_int_equal(c->devices[2].memory_bytes, 2000000000);
+    cluster_free(c);
+    bytes_free(&b);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_probe_round_trip),
+        cmocka_unit_test(test_probe_bad),
+        cmocka_unit_test(test_probed_round_trip),
+        cmocka_unit_test(test_device_of_any_bytes),
+        cmocka_unit_test(test_probed_bad),
+        cmocka_unit_test(test_probed_bytes_changed),
+        cmocka_unit_test(test_cluster),
+        cmocka_unit_test(test_memory_of_a_rank),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
