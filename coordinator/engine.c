@@ -339,6 +339,21 @@ static err check_memory(struct engine *e) {
     return code;
 }
 
+/* Of every cell: which rank of the job has it, and with which device. */
+static err cells_choose(const struct engine *e, struct plan_message *m) {
+    uint32_t n = e->plan->n_ranks;
+    TRY(NEW(m->order, n));
+    TRY(NEW(m->devices, n));
+    for (uint32_t i = 0; i < n; i++) {
+        struct plan_device *d = &m->devices[i];
+        m->order[i] = i;
+        d->threads = (uint32_t)e->o.config->threads;
+        snprintf(d->select, sizeof d->select, "%.255s", e->o.config->device);
+        for (uint32_t k = 0; k < i; k++) d->index += strcmp(e->ranks[k].host, e->ranks[i].host) == 0;
+    }
+    return OK;
+}
+
 static err send_plan(struct engine *e) {
     const struct plan *plan = e->plan;
     struct plan_message m = {
@@ -346,16 +361,17 @@ static err send_plan(struct engine *e) {
         .layer_begin = plan->layer_begin, .shares = plan->shares,
         .rows_max = plan->rows_max, .n_blocks = plan->n_blocks, .context_max = plan->context,
         .deadline_ms = (uint32_t)(e->o.config->deadline_s * 1000),
-        .threads = (uint32_t)e->o.config->threads,
         .is_reference = e->o.is_reference};
     char *whole = realpath(e->o.model, NULL); /* ranks may have another current folder */
     snprintf(m.model, sizeof m.model, "%s", whole ? whole : e->o.model);
     free(whole);
-    snprintf(m.device, sizeof m.device, "%.255s", e->o.config->device);
     struct bytes json = {0};
-    err code = plan_message_put(&m, &json);
+    err code = cells_choose(e, &m);
+    if (code == OK) code = plan_message_put(&m, &json);
     if (code == OK) code = send_frame(e, FRAME_PLAN, json.data, json.len);
     bytes_free(&json);
+    free(m.order);
+    free(m.devices);
     return code;
 }
 

@@ -205,10 +205,22 @@ static inline size_t q8_bytes(uint32_t n_rows, uint32_t width) {
 /* Plain C on the host. */
 err backend_reference(struct backend **out);
 
-/* The first OpenCL device whose "PLATFORM / DEVICE" holds `substring`, in any case (NULL or
- * "": any), a GPU before a CPU. Its kernels are checked against the reference
+/* Which OpenCL device of this host: one whose "PLATFORM / DEVICE" holds `select`, in any case (NULL or "": any).
+ * With has_index the one at `index` of those that fit, in the order of `caravan devices`. Else GPUs go before
+ * others and `index` counts round them, so that ranks that count up take turns; where there is no GPU all
+ * share the first that fits. A text that names rusticl or llvmpipe lets Mesa offer its device on the processor, as
+ * RUSTICL_ENABLE=llvmpipe does, if this is the first use of OpenCL and the variable is not set. */
+struct device_choice {
+    const char *select;
+    uint32_t index;
+    int has_index;
+};
+
+/* The OpenCL device that `c` says. Its kernels are checked against the reference
  * as they are built: a form that fails is replaced by the portable one with a warning
  * that names the op; a device that fails in the portable form is refused. */
+err backend_opencl_choice(const struct device_choice *c, struct backend **out);
+/* The first that holds `substring`. */
 err backend_opencl(const char *substring, struct backend **out);
 
 /* How four products of bytes are added, see kernels/cl/dot.cl. */

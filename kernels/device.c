@@ -77,6 +77,13 @@ static void cache_folder_choose(void) {
         log_warn("device.cache", "text=\"neither %s/.cache nor %s can be written; set POCL_CACHE_DIR\"", home, path);
 }
 
+/* Mesa offers a device on the processor to those who ask. Before the first OpenCL call. */
+static void mesa_offer(const char *select) {
+    int is_named = strcasestr(select, "rusticl") || strcasestr(select, "llvmpipe");
+    if (is_named && !env_get("RUSTICL_ENABLE") && env_set("RUSTICL_ENABLE", "llvmpipe") != OK)
+        log_warn("device.mesa", "text=\"%s\"", err_text());
+}
+
 /* Every device of every platform. A platform that fails is passed over. */
 static uint32_t find_all(struct found out[DEVICES_MAX]) {
     cl_platform_id platforms[PLATFORMS_MAX];
@@ -138,31 +145,48 @@ err backend_list(struct device_description **out, uint32_t *n) {
     return OK;
 }
 
-/* A GPU before anything else, else the first. ERR_DEVICE lists what there is. */
-static err device_choose(const char *substring, struct found *out) {
-    struct found all[DEVICES_MAX];
-    uint32_t n = find_all(all), best = n;
-    struct bytes names = {0};
-    err e = OK;
-    for (uint32_t i = 0; i < n && e == OK; i++) {
+/* Of `all` [n] those whose name holds `select`: fit [*n_fit]. `names` gets every name. */
+static err devices_fit(const struct found *all, uint32_t n, const char *select, uint32_t *fit, uint32_t *n_fit,
+                       struct bytes *names) {
+    *n_fit = 0;
+    for (uint32_t i = 0; i < n; i++) {
         char platform[128], name[128], full[260];
         platform_text(&all[i], CL_PLATFORM_NAME, platform, sizeof platform);
         device_text(&all[i], CL_DEVICE_NAME, name, sizeof name);
         snprintf(full, sizeof full, "%s / %s", platform, name);
-        e = bytes_printf(&names, "%s'%s'", i ? ", " : "", full);
-        if (substring && !strcasestr(full, substring)) continue;
-        if (best == n || (device_type(&all[i]) & CL_DEVICE_TYPE_GPU &&
-                          !(device_type(&all[best]) & CL_DEVICE_TYPE_GPU)))
-            best = i;
+        TRY(bytes_printf(names, "%s'%s'", i ? ", " : "", full));
+        if (strcasestr(full, select)) fit[(*n_fit)++] = i;
     }
+    return OK;
+}
+
+/* The GPUs in turn, or where there is none the first that fits. */
+static uint32_t device_turn(const struct found *all, const uint32_t *fit, uint32_t n_fit, uint32_t turn) {
+    uint32_t gpus[DEVICES_MAX], n_gpus = 0;
+    for (uint32_t i = 0; i < n_fit; i++)
+        if (device_type(&all[fit[i]]) & CL_DEVICE_TYPE_GPU) gpus[n_gpus++] = fit[i];
+    return n_gpus ? gpus[turn % n_gpus] : fit[0];
+}
+
+/* ERR_DEVICE lists what there is. */
+static err device_choose(const struct device_choice *c, struct found *out) {
+    const char *select = c->select ? c->select : "";
+    mesa_offer(select);
+    struct found all[DEVICES_MAX];
+    uint32_t fit[DEVICES_MAX], n_fit, n = find_all(all);
+    struct bytes names = {0};
+    err e = devices_fit(all, n, select, fit, &n_fit, &names);
     if (e == OK && n == 0)
         e = err_set(ERR_DEVICE, "no OpenCL device on this host; install a driver "
                                 "(for the CPU: apt-get install pocl-opencl-icd)");
-    else if (e == OK && best == n)
-        e = err_set(ERR_DEVICE, "no OpenCL device whose name holds '%s'; there are: %s", substring,
+    else if (e == OK && n_fit == 0)
+        e = err_set(ERR_DEVICE, "no OpenCL device whose name holds '%s'; there are: %s", select,
                     (const char *)names.data);
+    else if (e == OK && c->has_index && c->index >= n_fit)
+        e = err_set(ERR_DEVICE, "no OpenCL device %u whose name holds '%s', counted from 0; there are: %s", c->index,
+                    select, (const char *)names.data);
     else if (e == OK)
-        *out = all[best];
+        *out = all[c->has_index ? fit[c->index] : device_turn(all, fit, n_fit, c->index)];
     bytes_free(&names);
     return e;
 }
@@ -215,9 +239,9 @@ static struct kernel_forms forms_choose(const struct device *d, const struct fou
     return (struct kernel_forms){1, device_dot_form(f), 0, 1, 0, 0};
 }
 
-err device_open(const char *substring, struct device *out) {
+err device_open(const struct device_choice *c, struct device *out) {
     struct found f;
-    TRY(device_choose(substring, &f));
+    TRY(device_choose(c, &f));
     memset(out, 0, sizeof *out);
     out->id = f.device;
     platform_text(&f, CL_PLATFORM_NAME, out->platform, sizeof out->platform);

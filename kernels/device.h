@@ -27,8 +27,7 @@ struct device {
     struct tuning tuning;      /* defaults; whoever opens may fill it before the first build */
 };
 
-/* The device whose "PLATFORM / DEVICE" holds `substring`; see backend_opencl. */
-err device_open(const char *substring, struct device *out);
+err device_open(const struct device_choice *c, struct device *out);
 void device_close(struct device *d);
 
 /* Builds the kernel texts named in `files` (NULL-terminated) as one program.

@@ -471,10 +471,10 @@ static err kernels_get(struct opencl *o) {
     }
 }
 
-static err opencl_open(struct opencl *o, const char *substring, const struct kernel_forms *forms,
+static err opencl_open(struct opencl *o, const struct device_choice *c, const struct kernel_forms *forms,
                        const struct tuning *tuning) {
     struct device *d = &o->device;
-    TRY(device_open(substring && *substring ? substring : NULL, d));
+    TRY(device_open(c, d));
     if (forms && forms->lanes_per_item) d->forms = *forms;
     else if (forms) d->forms.is_free = forms->is_free;
     if (tuning) d->tuning = *tuning;
@@ -496,18 +496,27 @@ static err opencl_open(struct opencl *o, const char *substring, const struct ker
     return OK;
 }
 
-err backend_opencl_tuned(const char *substring, const struct kernel_forms *forms, const struct tuning *tuning,
-                         struct backend **out) {
+static err open_choice(const struct device_choice *c, const struct kernel_forms *forms, const struct tuning *tuning,
+                       struct backend **out) {
     struct opencl *o;
     TRY(NEW(o, 1));
     o->base.ops = &opencl_ops;
-    err e = opencl_open(o, substring, forms, tuning);
+    err e = opencl_open(o, c, forms, tuning);
     if (e != OK) {
         opencl_destroy(&o->base);
         return e;
     }
     *out = &o->base;
     return OK;
+}
+
+err backend_opencl_tuned(const char *substring, const struct kernel_forms *forms, const struct tuning *tuning,
+                         struct backend **out) {
+    return open_choice(&(struct device_choice){.select = substring}, forms, tuning, out);
+}
+
+err backend_opencl_choice(const struct device_choice *c, struct backend **out) {
+    return open_choice(c, NULL, NULL, out);
 }
 
 err backend_opencl_forms(const char *substring, const struct kernel_forms *forms, struct backend **out) {

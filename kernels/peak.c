@@ -98,7 +98,7 @@ static err measure(struct roof *t, struct peak *out) {
 err peak_measure(const char *substring, struct peak *out) {
     struct roof t = {0};
     memset(out, 0, sizeof *out);
-    TRY(device_open(substring && *substring ? substring : NULL, &t.d));
+    TRY(device_open(&(struct device_choice){.select = substring}, &t.d));
     err e = measure(&t, out);
     if (t.kernel) clReleaseKernel(t.kernel);
     if (t.program) clReleaseProgram(t.program);

@@ -17,6 +17,8 @@ _Static_assert(sizeof(struct result_out) == 24, "result_out has gaps");
 
 #define PLAN_STAGES_MAX 4096
 #define PLAN_SHARDS_MAX 1024
+#define PLAN_CELLS_MAX 65536u
+#define PLAN_INDEX_MAX 4096
 #define PLAN_ROWS_MAX 65536
 #define PLAN_THREADS_MAX 65536u
 #define PLAN_DEADLINE_MAX_MS 86400000 /* a day */
@@ -269,15 +271,45 @@ static json_t *json_shares(const struct plan_message *m) {
     return a;
 }
 
+static json_t *json_order(const struct plan_message *m) {
+    json_t *a = json_array();
+    for (size_t i = 0; i < (size_t)m->n_stages * m->n_shards; i++)
+        json_array_append_new(a, json_integer(m->order[i]));
+    return a;
+}
+
+static int is_same_device(const struct plan_device *a, const struct plan_device *b) {
+    return a->index == b->index && a->has_index == b->has_index && a->threads == b->threads &&
+           strcmp(a->select, b->select) == 0;
+}
+
+/* Neighbours that say the same go out as one. */
+static json_t *json_devices(const struct plan_message *m) {
+    json_t *a = json_array();
+    size_t n_cells = (size_t)m->n_stages * m->n_shards;
+    for (size_t i = 0, end; i < n_cells; i = end) {
+        const struct plan_device *d = &m->devices[i];
+        for (end = i + 1; end < n_cells && is_same_device(d, &m->devices[end]);) end++;
+        json_t *o = json_pack("{s:s, s:I, s:b, s:I, s:I}", "select", d->select, "index", (json_int_t)d->index,
+                              "has_index", d->has_index, "threads", (json_int_t)d->threads, "n_cells",
+                              (json_int_t)(end - i));
+        if (!o) {
+            json_decref(a);
+            return NULL;
+        }
+        json_array_append_new(a, o);
+    }
+    return a;
+}
+
 err plan_message_put(const struct plan_message *m, struct bytes *json) {
     json_t *root = json_pack(
-        "{s:s%, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:s}", "model", m->model, strlen(m->model),
-        "layer_begin", json_layers(m), "shares", json_shares(m), "rows_max",
-        (json_int_t)m->rows_max, "n_blocks", (json_int_t)m->n_blocks, "context_max",
-        (json_int_t)m->context_max, "deadline_ms", (json_int_t)m->deadline_ms, "threads",
-        (json_int_t)m->threads, "is_reference", m->is_reference, "device", m->device);
+        "{s:s%, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b}", "model", m->model, strlen(m->model),
+        "layer_begin", json_layers(m), "shares", json_shares(m), "order", json_order(m), "devices", json_devices(m),
+        "rows_max", (json_int_t)m->rows_max, "n_blocks", (json_int_t)m->n_blocks, "context_max",
+        (json_int_t)m->context_max, "deadline_ms", (json_int_t)m->deadline_ms, "is_reference", m->is_reference);
     if (!root)
-        return err_set(ERR_CONFIG, "the model's path or the device's name is not valid UTF-8");
+        return err_set(ERR_CONFIG, "the model's path or a device's name is not valid UTF-8");
     return json_take(root, json);
 }
 
@@ -292,13 +324,17 @@ static err get_text(const json_t *root, const char *key, int may_be_empty, char 
     return OK;
 }
 
-static err get_count(const json_t *root, const char *key, uint32_t most, uint32_t *out) {
+static err get_number(const json_t *root, const char *key, uint32_t least, uint32_t most, uint32_t *out) {
     const json_t *v = json_object_get(root, key);
     json_int_t n = json_integer_value(v);
-    if (!json_is_integer(v) || n < 1 || n > most)
-        return err_set(ERR_INTERNAL, "plan: '%s' is no number from 1 to %u", key, most);
+    if (!json_is_integer(v) || n < least || n > most)
+        return err_set(ERR_INTERNAL, "plan: '%s' is no number from %u to %u", key, least, most);
     *out = (uint32_t)n;
     return OK;
+}
+
+static err get_count(const json_t *root, const char *key, uint32_t most, uint32_t *out) {
+    return get_number(root, key, 1, most, out);
 }
 
 static err get_array(const json_t *root, const char *key, size_t least, size_t most,
@@ -333,6 +369,7 @@ static err get_shares(const json_t *root, struct plan_message *m) {
     size_t n = json_array_size(a);
     if (n % m->n_stages)
         return err_set(ERR_INTERNAL, "plan: %zu shares for %u stages", n, m->n_stages);
+    if (n > PLAN_CELLS_MAX) return err_set(ERR_INTERNAL, "plan: %zu cells, at most %u are possible", n, PLAN_CELLS_MAX);
     m->n_shards = (uint32_t)(n / m->n_stages);
     TRY(NEW(m->shares, n));
     for (size_t i = 0; i < n; i++) {
@@ -344,17 +381,50 @@ static err get_shares(const json_t *root, struct plan_message *m) {
     return OK;
 }
 
+/* That no rank is named twice, or one that the job has not, is found out by who knows the job (wire_renumber). */
+static err get_order(const json_t *root, struct plan_message *m) {
+    const json_t *a;
+    size_t n = (size_t)m->n_stages * m->n_shards;
+    TRY(get_array(root, "order", n, n, &a));
+    TRY(NEW(m->order, n));
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_array_get(a, i);
+        json_int_t rank = json_integer_value(v);
+        if (!json_is_integer(v) || rank < 0 || rank > INT32_MAX || (i == 0) != (rank == 0))
+            return err_set(ERR_INTERNAL, "plan: order must be ranks, of which rank 0 is the first");
+        m->order[i] = (uint32_t)rank;
+    }
+    return OK;
+}
+
+static err get_devices(const json_t *root, struct plan_message *m) {
+    const json_t *a;
+    uint32_t n_cells = m->n_stages * m->n_shards, at = 0, n;
+    TRY(get_array(root, "devices", 1, n_cells, &a));
+    TRY(NEW(m->devices, n_cells));
+    for (size_t i = 0; i < json_array_size(a); i++) {
+        const json_t *o = json_array_get(a, i);
+        struct plan_device d = {0};
+        TRY(get_text(o, "select", 1, d.select, sizeof d.select));
+        TRY(get_number(o, "index", 0, PLAN_INDEX_MAX, &d.index));
+        TRY(get_number(o, "threads", 0, PLAN_THREADS_MAX, &d.threads));
+        TRY(get_count(o, "n_cells", n_cells - at, &n));
+        d.has_index = json_is_true(json_object_get(o, "has_index"));
+        while (n--) m->devices[at++] = d;
+    }
+    return at == n_cells ? OK : err_set(ERR_INTERNAL, "plan: devices of %u cells, there are %u", at, n_cells);
+}
+
 static err plan_read(const json_t *root, struct plan_message *m) {
     TRY(get_text(root, "model", 0, m->model, sizeof m->model));
-    TRY(get_text(root, "device", 1, m->device, sizeof m->device));
     TRY(get_layers(root, m));
     TRY(get_shares(root, m));
+    TRY(get_order(root, m));
+    TRY(get_devices(root, m));
     TRY(get_count(root, "rows_max", PLAN_ROWS_MAX, &m->rows_max));
     TRY(get_count(root, "n_blocks", INT32_MAX, &m->n_blocks));
     TRY(get_count(root, "context_max", INT32_MAX, &m->context_max));
     TRY(get_count(root, "deadline_ms", PLAN_DEADLINE_MAX_MS, &m->deadline_ms));
-    if (json_integer_value(json_object_get(root, "threads")) != 0)
-        TRY(get_count(root, "threads", PLAN_THREADS_MAX, &m->threads));
     m->is_reference = json_is_true(json_object_get(root, "is_reference"));
     return OK;
 }
@@ -376,5 +446,7 @@ err plan_message_get(const char *json, size_t n, struct plan_message *out) {
 void plan_message_free(struct plan_message *m) {
     free(m->layer_begin);
     free(m->shares);
+    free(m->order);
+    free(m->devices);
     *m = (struct plan_message){0};
 }

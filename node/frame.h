@@ -135,17 +135,26 @@ size_t frame_step_bytes_max(const struct step_limits *limits);
 err frame_error_put(int rank, const char *host, err code, const char *text, struct bytes *json);
 err frame_error_get(const char *json, size_t n, char *text, size_t cap);
 
-/* What FRAME_PLAN says. */
+/* Which device of its host a rank takes. */
+struct plan_device {
+    char select[256]; /* a part of its name, "" any */
+    uint32_t index;   /* see struct device_choice */
+    uint32_t threads; /* of a CPU device; 0: its share of its host's cores */
+    int has_index;
+};
+
+/* What FRAME_PLAN says. Cell = stage * n_shards + shard. */
 struct plan_message {
     char model[1024];
-    uint32_t n_stages, n_shards;      /* rank = stage * n_shards + shard */
+    uint32_t n_stages, n_shards;
     uint32_t *layer_begin;            /* [n_stages + 1] */
     float *shares;                    /* [n_stages][n_shards] */
+    uint32_t *order;                  /* [cells] the job's rank that has the cell; of cell 0 rank 0. Ranks that
+                                         are not named have none */
+    struct plan_device *devices;      /* [cells] */
     uint32_t rows_max, n_blocks, context_max;
     uint32_t deadline_ms;             /* of every wait between ranks */
-    uint32_t threads;                 /* of a rank on a CPU device; 0: its share of its host's cores */
     int is_reference;                 /* plain C in place of a device */
-    char device[256];                 /* substring, "" any */
 };
 err plan_message_put(const struct plan_message *m, struct bytes *json);
 /* Validates; on failure nothing is left to free. */

@@ -169,7 +169,7 @@ static void rss_bytes(uint64_t *now, uint64_t *peak) {
     if (f) fclose(f);
 }
 
-static err stats_put(struct node *n, uint32_t id) {
+err stats_put(struct node *n, uint32_t id) {
     struct wire_counts c;
     uint64_t rss, peak_rss;
     wire_counts(n->w, &c);
@@ -194,6 +194,7 @@ static err control_run(struct node *n, const struct frame_header *h) {
     for (uint32_t i = 1; n->rank == 0 && i < n->cell.n_shards; i++)
         TRY(wire_put(n->w, (int)i, WIRE_FORWARD, h, sizeof *h));
     if (n->next >= 0) TRY(wire_put(n->w, n->next, WIRE_FORWARD, h, sizeof *h));
+    if (n->rank == 0 && h->kind != FRAME_PING) TRY(idle_tell(n, h));
     if (h->kind == FRAME_STOP) n->is_stopped = 1;
     if (h->kind == FRAME_GET_STATS) return stats_put(n, h->id);
     if (h->kind == FRAME_PING && is_last_stage(n)) return back_put(n, FRAME_PONG, h->id, "", 0);
@@ -274,6 +275,7 @@ static err node_loop(struct node *n) {
         TRY(slots_turn(n));
         TRY(wire_progress(n->w));
         if (n->rank == 0) TRY(back_poll(n));
+        if (n->rank == 0) TRY(idle_watch(n));
         if (!n->is_stopped) TRY(slot_next(n, &s, &n_bytes));
         if (!s) {
             TRY(check_lease(n));
@@ -367,7 +369,7 @@ err node_run(struct wire *w, int link_fd) {
     if (e == OK) e = back_init(n);
     if (e == OK && n->rank == 0) wire_on_wait(w, back_poll, n);
     if (e == OK) e = node_setup(n);
-    if (e == OK && !n->is_stopped) e = node_loop(n);
+    if (e == OK && !n->is_stopped) e = has_cell(n) ? node_loop(n) : idle_run(n);
     if (e == OK) e = node_settle(n);
     if (e != OK) {
         node_fail(n, e);

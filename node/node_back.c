@@ -57,7 +57,7 @@ static err gather_take(struct node *n, int from, const struct frame_header *h, c
 
 int back_missing(const struct node *n) {
     const struct back *b = &n->back;
-    int first = n->size - (int)n->cell.n_shards, column = 0;
+    int first = n->n_cells - (int)n->cell.n_shards, column = 0;
     if (b->n_in_flight) return first;
     if (b->n_pings == b->n_pongs) return -1;
     for (int i = 1; i < (int)n->cell.n_shards; i++)
@@ -82,6 +82,7 @@ int back_ping(struct node *n, uint32_t id) {
 static err pong_take(struct node *n, int from) {
     struct back *b = &n->back;
     uint32_t n_shards = n->cell.n_shards, least = UINT32_MAX;
+    if (from >= n->n_cells) return OK; /* idle_watch asked */
     b->pongs[(uint32_t)from % n_shards]++;
     for (uint32_t i = 0; i < n_shards; i++)
         if (b->pongs[i] < least) least = b->pongs[i];

@@ -1,5 +1,5 @@
 /* The inside of a node, shared by node.c (the loop), node_setup.c (hello, plan, loading, ready),
- * node_meet.c (shards of a stage) and node_back.c (what comes back to rank 0). */
+ * node_meet.c (shards of a stage), node_back.c (what comes back to rank 0) and node_idle.c (ranks without a cell). */
 #ifndef NODE_NODE_PARTS_H
 #define NODE_NODE_PARTS_H
 
@@ -50,7 +50,8 @@ struct back {
 
 struct node {
     struct wire *w;
-    int rank, size;
+    int rank, size; /* by cells once there is a plan: ranks [n_cells, size) have none */
+    int n_cells;
     struct gate *gate; /* rank 0 */
     struct plan_message plan;
     struct cell cell;
@@ -80,9 +81,14 @@ struct node {
     uint64_t n_steps;
 };
 
+static inline int has_cell(const struct node *n) { return n->rank < n->n_cells; }
+
 static inline int is_last_stage(const struct node *n) {
     return n->cell.stage + 1 == n->cell.n_stages;
 }
+
+/* node.c: what this rank has done so far goes to the coordinator. */
+err stats_put(struct node *n, uint32_t id);
 
 /* node_setup.c: to the end of loading. OK with is_stopped when the coordinator had enough. */
 err node_setup(struct node *n);
@@ -93,6 +99,12 @@ err setup_go(struct node *n);
 struct exchange meet_exchange(struct node *n);
 /* Once all shards of this stage have loaded: how they will meet. */
 err meet_begin(struct node *n);
+
+/* node_idle.c. Of a rank without a cell: to the end of the job. */
+err idle_run(struct node *n);
+/* Rank 0, of those that have none: they live and hear that it does; they get a frame that all should see. */
+err idle_watch(struct node *n);
+err idle_tell(struct node *n, const struct frame_header *h);
 
 /* node_back.c */
 err back_init(struct node *n);

@@ -69,13 +69,14 @@ static err hello_put(struct node *n) {
 }
 
 static err ready_put(struct node *n) {
-    struct stage_sizes s;
-    stage_sizes(n->stage, &s);
+    struct stage_sizes s = {0};
+    if (n->stage) stage_sizes(n->stage, &s);
     return json_back(
         n, FRAME_READY,
         json_pack("{s:i,s:s,s:s,s:s,s:I,s:i,s:i,s:i,s:I,s:I,s:I,s:f}", "rank", n->rank, "host",
-                  wire_host(n->w, n->rank), "platform", n->backend->platform, "device",
-                  n->backend->device, "memory_bytes", (json_int_t)n->backend->memory_bytes,
+                  wire_host(n->w, n->rank), "platform", n->backend ? n->backend->platform : "", "device",
+                  n->backend ? n->backend->device : "", "memory_bytes",
+                  n->backend ? (json_int_t)n->backend->memory_bytes : 0,
                   "layer_begin", (int)n->cell.layer_begin, "layer_end", (int)n->cell.layer_end,
                   "shard", (int)n->cell.shard, "weight_bytes", (json_int_t)s.weight_bytes, "kv_bytes",
                   (json_int_t)s.kv_bytes, "bytes_read", (json_int_t)s.bytes_read, "load_s",
@@ -202,17 +203,29 @@ static err plan_from_rank_0(struct node *n, struct bytes *json) {
 
 /* ---- the plan ---- */
 
-static err cells_place(struct node *n) {
+/* From here on ranks count by cells. */
+static err ranks_renumber(struct node *n) {
     const struct plan_message *m = &n->plan;
     uint64_t n_cells = (uint64_t)m->n_stages * m->n_shards;
-    if (n_cells != (uint64_t)n->size)
+    if (n_cells > (uint64_t)n->size)
         return err_set(ERR_JOB, "a plan of %u stages with %u shards needs %lu ranks, the job has %d",
                        m->n_stages, m->n_shards, n_cells, n->size);
+    TRY(wire_renumber(n->w, m->order, (uint32_t)n_cells));
+    n->n_cells = (int)n_cells;
+    n->rank = wire_rank(n->w);
+    log_identify(n->rank, wire_host(n->w, n->rank));
+    for (int i = 0; n->rank == 0 && i < n->size; i++) n->back.heard_us[i] = wire_clock_us(n->w);
+    return OK;
+}
+
+static err cells_place(struct node *n) {
+    const struct plan_message *m = &n->plan;
     uint32_t n_layers = n->program->n_layers;
     if (m->layer_begin[m->n_stages] != n_layers)
         return err_set(ERR_JOB, "the plan has %u layers, %s has %u", m->layer_begin[m->n_stages], m->model,
                        n_layers);
-    for (int i = 0; i < n->size; i++) {
+    for (int i = n->n_cells; i < n->size; i++) wire_describe(n->w, i, "no layers");
+    for (int i = 0; i < n->n_cells; i++) {
         uint32_t stage = (uint32_t)i / m->n_shards, shard = (uint32_t)i % m->n_shards;
         struct cell c = {m->n_stages, m->n_shards, stage, shard, m->layer_begin[stage],
                          m->layer_begin[stage + 1], m->shares + (size_t)stage * m->n_shards};
@@ -270,7 +283,7 @@ static void on_loaded(void *context, uint64_t bytes_read) {
  * own. A launcher that has given each rank its own is left alone, and so is the driver's setting. */
 static err cores_begin(const struct node *n, int must_bind) {
     const char *set = env_get("POCL_MAX_PTHREAD_COUNT");
-    uint32_t place, n_ranks, n_threads = n->plan.threads;
+    uint32_t place, n_ranks, n_threads = n->plan.devices[n->rank].threads;
     if (!n_threads && set) n_threads = (uint32_t)strtoul(set, NULL, 10);
     wire_mates(n->w, &place, &n_ranks);
     struct cores c;
@@ -288,14 +301,16 @@ static err cores_begin(const struct node *n, int must_bind) {
 /* A compiler that stays in this process as long as its backend does would be held beside the
  * weights. A first backend fills the driver's cache and takes the compiler with it. */
 static err kernels_compile(struct node *n) {
-    TRY(backend_opencl(n->plan.device, &n->backend));
+    const struct plan_device *d = &n->plan.devices[n->rank];
+    const struct device_choice choice = {d->select, d->index, d->has_index};
+    TRY(backend_opencl_choice(&choice, &n->backend));
     if (n->backend->can_call) TRY(cores_begin(n, 1));
     TRY(stage_prepare(n->backend, n->program, &n->cell));
     if (!n->backend->keeps_compiler) return OK;
     n->backend->ops->destroy(n->backend);
     n->backend = NULL;
     mem_return_unused();
-    return backend_opencl(n->plan.device, &n->backend);
+    return backend_opencl_choice(&choice, &n->backend);
 }
 
 static err load(struct loading *l) {
@@ -372,6 +387,8 @@ static err load_all(struct node *n) {
 static err plan_obey(struct node *n) {
     const struct plan_message *m = &n->plan;
     wire_set_deadline(n->w, m->deadline_ms);
+    TRY(ranks_renumber(n));
+    if (!has_cell(n)) return OK;
     TRY(gguf_open(m->model, &n->gguf));
     TRY(program_create(n->gguf, &n->program));
     n->limits = (struct step_limits){m->rows_max, n->program->n_vocab, m->n_blocks, m->context_max};
@@ -406,7 +423,7 @@ err node_setup(struct node *n) {
     if (e != OK || n->is_stopped) return e;
     TRY(plan_obey(n));
     TRY(all_ready(n));
-    TRY(meet_begin(n));
+    if (has_cell(n)) TRY(meet_begin(n));
     n->is_ready = 1;
     return OK;
 }

@@ -48,11 +48,14 @@ struct peer {
         cpu_set_t cores; /* that the rank may use as it starts */
     } card;
     char place[PLACE_BYTES];
+    int mpi_rank;
 };
 
 struct wire {
     int rank, size;
-    struct peer *peers; /* [size] */
+    int n_busy;         /* ranks [0, n_busy) have a cell, as far as is known */
+    struct peer *peers; /* [size], by rank */
+    int *rank_of;       /* [size], by MPI's rank */
     int64_t deadline_us, clock_seen_us, clock_skipped_us;
     err (*poll)(void *context);
     void *poll_context;
@@ -92,7 +95,10 @@ static err cards_gather(struct wire *w) {
                         w->rank, mine.host, DEADLINE_DEFAULT_MS / 1000);
         if (!is_done) wire_pause(waited, SLEEP_MAX_US);
     }
-    for (int i = 0; e == OK && i < w->size; i++) w->peers[i].card = all[i];
+    for (int i = 0; e == OK && i < w->size; i++) {
+        w->peers[i] = (struct peer){.card = all[i], .mpi_rank = i};
+        w->rank_of[i] = i;
+    }
     if (e == OK) free(all); /* else MPI may still write to it; the process ends */
     return e;
 }
@@ -108,10 +114,12 @@ err wire_init(int *argc, char ***argv, int is_threaded, struct wire **out) {
     TRY(NEW(w, 1));
     MPI_Comm_rank(MPI_COMM_WORLD, &w->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &w->size);
+    w->n_busy = w->size;
     w->deadline_us = (int64_t)DEADLINE_DEFAULT_MS * 1000;
     w->clock_seen_us = clock_us();
     for (int i = 0; i <= WIRE_COLLECT; i++) w->inboxes[i].ticket = WIRE_NONE;
     err e = NEW(w->peers, (size_t)w->size);
+    if (e == OK) e = NEW(w->rank_of, (size_t)w->size);
     if (e == OK) e = NEW(w->meet, 2 * (size_t)w->size);
     if (e == OK) e = cards_gather(w);
     if (e == OK) *out = w; /* on failure the job ends: nothing worth freeing */
@@ -127,6 +135,7 @@ err wire_finish(struct wire *w) {
     free(w->puts);
     free(w->requests);
     free(w->peers);
+    free(w->rank_of);
     free(w->meet);
     free(w);
     return e;
@@ -142,6 +151,44 @@ void wire_abort(int code) {
     _exit(code);
 }
 
+/* Peers in their new order, and the way back: order[0..n), then the rest. */
+static err peers_sort(const struct wire *w, const uint32_t *order, uint32_t n, struct peer *peers, int *place) {
+    int at = 0;
+    for (int i = 0; i < w->size; i++) place[i] = -1;
+    for (uint32_t i = 0; i < n; i++) {
+        if (order[i] >= (uint32_t)w->size || place[order[i]] >= 0)
+            return err_set(ERR_JOB, "the plan gives cell %u to rank %u, which has one or is none of %d", i, order[i],
+                           w->size);
+        place[order[i]] = at++;
+    }
+    for (int i = 0; i < w->size; i++)
+        if (place[i] < 0) place[i] = at++;
+    for (int i = 0; i < w->size; i++) peers[place[i]] = w->peers[i];
+    return OK;
+}
+
+err wire_renumber(struct wire *w, const uint32_t *order, uint32_t n) {
+    struct peer *peers = NULL;
+    int *place = NULL;
+    err e = NEW(peers, (size_t)w->size);
+    if (e == OK) e = NEW(place, (size_t)w->size);
+    if (e == OK) e = peers_sort(w, order, n, peers, place);
+    if (e != OK) {
+        free(peers);
+        free(place);
+        return e;
+    }
+    for (int i = 0; i < w->n_requests; i++) w->requests[i].peer = place[w->requests[i].peer];
+    for (int i = 0; i <= WIRE_COLLECT; i++) w->inboxes[i].from = place[w->inboxes[i].from];
+    for (int i = 0; i < w->size; i++) w->rank_of[peers[i].mpi_rank] = i;
+    w->rank = place[w->rank];
+    w->n_busy = (int)n;
+    free(w->peers);
+    free(place);
+    w->peers = peers;
+    return OK;
+}
+
 int wire_rank(const struct wire *w) { return w->rank; }
 int wire_size(const struct wire *w) { return w->size; }
 const char *wire_host(const struct wire *w, int rank) { return w->peers[rank].card.host; }
@@ -149,7 +196,7 @@ const char *wire_host(const struct wire *w, int rank) { return w->peers[rank].ca
 void wire_mates(const struct wire *w, uint32_t *place, uint32_t *n_ranks) {
     const struct card *mine = &w->peers[w->rank].card;
     *place = *n_ranks = 0;
-    for (int i = 0; i < w->size; i++) {
+    for (int i = 0; i < w->n_busy; i++) {
         const struct card *c = &w->peers[i].card;
         if (strcmp(c->host, mine->host) != 0 || !CPU_EQUAL(&c->cores, &mine->cores)) continue;
         *place += i < w->rank;
@@ -241,16 +288,16 @@ err wire_send(struct wire *w, int to, enum wire_tag tag, int layer, const void *
     TRY(request_new(w, to, layer, 1, out));
     w->counts.bytes_sent += n;
     w->counts.n_messages++;
-    return mpi_check("MPI_Isend", MPI_Isend(data, (int)n, MPI_BYTE, to, (int)tag, MPI_COMM_WORLD,
-                                            &w->requests[*out].mpi));
+    return mpi_check("MPI_Isend", MPI_Isend(data, (int)n, MPI_BYTE, w->peers[to].mpi_rank, (int)tag,
+                                            MPI_COMM_WORLD, &w->requests[*out].mpi));
 }
 
 err wire_receive(struct wire *w, int from, enum wire_tag tag, void *data, size_t cap,
                  wire_ticket *out) {
     TRY(size_check(w, from, cap));
     TRY(request_new(w, from, -1, 0, out));
-    return mpi_check("MPI_Irecv", MPI_Irecv(data, (int)cap, MPI_BYTE, from, (int)tag, MPI_COMM_WORLD,
-                                            &w->requests[*out].mpi));
+    return mpi_check("MPI_Irecv", MPI_Irecv(data, (int)cap, MPI_BYTE, w->peers[from].mpi_rank, (int)tag,
+                                            MPI_COMM_WORLD, &w->requests[*out].mpi));
 }
 
 err wire_test(struct wire *w, wire_ticket *t, int *is_done, size_t *n) {
@@ -330,7 +377,7 @@ err wire_take(struct wire *w, enum wire_tag tag, struct bytes *into, int *from) 
         if (!is_there) return OK;
         MPI_Get_count(&status, MPI_BYTE, &n);
         into->len = 0;
-        in->from = status.MPI_SOURCE;
+        in->from = w->rank_of[status.MPI_SOURCE];
         TRY(bytes_reserve(into, (size_t)n));
         TRY(wire_receive(w, in->from, tag, into->data, (size_t)n, &in->ticket));
     }

@@ -32,11 +32,16 @@ err wire_finish(struct wire *w);
 /* Ends all ranks of the job; does not return. `code` is the exit code. */
 void wire_abort(int code) __attribute__((noreturn));
 
+/* From now on ranks count by cells: the one that was order[i] is rank i (order[0] is 0), and those that are not
+ * named come behind, in their order; hosts and names follow. Every rank does it, none in the middle of
+ * an exchange. ERR_JOB when the order names a rank twice, or one that is not there. */
+err wire_renumber(struct wire *w, const uint32_t *order, uint32_t n);
+
 int wire_rank(const struct wire *w);
 int wire_size(const struct wire *w);
 const char *wire_host(const struct wire *w, int rank);
 /* Ranks of this host that were started with the very cores of this one, itself among them: how many, and
- * how many of them come before it. */
+ * how many of them come before it. Those without a cell leave theirs to the others. */
 void wire_mates(const struct wire *w, uint32_t *place, uint32_t *n_ranks);
 
 /* What a rank holds, for messages: "layers 4-8". Text is copied. */

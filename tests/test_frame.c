@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -282,16 +283,25 @@ static void test_plan_round_trip(void **state) {
     (void)state;
     uint32_t begin[] = {0, 3, 8};
     float shares[] = {1, 0.3f, 2, 4, 1, 0.5f};
+    uint32_t order[] = {0, 7, 1, 2, 9, 4};
+    struct plan_device devices[6] = {{"NVIDIA", 1, 0, 1}, {"NVIDIA", 1, 0, 1}, {"NVIDIA", 1, 0, 0},
+                                     {"ü \"quoted\"", 0, 3, 0}, {"", 0, 3, 0}, {"", 0, 3, 0}};
     struct plan_message m = {.model = "/models/\"quoted\" \\ ü.gguf", .n_stages = 2, .n_shards = 3,
-                             .layer_begin = begin, .shares = shares, .rows_max = 512,
-                             .n_blocks = 100000, .context_max = 131072, .deadline_ms = 60000, .threads = 3,
-                             .is_reference = 1, .device = "NVIDIA"};
+                             .layer_begin = begin, .shares = shares, .order = order, .devices = devices,
+                             .rows_max = 512, .n_blocks = 100000, .context_max = 131072, .deadline_ms = 60000,
+                             .is_reference = 1};
     struct plan_message got;
     struct bytes b = {0};
     assert_int_equal(plan_message_put(&m, &b), OK);
     assert_int_equal(plan_message_get((char *)b.data, b.len, &got), OK);
     assert_string_equal(got.model, m.model);
-    assert_string_equal(got.device, "NVIDIA");
+    assert_memory_equal(got.order, order, sizeof order);
+    for (int i = 0; i < 6; i++) {
+        assert_string_equal(got.devices[i].select, devices[i].select);
+        assert_int_equal(got.devices[i].index, devices[i].index);
+        assert_int_equal(got.devices[i].has_index, devices[i].has_index);
+        assert_int_equal(got.devices[i].threads, devices[i].threads);
+    }
     assert_int_equal(got.n_stages, 2);
     assert_int_equal(got.n_shards, 3);
     assert_memory_equal(got.layer_begin, begin, sizeof begin);
@@ -300,7 +310,6 @@ static void test_plan_round_trip(void **state) {
     assert_int_equal(got.n_blocks, 100000);
     assert_int_equal(got.context_max, 131072);
     assert_int_equal(got.deadline_ms, 60000);
-    assert_int_equal(got.threads, 3);
     assert_int_equal(got.is_reference, 1);
     plan_message_free(&got);
     for (size_t n = 0; n < b.len; n++) {
@@ -311,28 +320,39 @@ static void test_plan_round_trip(void **state) {
     bytes_free(&b);
 }
 
+/* A good plan, and texts of it that are replaced by bad ones. */
 static void test_plan_bad(void **state) {
     (void)state;
-    static const char *const bad[] = {
-        "", "[]", "null", "{}", "{\"model\":1}",
-        /* model, layer_begin, shares, counts, each wrong once */
-        "{\"model\":\"\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[1,2],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,2,2],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,\"x\"],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,99999999999],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[0],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1e300],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":0,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":1,\"n_blocks\":-1,\"context_max\":1,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1.5,\"deadline_ms\":1}",
-        "{\"model\":\"m\",\"device\":\"\",\"layer_begin\":[0,1],\"shares\":[1],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1}",
-    };
+    static const char good[] =
+        "{\"model\":\"m\",\"layer_begin\":[0,1,3],\"shares\":[1,2],\"order\":[0,4],\"devices\":[{\"select\":\"\",\"index\":0,"
+        "\"threads\":0,\"n_cells\":2}],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}";
+    static const char *const not_at_all[] = {"", "[]", "null", "{}", "{\"model\":1}"};
+    static const struct {
+        const char *from, *to;
+    } changes[] = {
+        {"\"m\"", "\"\""}, {"\"m\"", "1"},
+        {"[0,1,3]", "[0]"}, {"[0,1,3]", "[1,2,3]"}, {"[0,1,3]", "[0,2,2]"}, {"[0,1,3]", "[0,1,\"x\"]"},
+        {"[0,1,3]", "[0,1,99999999999]"},
+        {"[1,2]", "[]"}, {"[1,2]", "[1,0]"}, {"[1,2]", "[1,1e300]"}, {"[1,2]", "[1,2,3]"}, {"[1,2]", "[1]"},
+        {"[0,4]", "[0]"}, {"[0,4]", "[4,0]"}, {"[0,4]", "[0,0]"}, {"[0,4]", "[0,-1]"}, {"[0,4]", "[0,1,2]"},
+        {"[0,4]", "[0,1.5]"}, {"[0,4]", "[0,99999999999]"}, {"[0,4]", "{}"},
+        {"\"n_cells\":2", "\"n_cells\":1"}, {"\"n_cells\":2", "\"n_cells\":3"}, {"\"n_cells\":2", "\"n_cells\":0"},
+        {"\"index\":0", "\"index\":-1"}, {"\"index\":0", "\"index\":99999"}, {"\"threads\":0", "\"threads\":-1"},
+        {"\"select\":\"\"", "\"select\":7"}, {"\"devices\":[", "\"devices\":[1,"}, {"\"devices\"", "\"device\""},
+        {"\"rows_max\":1", "\"rows_max\":0"}, {"\"n_blocks\":1", "\"n_blocks\":-1"},
+        {"\"context_max\":1", "\"context_max\":1.5"}, {"\"deadline_ms\"", "\"deadline\""}};
     struct plan_message m;
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        if (plan_message_get(bad[i], strlen(bad[i]), &m) == OK) fail_msg("accepted: %s", bad[i]);
+    assert_int_equal(plan_message_get(good, strlen(good), &m), OK);
+    plan_message_free(&m);
+    for (size_t i = 0; i < sizeof not_at_all / sizeof *not_at_all; i++)
+        if (plan_message_get(not_at_all[i], strlen(not_at_all[i]), &m) == OK) fail_msg("accepted: %s", not_at_all[i]);
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        char bad[sizeof good + 64];
+        const char *at = strstr(good, changes[i].from);
+        assert_non_null(at);
+        snprintf(bad, sizeof bad, "%.*s%s%s", (int)(at - good), good, changes[i].to, at + strlen(changes[i].from));
+        if (plan_message_get(bad, strlen(bad), &m) == OK) fail_msg("accepted: %s", bad);
+    }
 }
 
 static void test_error_frame(void **state) {

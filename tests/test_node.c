@@ -37,6 +37,8 @@
 
 static uint32_t n_layers, n_vocab, dim; /* of MODEL */
 static const char *device;         /* of the next job; NULL: plain C */
+static const uint32_t *order;      /* of the next plan; NULL: rank i has cell i */
+static uint32_t n_idle;            /* ranks of the next job that get no cell */
 
 /* A job, and the frame received last. */
 struct job {
@@ -141,12 +143,17 @@ static void job_plan(struct job *j, const char *model, uint32_t n_stages, uint32
                      uint32_t deadline_ms) {
     uint32_t begin[8];
     float shares[64];
+    uint32_t ranks[64];
+    struct plan_device devices[64] = {0};
+    for (uint32_t i = 0; i < n_stages * n_shards; i++) {
+        ranks[i] = order ? order[i] : i;
+        snprintf(devices[i].select, sizeof devices[i].select, "%s", device ? device : "");
+    }
     for (uint32_t i = 0; i <= n_stages; i++) begin[i] = n_layers * i / n_stages;
     for (uint32_t i = 0; i < n_stages * n_shards; i++) shares[i] = 1.0f + (float)i / 2; /* unequal */
     struct plan_message m = {.n_stages = n_stages, .n_shards = n_shards, .layer_begin = begin,
-                             .shares = shares, .rows_max = 32, .n_blocks = 16, .context_max = 256,
+                             .shares = shares, .order = ranks, .devices = devices, .rows_max = 32, .n_blocks = 16, .context_max = 256,
                              .deadline_ms = deadline_ms, .is_reference = !device};
-    snprintf(m.device, sizeof m.device, "%s", device ? device : "");
     char *whole = realpath(model, NULL);
     snprintf(m.model, sizeof m.model, "%s", whole ? whole : model);
     free(whole);
@@ -158,21 +165,22 @@ static void job_plan(struct job *j, const char *model, uint32_t n_stages, uint32
 
 /* From mpirun to a loaded model. */
 static void job_open(struct job *j, uint32_t n_stages, uint32_t n_shards, uint32_t deadline_ms) {
-    job_start(j, (int)(n_stages * n_shards));
+    uint32_t n_cells = n_stages * n_shards, n_ranks = n_cells + n_idle;
+    job_start(j, (int)n_ranks);
     assert_int_equal(job_receive(j), FRAME_HELLO);
     j->hello = json_loads((char *)j->body, 0, NULL);
-    assert_int_equal(json_array_size(j->hello), n_stages * n_shards);
+    assert_int_equal(json_array_size(j->hello), n_ranks);
     j->n_shards = n_shards;
     job_plan(j, MODEL, n_stages, n_shards, deadline_ms);
     uint32_t kind;
     while ((kind = job_receive(j)) == FRAME_PROGRESS) {}
     if (kind != FRAME_READY) fail_msg("frame %u: %s", kind, j->body ? (char *)j->body : "");
     json_t *ready = json_loads((char *)j->body, 0, NULL);
-    assert_int_equal(json_array_size(ready), n_stages * n_shards);
+    assert_int_equal(json_array_size(ready), n_ranks);
     for (size_t i = 0; i < json_array_size(ready); i++) {
         json_t *o = json_array_get(ready, i);
         assert_int_equal(json_integer_value(json_object_get(o, "rank")), i);
-        assert_true(json_integer_value(json_object_get(o, "weight_bytes")) > 0);
+        assert_int_equal(json_integer_value(json_object_get(o, "weight_bytes")) > 0, i < n_cells);
     }
     json_decref(ready);
 }
@@ -278,9 +286,11 @@ static void run_steps(struct job *j, struct bytes *out) {
     for (size_t i = 0; i < json_array_size(stats); i++) {
         json_t *o = json_array_get(stats, i);
         assert_int_equal(json_integer_value(json_object_get(o, "rank")), i);
-        assert_int_equal(json_integer_value(json_object_get(o, "n_steps")), STEPS + 1);
+        int has_cell = i < json_array_size(stats) - n_idle;
+        assert_int_equal(json_integer_value(json_object_get(o, "n_steps")), has_cell ? STEPS + 1 : 0);
         assert_true(json_integer_value(json_object_get(o, "peak_rss_bytes")) > 1 << 20);
-        assert_int_equal(json_is_true(json_object_get(o, "has_board")), device && j->n_shards > 1);
+        assert_int_equal(json_is_true(json_object_get(o, "has_board")),
+                         has_cell && device && j->n_shards > 1);
     }
     json_decref(stats);
 }
@@ -290,14 +300,18 @@ static void test_every_grid_gives_the_same(void **state) {
     (void)state;
     static const struct {
         const char *device;
-        uint32_t n_stages, n_shards;
-    } grids[] = {{NULL, 1, 1}, {NULL, 2, 1}, {NULL, 1, 2}, {NULL, 2, 2}, {NULL, 1, 3},
-                 {POCL, 1, 2}, {POCL, 1, 3}, {POCL, 1, 4}, {POCL, 2, 2}};
+        uint32_t n_stages, n_shards, order[4], n_idle; /* order {0}: as the ranks come */
+    } grids[] = {{NULL, 1, 1, {0}, 0}, {NULL, 2, 1, {0}, 0}, {NULL, 1, 2, {0}, 0}, {NULL, 2, 2, {0}, 0},
+                 {NULL, 1, 3, {0}, 0}, {POCL, 1, 2, {0}, 0}, {POCL, 1, 3, {0}, 0}, {POCL, 1, 4, {0}, 0},
+                 {POCL, 2, 2, {0}, 0}, {NULL, 2, 2, {0, 3, 1, 2}, 0}, {NULL, 1, 1, {0}, 2},
+                 {NULL, 2, 1, {0, 3}, 2}, {POCL, 1, 2, {0, 2}, 1}, {POCL, 2, 2, {0, 4, 5, 2}, 2}};
     struct bytes first = {0};
     for (size_t g = 0; g < sizeof grids / sizeof *grids; g++) {
         struct job j;
         struct bytes all = {0};
         device = grids[g].device;
+        order = grids[g].order[1] ? grids[g].order : NULL;
+        n_idle = grids[g].n_idle;
         job_open(&j, grids[g].n_stages, grids[g].n_shards, 20000);
         run_steps(&j, &all);
         job_send(&j, FRAME_STOP, 0, "");
@@ -310,6 +324,8 @@ static void test_every_grid_gives_the_same(void **state) {
     }
     bytes_free(&first);
     device = NULL;
+    order = NULL;
+    n_idle = 0;
 }
 
 static void test_stop_before_plan(void **state) {
@@ -353,6 +369,16 @@ static void test_plans_that_cannot_be(void **state) {
     assert_int_equal(job_receive(&j), FRAME_HELLO);
     job_plan(&j, MODEL, 1, 3, 20000);
     expect_failure(&j, "needs 3 ranks, the job has 2");
+
+    static const uint32_t twice[] = {0, 1, 1}, beyond[] = {0, 3, 1};
+    for (int i = 0; i < 2; i++) {
+        job_start(&j, 3);
+        assert_int_equal(job_receive(&j), FRAME_HELLO);
+        order = i ? twice : beyond;
+        job_plan(&j, MODEL, 3, 1, 20000);
+        order = NULL;
+        expect_failure(&j, i ? "cell 2 to rank 1, which has one" : "cell 1 to rank 3, which has one or is none of 3");
+    }
 
     job_start(&j, 1);
     assert_int_equal(job_receive(&j), FRAME_HELLO);
@@ -500,6 +526,26 @@ static void test_killed_shard_on_board(void **state) {
     }
 }
 
+/* While steps go on, which it sees nothing of. */
+static void test_stopped_rank_without_a_cell(void **state) {
+    (void)state;
+    struct job j;
+    struct result r;
+    n_idle = 1;
+    job_open(&j, 2, 1, 1000);
+    n_idle = 0;
+    double start = clock_s();
+    for (uint32_t i = 0; clock_s() - start < 3; i++) { /* longer than it waits for a sign of life */
+        send_step(&j, i, 0, 32, 0, NULL, 0);
+        expect_result(&j, i, &r);
+        clock_sleep_us(20000);
+    }
+    assert_int_equal(kill(job_pid(&j, 2), SIGSTOP), 0);
+    const struct frame_header ping = {FRAME_MAGIC, FRAME_PING, 1, 0};
+    for (int i = 0; i < 20 && send(j.fd, &ping, sizeof ping, MSG_NOSIGNAL) > 0; i++) clock_sleep_us(100000);
+    expect_failure(&j, "no layers) to answer a sign of life");
+}
+
 static void test_coordinator_gone(void **state) {
     (void)state;
     struct job j;
@@ -533,17 +579,19 @@ static double cpu_seconds(pid_t pid) {
 static void test_idle_is_cheap(void **state) {
     (void)state;
     struct job j;
+    n_idle = 1;
     job_open(&j, 2, 2, 20000);
+    n_idle = 0;
     double before = 0, after = 0;
-    for (size_t r = 0; r < 4; r++) before += cpu_seconds(job_pid(&j, r));
+    for (size_t r = 0; r < 5; r++) before += cpu_seconds(job_pid(&j, r));
     for (uint32_t i = 0; i < 2; i++) {
         job_send(&j, FRAME_PING, i, "");
         assert_int_equal(job_receive(&j), FRAME_PONG);
         clock_sleep_us(1000000);
     }
-    for (size_t r = 0; r < 4; r++) after += cpu_seconds(job_pid(&j, r));
-    print_message("idle: %.3f cores per rank\n", (after - before) / 8);
-    assert_true((after - before) / 8 < 0.1);
+    for (size_t r = 0; r < 5; r++) after += cpu_seconds(job_pid(&j, r));
+    print_message("idle: %.3f cores per rank\n", (after - before) / 10);
+    assert_true((after - before) / 10 < 0.1);
     job_send(&j, FRAME_STOP, 0, "");
     assert_int_equal(job_end(&j, 5), 0);
 }
@@ -575,6 +623,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_stopped_shard_on_board),
         cmocka_unit_test(test_stopped_gateway_on_board),
         cmocka_unit_test(test_killed_shard_on_board),
+        cmocka_unit_test(test_stopped_rank_without_a_cell),
         cmocka_unit_test(test_coordinator_gone),
         cmocka_unit_test(test_coordinator_silent),
         cmocka_unit_test(test_idle_is_cheap),
