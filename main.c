@@ -50,7 +50,7 @@ static const struct command commands[] = {
     {"plan", KIND_LOCAL, cmd_plan, NULL, "who would hold what, before anything runs"},
     {"inspect", KIND_LOCAL, cmd_inspect, NULL, "metadata and tensors of a model file"},
     {"devices", KIND_NODE, NULL, cmd_devices, "the OpenCL devices of this host"},
-    {"bench", KIND_LOCAL, cmd_bench, NULL, "how fast a device or a grid is: bench ops, generate, compare, serve"},
+    {"bench", KIND_LOCAL, cmd_bench, NULL, "how fast it is: bench ops, generate, pipeline, compare, serve"},
     {"tune", KIND_LOCAL, cmd_tune_here, NULL, "find and keep what makes a device of this host fast"},
     {"config", KIND_HIDDEN, cmd_config, NULL, "the example configuration"},
     {"node", KIND_NODE, NULL, cmd_node, "one rank of a job (started by the others)"},
@@ -91,10 +91,12 @@ static err cmd_tune_here(int argc, char **argv) { return cmd_tune(argc, argv, CA
 static err cmd_bench(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     if (strcmp(what, "ops") == 0) return cmd_bench_ops(argc - 1, argv + 1, CARAVAN_COMMIT);
-    int is_generate = strcmp(what, "generate") == 0, is_compare = strcmp(what, "compare") == 0;
-    if ((is_generate || is_compare) && inside_is_mpi_launch())
+    int is_generate = strcmp(what, "generate") == 0, is_compare = strcmp(what, "compare") == 0,
+        is_pipeline = strcmp(what, "pipeline") == 0;
+    if ((is_generate || is_compare || is_pipeline) && inside_is_mpi_launch())
         return err_set(ERR_USAGE, "bench %s launches its own ranks; call it without mpirun", what);
     if (is_generate) return cmd_bench_generate(argc - 1, argv + 1, CARAVAN_COMMIT);
+    if (is_pipeline) return cmd_bench_pipeline(argc - 1, argv + 1, CARAVAN_COMMIT);
     if (is_compare) return cmd_bench_compare(argc - 1, argv + 1, CARAVAN_COMMIT);
     if (strcmp(what, "serve") == 0) return cmd_bench_serve(argc - 1, argv + 1, CARAVAN_COMMIT);
     if (!*what) return err_set(ERR_USAGE, "bench: of what? caravan bench --help lists it");
@@ -103,6 +105,7 @@ static err cmd_bench(int argc, char **argv) {
     printf("Usage: caravan bench WHAT [flags]\n\n"
            "  ops       every op on a device, against a plain read of memory and the peak of its dots\n"
            "  generate  tokens per second of a model on grids of stages and shards\n"
+           "  pipeline  how full the stages are, and what a hop between them costs\n"
            "  compare   tokens per second beside llama-bench and dllama, in turn\n"
            "  serve     load over HTTP on any server with OpenAI's API: throughput and latencies\n\n"
            "`caravan bench WHAT --help` explains the flags.\n");

@@ -12,8 +12,7 @@
 #include "coordinator/model.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
-#include "coordinator/scheduler.h"
-#include "coordinator/sequence.h"
+#include "coordinator/streams.h"
 
 #define LIST_MAX 16 /* items of a flag */
 #define STAGES_MAX 4096
@@ -22,7 +21,6 @@
 #define REPEAT_MAX 99
 #define TIMES_MAX (1 << 20) /* tokens that all streams write */
 #define READ_S 0.5
-#define STREAMS_MAX 64
 
 /* A grid and a prompt, or a context that decoding goes on from; tokens per second are medians. */
 struct row {
@@ -147,7 +145,7 @@ static err prepare(struct bench *t, const char *path) {
     uint32_t n_tokens = t->prompt_max + (uint32_t)t->n_streams;
     TRY(NEW(t->tokens, n_tokens));
     TRY(NEW(t->times_us, t->n_streams * t->written_max + 2));
-    for (uint32_t i = 0; i < n_tokens; i++) t->tokens[i] = (int32_t)((i * UINT64_C(7919) + 11) % p->n_vocab);
+    streams_fill(t->tokens, n_tokens, p->n_vocab);
     return OK;
 }
 
@@ -156,68 +154,14 @@ static uint32_t rows_max(const struct bench *t) {
     return (uint32_t)(n < t->config.prefill_chunk ? n : t->config.prefill_chunk);
 }
 
-/* Texts that are read and written side by side. Each is a prompt of its own, or blocks would be shared. */
-struct streams {
-    struct scheduler *scheduler;
-    struct sequence *of[STREAMS_MAX];
-    uint32_t n, n_begun; /* streams that have a first token */
-    uint64_t n_since;    /* tokens since all have */
-    int64_t *times_us;   /* when all had a first token, and when each token since came */
-    err taken;
-};
-
-static void on_taken(void *context, struct sequence *q, err e) {
-    struct streams *s = context;
-    size_t n_tokens;
-    sequence_tokens(q, &n_tokens);
-    if (e != OK) s->taken = e;
-    else if (s->n_begun == s->n) s->times_us[++s->n_since] = clock_us();
-    else if (n_tokens == 1 && ++s->n_begun == s->n) s->times_us[0] = clock_us();
-}
-
-static err streams_run(struct bench *t, struct streams *s) {
-    while (scheduler_n_sequences(s->scheduler)) {
-        struct result r;
-        int has_step = 1;
-        while (has_step && engine_n_pending(t->engine) < engine_depth(t->engine)) {
-            struct step step;
-            TRY(scheduler_next(s->scheduler, rows_max(t), &step, &has_step));
-            if (has_step) TRY(engine_submit(t->engine, &step));
-        }
-        TRY(engine_next(t->engine, &r));
-        TRY(scheduler_commit(s->scheduler, &r, on_taken, s));
-        TRY(s->taken);
-    }
-    return OK;
-}
-
-static err streams_open(struct bench *t, struct streams *s, uint32_t n_prompt, uint32_t n_tokens) {
-    const struct plan *plan = engine_plan(t->engine);
-    struct scheduler_options of_steps = {
-        .n_blocks = plan->n_blocks, .rows_max = rows_max(t), .n_groups = plan->n_stages, .context = plan->context,
-        .n_vocab = t->model.program->n_vocab};
-    struct sequence_options o = {
-        .n_prompt = n_prompt, .n_vocab = t->model.program->n_vocab, .context = n_prompt + n_tokens,
-        .max_tokens = n_tokens, .top_p = 1, .repeat_penalty = 1, .ignores_end = 1};
-    TRY(scheduler_create(&of_steps, &s->scheduler));
-    for (uint32_t i = 0; i < s->n; i++) {
-        o.prompt = t->tokens + i;
-        TRY(sequence_create(&o, &s->of[i]));
-        TRY(scheduler_add(s->scheduler, s->of[i], 0, 0));
-    }
-    return OK;
-}
-
 /* Texts of all streams, from the first row of the prompt to the last token. times_us: when they began, when all had
  * a first token, and when each token since came; *n_since: how many these are. */
 static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, int64_t *times_us, uint64_t *n_since) {
-    struct streams s = {.n = (uint32_t)t->n_streams, .times_us = times_us + 1};
-    err e = streams_open(t, &s, n_prompt, n_tokens);
-    times_us[0] = clock_us();
-    if (e == OK) e = streams_run(t, &s);
-    scheduler_free(s.scheduler);
-    for (uint32_t i = 0; i < s.n; i++) sequence_free(s.of[i]);
-    *n_since = s.n_since;
+    struct streams s = {
+        .engine = t->engine, .n = (uint32_t)t->n_streams, .n_prompt = n_prompt, .n_tokens = n_tokens,
+        .rows_max = rows_max(t), .n_vocab = t->model.program->n_vocab, .tokens = t->tokens, .times_us = times_us};
+    err e = streams_run(&s);
+    *n_since = s.state.n_since;
     return e;
 }
 

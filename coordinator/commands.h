@@ -20,6 +20,8 @@ err cmd_detokenize(int argc, char **argv);
 err cmd_serve(int argc, char **argv, const char *commit);
 /* `caravan bench generate`; `commit` is printed. */
 err cmd_bench_generate(int argc, char **argv, const char *commit);
+/* `caravan bench pipeline`; the same. */
+err cmd_bench_pipeline(int argc, char **argv, const char *commit);
 /* `caravan bench compare`; the same. */
 err cmd_bench_compare(int argc, char **argv, const char *commit);
 /* `caravan bench serve`; the same. */

@@ -36,8 +36,11 @@ struct engine_rank {
     char host[256], platform[128], device[256];
     uint64_t memory_bytes, weight_bytes, kv_bytes, bytes_read, peak_rss_bytes, rss_bytes, n_steps;
     uint64_t bytes_sent, bytes_received;
-    double load_s, compute_s;
-    double wait_s, share_s; /* for the stage before; for the other shards */
+    uint64_t one_row_steps, full_steps; /* of n_steps: those of one row; of rows_max rows */
+    double load_s;
+    double clock_s; /* of the rank's own clock; since loading, and never of the same time: */
+    double compute_s, wait_s, send_s, share_s; /* with nothing to compute; for what was sent; for the other shards */
+    double one_row_s, full_s; /* of compute_s */
 };
 
 /* Launches (or joins) the job, checks the memory of every rank against the plan and

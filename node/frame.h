@@ -27,9 +27,11 @@ enum frame_kind {
                         shard, weight_bytes, kv_bytes, bytes_read, load_s}]; memory of the device */
     FRAME_RESULT,    /* struct result; the id of its step */
     FRAME_PONG,      /* empty: the ping with this id walked through every rank */
-    FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, rss_bytes, compute_s, wait_s, share_s, n_steps,
-                        bytes_sent, bytes_received}]: wait_s for the stage before, share_s for
-                        the other shards */
+    FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, rss_bytes, clock_s, compute_s, wait_s, send_s, share_s, n_steps,
+                        one_row_steps, one_row_s, full_steps, full_s, bytes_sent, bytes_received}]: clock_s of the
+                        rank's own clock; since loading, wait_s with nothing to compute, send_s with every buffer
+                        still being sent from, share_s for the other shards; compute_s of all steps, of those of
+                        one row, of those of rows_max rows */
     FRAME_PROBED,    /* JSON, struct probed: what every rank measured */
     FRAME_ERROR,     /* JSON {rank, host, code, text}, code as err_name; the job ends after it */
     /* coordinator -> job, walks forward through the stages */

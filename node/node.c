@@ -134,6 +134,18 @@ static int64_t share_us(const struct node *n) {
     return c.share_wait_us + (n->board ? board_waited_us(n->board) : 0);
 }
 
+static void tally_step(struct node *n, uint32_t n_rows, int64_t busy_us) {
+    struct tally *t = &n->tally;
+    struct step_tally *const kinds[] = {&t->all, n_rows == 1 ? &t->one_row : NULL,
+                                        n_rows > 1 && n_rows == n->limits.rows_max ? &t->full : NULL};
+    t->busy_us += busy_us;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (!kinds[i]) continue;
+        kinds[i]->n_steps++;
+        kinds[i]->busy_us += busy_us;
+    }
+}
+
 static err step_run(struct node *n, struct slot *s, const struct frame_header *h, size_t n_bytes) {
     struct step step;
     TRY(frame_get_step(s->data + sizeof *h, h->n_bytes, &n->limits, &step));
@@ -148,10 +160,10 @@ static err step_run(struct node *n, struct slot *s, const struct frame_header *h
     int64_t start = clock_us(), shared_us = share_us(n);
     float *hidden = (float *)(void *)(s->data + hidden_at(h));
     TRY(stage_run(n->stage, &step, hidden, n->logits));
-    n->compute_us += clock_us() - start - (share_us(n) - shared_us);
-    n->n_steps++;
-    if (n->next >= 0) return slot_send(n, s, n->next, hidden_at(h) + rows_bytes);
-    return n->cell.shard == 0 ? step_finish(n, h->id, &step, hidden) : OK;
+    if (n->next >= 0) TRY(slot_send(n, s, n->next, hidden_at(h) + rows_bytes));
+    else if (n->cell.shard == 0) TRY(step_finish(n, h->id, &step, hidden));
+    tally_step(n, step.n_rows, clock_us() - start - (share_us(n) - shared_us));
+    return OK;
 }
 
 /* ---- other frames ---- */
@@ -170,17 +182,21 @@ static void rss_bytes(uint64_t *now, uint64_t *peak) {
 }
 
 err stats_put(struct node *n, uint32_t id) {
+    const struct tally *t = &n->tally;
     struct wire_counts c;
     uint64_t rss, peak_rss;
     wire_counts(n->w, &c);
     rss_bytes(&rss, &peak_rss);
-    json_t *o = json_pack("{s:i,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:b}", "rank", n->rank, "peak_rss_bytes",
-                          (json_int_t)peak_rss, "rss_bytes", (json_int_t)rss, "compute_s",
-                          (double)n->compute_us / 1e6,
-                          "wait_s", (double)n->wait_us / 1e6, "share_s",
-                          (double)share_us(n) / 1e6, "n_steps", (json_int_t)n->n_steps,
-                          "bytes_sent", (json_int_t)c.bytes_sent, "bytes_received",
-                          (json_int_t)c.bytes_received, "has_board", n->board != NULL);
+    json_t *o = json_pack(
+        "{s:i,s:I,s:I,s:f,s:f,s:f,s:f,s:f,s:I,s:I,s:f,s:I,s:f,s:I,s:I,s:b}", "rank", n->rank,
+        "peak_rss_bytes", (json_int_t)peak_rss, "rss_bytes", (json_int_t)rss,
+        "clock_s", (double)clock_us() / 1e6, "compute_s", (double)t->busy_us / 1e6, "wait_s", (double)t->wait_us / 1e6,
+        "send_s", (double)t->send_us / 1e6, "share_s", (double)share_us(n) / 1e6,
+        "n_steps", (json_int_t)t->all.n_steps,
+        "one_row_steps", (json_int_t)t->one_row.n_steps, "one_row_s", (double)t->one_row.busy_us / 1e6,
+        "full_steps", (json_int_t)t->full.n_steps, "full_s", (double)t->full.busy_us / 1e6,
+        "bytes_sent", (json_int_t)c.bytes_sent, "bytes_received", (json_int_t)c.bytes_received,
+        "has_board", n->board != NULL);
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     json_decref(o);
     if (!text) return err_set(ERR_MEMORY, "cannot write the figures of this rank");
@@ -266,8 +282,21 @@ static void node_pause(struct node *n) {
         wire_pause(waited, is_busy ? PAUSE_BUSY_US : PAUSE_IDLE_US);
 }
 
+/* Whether a message may be there that no slot is free for. */
+static int is_held_up(const struct node *n) {
+    const struct slot *s = &n->slots[n->slot_head];
+    struct frame_header h;
+    return s->n_sends > 0 && (n->rank != 0 || gate_frame(n->gate, &h) != NULL);
+}
+
+static void tally_idle(struct node *n, int64_t *since) {
+    int64_t now = clock_us();
+    *(is_held_up(n) ? &n->tally.send_us : &n->tally.wait_us) += now - *since;
+    *since = now;
+}
+
 static err node_loop(struct node *n) {
-    int64_t idle_since = clock_us();
+    int64_t since = clock_us();
     n->heard_us = wire_clock_us(n->w);
     while (!n->is_stopped || (n->rank == 0 && n->back.n_in_flight)) {
         struct slot *s = NULL;
@@ -280,13 +309,12 @@ static err node_loop(struct node *n) {
         if (!s) {
             TRY(check_lease(n));
             node_pause(n);
+            tally_idle(n, &since);
             continue;
         }
-        uint64_t n_steps = n->n_steps;
-        int64_t now = clock_us();
+        n->tally.wait_us += clock_us() - since;
         TRY(frame_run(n, s, n_bytes));
-        if (n->n_steps != n_steps) n->wait_us += now - idle_since;
-        idle_since = clock_us();
+        since = clock_us();
         n->heard_us = wire_clock_us(n->w);
     }
     return OK;

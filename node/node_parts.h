@@ -27,6 +27,21 @@ struct slot {
     int is_busy; /* posted, or not yet sent on */
 };
 
+/* Steps of one kind. */
+struct step_tally {
+    uint64_t n_steps;
+    int64_t busy_us;
+};
+
+/* Where the time of the loop went, by this rank's clock; no time counts twice, and what is left over went to other
+ * frames. Waits for the other shards of the stage are kept where they happen, see share_us in node.c. */
+struct tally {
+    int64_t busy_us; /* steps, from the message to the last send, less the waits for shards */
+    int64_t wait_us; /* nothing to compute */
+    int64_t send_us; /* the next message could not be taken in: every slot held one that was still being sent */
+    struct step_tally all, one_row, full; /* full: of as many rows as a step may have, and more than one */
+};
+
 /* One JSON object of every rank, for HELLO, READY and STATS. Rank 0. */
 struct gather {
     enum frame_kind kind;
@@ -77,8 +92,8 @@ struct node {
     int is_reported;       /* the failure is another rank's and the coordinator knows */
     int is_stopped, is_ready;
     int is_rank_0_lost;    /* no use in telling it */
-    int64_t load_us, compute_us, wait_us;
-    uint64_t n_steps;
+    int64_t load_us;
+    struct tally tally;
 };
 
 static inline int has_cell(const struct node *n) { return n->rank < n->n_cells; }

@@ -254,6 +254,28 @@ static void check_hidden_alone(struct job *j, uint32_t id, int32_t position, con
     assert_memory_equal(r.hidden, want, dim * sizeof *want);
 }
 
+/* What a second reading adds to `before` fits into the time between the two. */
+static void check_times(struct job *j, const json_t *before) {
+    static const char *const parts[] = {"compute_s", "wait_s", "send_s", "share_s"};
+    job_send(j, FRAME_GET_STATS, 8, "");
+    assert_int_equal(job_receive(j), FRAME_STATS);
+    json_t *after = json_loads((char *)j->body, 0, NULL);
+    for (size_t i = 0; i < json_array_size(after); i++) {
+        const json_t *a = json_array_get(before, i), *b = json_array_get(after, i);
+        double seconds = json_real_value(json_object_get(b, "clock_s")) - json_real_value(json_object_get(a, "clock_s"));
+        double sum = 0, busy = json_real_value(json_object_get(b, "compute_s"));
+        for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
+            double more = json_real_value(json_object_get(b, parts[k])) - json_real_value(json_object_get(a, parts[k]));
+            assert_true(more >= 0);
+            sum += more;
+        }
+        assert_true(sum <= seconds + 1e-5); /* all are whole microseconds */
+        double kinds = json_real_value(json_object_get(b, "one_row_s")) + json_real_value(json_object_get(b, "full_s"));
+        assert_true(fabs(kinds - busy) < 1e-5); /* all steps were of the two kinds */
+    }
+    json_decref(after);
+}
+
 /* A prompt of 32 rows, then more steps than the job may hold, sent at once. Appends all results. */
 static void run_steps(struct job *j, struct bytes *out) {
     enum { STEPS = 12 };
@@ -289,9 +311,12 @@ static void run_steps(struct job *j, struct bytes *out) {
         int has_cell = i < json_array_size(stats) - n_idle;
         assert_int_equal(json_integer_value(json_object_get(o, "n_steps")), has_cell ? STEPS + 1 : 0);
         assert_true(json_integer_value(json_object_get(o, "peak_rss_bytes")) > 1 << 20);
+        assert_int_equal(json_integer_value(json_object_get(o, "one_row_steps")), has_cell ? STEPS : 0);
+        assert_int_equal(json_integer_value(json_object_get(o, "full_steps")), has_cell);
         assert_int_equal(json_is_true(json_object_get(o, "has_board")),
                          has_cell && device && j->n_shards > 1);
     }
+    check_times(j, stats);
     json_decref(stats);
 }
 
