@@ -1,9 +1,30 @@
 /* Cost: how long a cell of a plan needs for a step, and what a whole plan therefore reaches. Pure arithmetic over
  * program, cluster and plan; docs/planning.md does the sums by hand.
  *
- * A product of r rows takes the larger of two times: reading its packed weights (row_per_s), and its operations
- * (products_per_s), plus launch_s; attention reads its keys and values; every op has launch_s. Stages of one stream
- * follow each other; of several streams they work at the same time, and the slowest counts. */
+ * A step of r rows, of which o are wanted, over a cache of n positions per row, in a cell of layers [b, e):
+ *
+ *     weights_s  sum over matrices: the larger of bytes x read / row_per_s and 2 x rows x cols x done / products_per_s
+ *                bytes: packed, of this shard's slice, rows x cols its shape; read = 1, done = r. A mixture of experts:
+ *                done = r x n_used, read = n_experts x (1 - (1 - n_used / n_experts)^r), the experts that r rows hit.
+ *                The head: done = o, nothing where o = 0. Tables are looked up: nothing.
+ *     attend_s   sum over layers: the larger of  max(o, 1) x n x kv / read_per_s  and  4 x heads x n x r / f32_per_s
+ *                kv: bytes of a position's keys and values here; heads: values of the query heads here; n at most the
+ *                layer's window. Wanted rows are of texts of their own; the others read one text's cache together.
+ *     launch_s   step_s + launches x launch_s: a launch per group of ops that run as one (model/fuse.h), two for
+ *                attention beyond ATTEND_CHUNK positions, none for what only meets other shards
+ *     copy_s     bytes between host and device / copy_per_s: rows that come in and go on (r x dim x 4 each), logits,
+ *                sums of shards, own and all; 0 where they share memory
+ *     share_s    per sum of partial results (two a layer): the longest latency from another shard, plus the larger of
+ *                what goes out and what comes in, in seconds of the links between; plus step_s where the device has to
+ *                stop for messages (shards on several hosts, or a device that is not its host). A shard sends each
+ *                other one its tree_own results x r x dim x 4 bytes. At the end shard 0 gets o x n_vocab x 4 bytes of
+ *                logits from the others.
+ *     total_s    the sum of these
+ *
+ * A stage takes as long as its slowest shard. From stage to stage go r x dim x 4 bytes per shard; shards that send
+ * between the same two hosts share the way: a hop is latency_s + n_shards_there x bytes / bytes_per_s, the way back to
+ * cell 0 a latency. One stream: stages and hops follow each other. Several streams, or the steps of a long prompt:
+ * they work at the same time, and the slowest stage counts, or the hop whose bytes take longest. */
 #ifndef PARTITION_COST_H
 #define PARTITION_COST_H
 
@@ -23,6 +44,9 @@ struct cost {
     double total_s;  /* of the step in this cell */
 };
 
+/* ERR_CONFIG names a device or a link whose rates are not known: see cluster_complete. */
+err cost_check(const struct cluster *c);
+
 /* Of cell `cell` of the plan on its device. */
 err cost_cell(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t cell,
               const struct step_shape *s, struct cost *out);
@@ -30,23 +54,28 @@ err cost_cell(const struct program *p, const struct cluster *c, const struct pla
 struct forecast_cell {
     struct cost decode, prefill; /* a step of one row; of rows_max rows */
     uint64_t hop_bytes;          /* to the next stage, per row */
-    double hop_decode_s, hop_prefill_s; /* to the next stage (or back to rank 0) */
+    double hop_decode_s, hop_prefill_s; /* to the next stage; of the last one's shard 0 back to cell 0 */
     uint64_t share_bytes;        /* sent to other shards of the stage, per row */
     double load_s;
 };
 
 struct forecast {
-    uint32_t n_positions;      /* cache positions that the decode steps attend to: half of the context */
+    uint32_t n_positions;      /* cache positions that the decode steps attend to; prefill: half of them, the mean
+                                  of a prompt of that length */
     double decode_per_s;       /* tokens per second of one stream */
     double streams_per_s;      /* tokens per second of as many streams as fill the pipeline (n_stages x 1 row) */
     double prefill_per_s;      /* tokens per second of a long prompt in steps of rows_max rows */
-    double load_s;
+    double load_s;             /* until the last cell has read and packed its weights */
     uint32_t slowest_stage;    /* the bottleneck */
     char bottleneck[256];      /* in words */
     struct forecast_cell *cells; /* [n_ranks] */
 };
 
+/* For texts of half the context. */
 err forecast_create(const struct program *p, const struct cluster *c, const struct plan *plan, struct forecast **out);
+/* For texts of n_positions, at least 1. */
+err forecast_create_at(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t n_positions,
+                       struct forecast **out);
 void forecast_free(struct forecast *f);
 
 #endif

@@ -50,7 +50,25 @@ uint32_t plan_context_blocks(uint32_t context);
 /* Layers are shared out so that the largest stage is as small as can be, in bytes of
  * weights, embedding and head included; among those, as evenly as can be. */
 err plan_create(const struct program *p, const struct plan_request *r, struct plan **out);
+/* The same where some things are chosen already; NULL: as above. */
+struct plan_choice {
+    const uint32_t *layer_begin; /* [n_stages + 1] */
+    const float *shares;         /* [n_stages][n_shards] */
+    const uint32_t *devices;     /* [n_ranks], of a cluster; NULL: those of the ranks' numbers */
+};
+err plan_create_with(const struct program *p, const struct plan_request *r, const struct plan_choice *choice,
+                     struct plan **out);
 void plan_free(struct plan *plan);
+
+/* The parts of a cell's memory. Weights, packed, of a shard with this cut in a stage of layers [begin, end);
+ * `scratch` [n_weights]. */
+uint64_t plan_weight_bytes(const struct program *p, const struct cut *cut, uint32_t begin, uint32_t end,
+                           struct holding *scratch);
+/* KV cache of one position in one layer. */
+uint64_t plan_position_bytes(const struct program *p, const struct cut *cut);
+/* Buffers that the values of a step need, and attention's sums per chunk: of a cell whose stage, shard, layers and
+ * cut are filled; of the plan its context, rows_max and n_shards count. */
+uint64_t plan_work_bytes(const struct program *p, const struct plan *plan, const struct plan_cell *c);
 
 uint64_t plan_cell_bytes(const struct plan_cell *c);
 /* Heads and width of the feed-forward part that a cell computes. */

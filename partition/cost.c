@@ -1,0 +1,282 @@
+#include "partition/cost.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "model/fuse.h"
+#include "model/limits.h"
+#include "model/packed.h"
+#include "partition/cost_parts.h"
+
+/* ---- rates ---- */
+
+static err rate_check(const struct cluster_device *d, const char *what, double value) {
+    return value > 0 ? OK : err_set(ERR_CONFIG, "device '%s': its %s is not known", d->name, what);
+}
+
+static err device_check(const struct cluster_device *d) {
+    const struct device_rates *r = &d->rates;
+    TRY(rate_check(d, "rate of reading memory", r->read_per_s));
+    TRY(rate_check(d, "rate of float operations", r->f32_per_s));
+    for (int f = 0; f < N_FORMATS; f++) {
+        TRY(rate_check(d, "rate of products of one row", r->row_per_s[f]));
+        TRY(rate_check(d, "rate of products of many rows", r->products_per_s[f]));
+    }
+    return d->is_host ? OK : rate_check(d, "rate of copies from and to the host", r->copy_per_s);
+}
+
+static err link_check(const char *where, const struct cluster_link *l) {
+    if (l->bytes_per_s > 0 && l->latency_s >= 0) return OK;
+    return err_set(ERR_CONFIG, "links %s: their rate is not known", where);
+}
+
+/* Between two hosts, or of one; all ways between hosts are asked for by one of each. */
+err cost_check(const struct cluster *c) {
+    if (c->n_devices == 0) return err_set(ERR_CONFIG, "the cluster has no devices");
+    for (uint32_t i = 0; i < c->n_devices; i++) {
+        TRY(device_check(&c->devices[i]));
+        struct cluster_link inside = cluster_link_of(c, i, i), on = cluster_link_of(c, 0, i);
+        TRY(link_check("inside a host", &inside));
+        TRY(link_check("between hosts", &on));
+    }
+    return OK;
+}
+
+/* ---- the program by layers ---- */
+
+static uint32_t place_of(const struct op *op) { return (uint32_t)(op->layer + 1); }
+
+static err ops_sort(struct cost_model *m) {
+    const struct program *p = m->program;
+    TRY(NEW(m->ops, p->n_ops));
+    TRY(NEW(m->op_begin, p->n_layers + 3));
+    for (uint32_t i = 0; i < p->n_ops; i++) m->op_begin[place_of(&p->ops[i]) + 1]++;
+    for (uint32_t l = 0; l < p->n_layers + 2; l++) m->op_begin[l + 1] += m->op_begin[l];
+    uint32_t *next;
+    TRY(NEW(next, p->n_layers + 2));
+    for (uint32_t l = 0; l < p->n_layers + 2; l++) next[l] = m->op_begin[l];
+    for (uint32_t i = 0; i < p->n_ops; i++) m->ops[next[place_of(&p->ops[i])]++] = &p->ops[i];
+    free(next);
+    return OK;
+}
+
+static err groups_count(const struct program *p, uint32_t begin, uint32_t end, uint32_t *out) {
+    struct fusion f;
+    err e = fuse_create(p, begin, end, &f);
+    *out = f.n_groups;
+    fuse_free(&f);
+    return e;
+}
+
+static void ops_count(const struct cost_model *m, uint32_t place, struct cost_before *to) {
+    for (uint32_t i = m->op_begin[place]; i < m->op_begin[place + 1]; i++) {
+        const struct op *op = m->ops[i];
+        to->n_attends += op->kind == OP_ATTEND;
+        to->n_exchanges += op->kind == OP_GATHER;
+        if (op->kind == OP_REDUCE) to->n_reduces[m->program->weights[op->weight[0]].in_axis]++;
+    }
+}
+
+static err layers_count(struct cost_model *m) {
+    const struct program *p = m->program;
+    uint32_t own = 0, last = 0, both = 0;
+    TRY(NEW(m->before, p->n_layers + 1));
+    for (uint32_t l = 0; l < p->n_layers; l++, last = own) {
+        struct cost_before *at = &m->before[l + 1];
+        *at = m->before[l];
+        TRY(groups_count(p, l, l + 1, &own));
+        if (l > 0) TRY(groups_count(p, l - 1, l + 1, &both));
+        if (l > 0) at->n_joined += last + own - both;
+        at->n_groups += own;
+        if (l == 0) ops_count(m, 0, at);
+        ops_count(m, l + 1, at);
+        if (l + 1 == p->n_layers) ops_count(m, l + 2, at);
+    }
+    return OK;
+}
+
+err cost_model_create(const struct program *p, const struct cluster *c, struct cost_model *out) {
+    *out = (struct cost_model){.program = p, .cluster = c};
+    err e = ops_sort(out);
+    if (e == OK) e = layers_count(out);
+    if (e != OK) cost_model_free(out);
+    return e;
+}
+
+void cost_model_free(struct cost_model *m) {
+    free(m->ops);
+    free(m->op_begin);
+    free(m->before);
+    *m = (struct cost_model){0};
+}
+
+/* ---- computing ---- */
+
+/* Of the experts of a mixture, those that any of the rows uses: each row draws n_used of them. */
+static double experts_read(const struct weight *w, double n_rows) {
+    return w->n_experts * (1 - pow(1 - (double)w->n_used / w->n_experts, n_rows));
+}
+
+static double product_s(const struct weight *w, const struct cut *cut, const struct device_rates *r, double n_rows) {
+    if (n_rows <= 0) return 0;
+    struct slice s;
+    struct packed_layout layout;
+    slice_make(w, cut, &s);
+    packed_layout_make(w->tensor->format, s.row_end - s.row_begin, s.col_begin, s.col_end, &layout);
+    double n_read = w->n_experts ? experts_read(w, n_rows) : 1, n_done = w->n_experts ? n_rows * w->n_used : n_rows;
+    double operations = 2.0 * (double)(s.row_end - s.row_begin) * (double)(s.col_end - s.col_begin);
+    return fmax((double)layout.n_bytes * n_read / r->row_per_s[w->tensor->format],
+                operations * n_done / r->products_per_s[w->tensor->format]);
+}
+
+static double attend_s(const struct program *p, const struct op *op, const struct cut *cut,
+                       const struct device_rates *r, const struct step_shape *s) {
+    struct range heads = cut->values[AXIS_HEADS];
+    double n = s->n_positions;
+    if (op->attend.window && op->attend.window < n) n = op->attend.window;
+    double n_texts = s->n_outs ? s->n_outs : 1;
+    return fmax(n_texts * n * (double)plan_position_bytes(p, cut) / r->read_per_s,
+                4.0 * (heads.end - heads.begin) * n * s->n_rows / r->f32_per_s);
+}
+
+void cost_add_layer(const struct cost_model *m, const struct cut *cut, const struct device_rates *r,
+                    const struct step_shape *s, int layer, struct cost *out) {
+    const struct program *p = m->program;
+    for (uint32_t i = m->op_begin[layer + 1]; i < m->op_begin[layer + 2]; i++) {
+        const struct op *op = m->ops[i];
+        if (op->kind == OP_LINEAR)
+            out->weights_s += product_s(&p->weights[op->weight[0]], cut, r,
+                                        p->values[op->out].rows == ROWS_OUT ? s->n_outs : s->n_rows);
+        if (op->kind == OP_ATTEND) out->attend_s += attend_s(p, op, cut, r, s);
+    }
+}
+
+uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_t layer_end,
+                       const struct step_shape *s) {
+    const struct cost_before *b = &m->before[layer_begin], *e = &m->before[layer_end];
+    uint32_t n = e->n_groups - b->n_groups - (e->n_exchanges - b->n_exchanges);
+    if (layer_begin + 1 < layer_end) n -= e->n_joined - m->before[layer_begin + 1].n_joined;
+    return s->n_positions > ATTEND_CHUNK ? n + e->n_attends - b->n_attends : n;
+}
+
+/* ---- what passes between shards, and stages ---- */
+
+static double way_s(const struct cluster *c, uint32_t from, uint32_t to, double bytes, double *latency_s) {
+    struct cluster_link l = cluster_link_of(c, from, to);
+    if (l.latency_s > *latency_s) *latency_s = l.latency_s;
+    return bytes / l.bytes_per_s;
+}
+
+/* On one host partial sums of devices that are the host meet in its memory, and no device stops. */
+static int meet_in_memory(const struct cluster *c, const struct cost_shards *shards) {
+    for (uint32_t i = 0; i < shards->n_shards; i++) {
+        const struct cluster_device *d = &c->devices[shards->devices[i]];
+        if (!d->is_host || d->host != c->devices[shards->devices[0]].host) return 0;
+    }
+    return 1;
+}
+
+void cost_exchange_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard, enum axis axis,
+                        const struct step_shape *s, struct cost_exchange *out) {
+    *out = (struct cost_exchange){0};
+    if (shards->n_shards == 1) return;
+    const struct program *p = m->program;
+    const struct cluster *c = m->cluster;
+    uint32_t me = shards->devices[shard];
+    double latency_s = 0, out_s = 0, in_s = 0, n_row = (double)s->n_rows * p->dim * 4;
+    struct tree own, theirs;
+    tree_own(p->axes[axis].n_segments, shards->cuts[shard].segments[axis], &own);
+    double own_bytes = own.n_results * n_row, all_bytes = own_bytes;
+    for (uint32_t i = 0; i < shards->n_shards; i++) {
+        if (i == shard) continue;
+        tree_own(p->axes[axis].n_segments, shards->cuts[i].segments[axis], &theirs);
+        double bytes = theirs.n_results * n_row;
+        in_s += way_s(c, shards->devices[i], me, bytes, &latency_s);
+        out_s += way_s(c, me, shards->devices[i], own_bytes, &latency_s);
+        all_bytes += bytes;
+    }
+    out->share_s = latency_s + fmax(in_s, out_s);
+    if (!meet_in_memory(c, shards)) out->share_s += c->devices[me].rates.step_s;
+    out->copy_bytes = (uint64_t)(own_bytes + all_bytes);
+    out->sent_bytes = (uint64_t)own_bytes * (shards->n_shards - 1);
+}
+
+static double logits_bytes(const struct cut *cut, const struct step_shape *s) {
+    return (double)(cut->values[AXIS_VOCAB].end - cut->values[AXIS_VOCAB].begin) * s->n_outs * 4;
+}
+
+void cost_gather_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard,
+                      const struct step_shape *s, struct cost_exchange *out) {
+    double latency_s = 0, own_bytes = logits_bytes(&shards->cuts[shard], s);
+    *out = (struct cost_exchange){.copy_bytes = (uint64_t)own_bytes};
+    if (shards->n_shards == 1 || s->n_outs == 0) return;
+    if (shard > 0) {
+        out->share_s = way_s(m->cluster, shards->devices[shard], shards->devices[0], own_bytes, &latency_s);
+        out->sent_bytes = (uint64_t)own_bytes;
+    }
+    for (uint32_t i = 1; i < shards->n_shards && shard == 0; i++)
+        out->share_s += way_s(m->cluster, shards->devices[i], shards->devices[0], logits_bytes(&shards->cuts[i], s),
+                              &latency_s);
+    out->share_s += latency_s;
+}
+
+void cost_hop_make(const struct cost_model *m, const uint32_t *from, const uint32_t *to, uint32_t n_shards,
+                   uint32_t shard, const struct step_shape *s, struct cost_hop *out) {
+    const struct cluster *c = m->cluster;
+    uint32_t here = c->devices[from[shard]].host, there = c->devices[to[shard]].host, n_there = 1;
+    for (uint32_t i = 0; i < n_shards; i++)
+        n_there += i != shard && here != there && c->devices[from[i]].host == here && c->devices[to[i]].host == there;
+    struct cluster_link l = cluster_link_of(c, from[shard], to[shard]);
+    out->bytes_s = (double)n_there * s->n_rows * m->program->dim * 4 / l.bytes_per_s;
+    out->total_s = l.latency_s + out->bytes_s;
+}
+
+/* ---- a cell ---- */
+
+void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard, uint32_t layer_begin,
+                  uint32_t layer_end, const struct step_shape *s, struct cost *out) {
+    const struct program *p = m->program;
+    const struct cluster_device *d = &m->cluster->devices[shards->devices[shard]];
+    const struct cost_before *b = &m->before[layer_begin], *e = &m->before[layer_end];
+    int is_first = layer_begin == 0, is_last = layer_end == p->n_layers;
+    double row_bytes = (double)s->n_rows * p->dim * 4, copied = (!is_first + !is_last) * row_bytes;
+    struct cost_exchange x;
+    *out = (struct cost){0};
+    for (uint32_t l = layer_begin; l < layer_end; l++)
+        cost_add_layer(m, &shards->cuts[shard], &d->rates, s, (int)l, out);
+    if (is_last) cost_add_layer(m, &shards->cuts[shard], &d->rates, s, (int)p->n_layers, out);
+    out->launch_s = d->rates.step_s + cost_launches(m, layer_begin, layer_end, s) * d->rates.launch_s;
+    for (int a = 0; a < N_AXES; a++) {
+        double n = e->n_reduces[a] - b->n_reduces[a];
+        if (n <= 0) continue;
+        cost_exchange_make(m, shards, shard, (enum axis)a, s, &x);
+        out->share_s += n * x.share_s;
+        copied += n * (double)x.copy_bytes;
+    }
+    if (is_last) {
+        cost_gather_make(m, shards, shard, s, &x);
+        out->share_s += x.share_s;
+        copied += (double)x.copy_bytes;
+    }
+    if (!d->is_host) out->copy_s = copied / d->rates.copy_per_s;
+    out->total_s = out->weights_s + out->attend_s + out->launch_s + out->copy_s + out->share_s;
+}
+
+err cost_cell(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t cell,
+              const struct step_shape *s, struct cost *out) {
+    const struct plan_cell *at = &plan->cells[cell];
+    const struct plan_cell *first = &plan->cells[at->stage * plan->n_shards];
+    uint32_t devices[SEGMENTS_MAX];
+    struct cut cuts[SEGMENTS_MAX];
+    struct cost_model m;
+    TRY(cost_check(c));
+    TRY(cost_model_create(p, c, &m));
+    for (uint32_t i = 0; i < plan->n_shards; i++) {
+        devices[i] = first[i].device;
+        cuts[i] = first[i].cut;
+    }
+    const struct cost_shards shards = {plan->n_shards, devices, cuts};
+    cost_of_cell(&m, &shards, at->shard, at->layer_begin, at->layer_end, s, out);
+    cost_model_free(&m);
+    return OK;
+}

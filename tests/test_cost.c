@@ -1,0 +1,296 @@
+/* Costs of cells and forecasts of plans, against sums done by hand. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+
+#include "model/limits.h"
+#include "partition/cost.h"
+#include "tests/planning.h"
+
+static void assert_near(double got, double want) {
+    if (!(fabs(got - want) <= 1e-9 * fabs(want) + 1e-15)) fail_msg("%.12g, expected %.12g", got, want);
+}
+
+static struct plan *plan_of(const struct program *p, uint32_t stages, uint32_t shards, const float *shares) {
+    struct plan_request r = {stages, shards, 0, 1024, 0, 128};
+    struct plan_choice choice = {.shares = shares};
+    struct plan *plan = NULL;
+    assert_int_equal(plan_create_with(p, &r, &choice, &plan), OK);
+    return plan;
+}
+
+static struct cost cost_at(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t cell,
+                           struct step_shape s) {
+    struct cost out;
+    assert_int_equal(cost_cell(p, c, plan, cell, &s, &out), OK);
+    return out;
+}
+
+/* One device, one row: every weight is read once, the table is looked up. */
+static void test_one_row(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 4, 320);
+    struct cluster *c = test_cluster(1, 1);
+    c->devices[0].rates.launch_s = 1e-5;
+    c->devices[0].rates.step_s = 3e-4;
+    struct plan *plan = plan_of(&t.p, 1, 1, NULL);
+    struct cost got = cost_at(&t.p, c, plan, 0, (struct step_shape){1, 1, 100});
+    assert_near(got.weights_s, (4.0 * LAYER_WEIGHTS + 320 * 256) * 2 / 1e9);
+    /* Keys and values of 128 values each, f16; or 4 operations for each of 256 values. */
+    assert_near(got.attend_s, 4 * 100 * fmax(128 * 2 * 2 / 1e9, 4 * 256 / 10e9));
+    /* A layer: q k v, kv-write, attend, o, reduce + add, up, act, down, reduce + add + the next norm; at the ends
+     * the embedding, the first norm, and select, norm, head. */
+    assert_near(got.launch_s, 3e-4 + (4 * 9 + 5) * 1e-5);
+    assert_near(got.copy_s, 0);
+    assert_near(got.share_s, 0);
+    assert_near(got.total_s, got.weights_s + got.attend_s + got.launch_s);
+    /* Without a wanted row there is no head. */
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){1, 0, 100}).weights_s, 4.0 * LAYER_WEIGHTS * 2 / 1e9);
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+/* Many rows are a matter of operations; their attention reads one text's cache. */
+static void test_many_rows(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 2, 64);
+    struct cluster *c = test_cluster(1, 1);
+    struct plan *plan = plan_of(&t.p, 1, 1, NULL);
+    struct cost got = cost_at(&t.p, c, plan, 0, (struct step_shape){128, 1, 64});
+    assert_near(got.weights_s, 2.0 * LAYER_WEIGHTS * 2 * 128 / 10e9 + 64 * 256 * 2 / 1e9);
+    assert_near(got.attend_s, 2 * 4.0 * 256 * 64 * 128 / 10e9);
+    /* A window bounds what attention sees. */
+    for (uint32_t i = 0; i < t.p.n_ops; i++)
+        if (t.ops[i].kind == OP_ATTEND) t.ops[i].attend.window = 16;
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){128, 1, 64}).attend_s, got.attend_s / 4);
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+/* A launch more per layer for attention in several chunks; a stage that does not begin at 0 norms its own first row. */
+static void test_launches(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 6, 64);
+    struct cluster *c = test_cluster(1, 3);
+    for (int i = 0; i < 3; i++) c->devices[i].rates.launch_s = 1;
+    struct plan *plan = plan_of(&t.p, 3, 1, NULL);
+    struct step_shape s = {1, 1, ATTEND_CHUNK};
+    assert_near(cost_at(&t.p, c, plan, 0, s).launch_s, 2 * 9 + 2);
+    assert_near(cost_at(&t.p, c, plan, 1, s).launch_s, 2 * 9 + 1);
+    assert_near(cost_at(&t.p, c, plan, 2, s).launch_s, 2 * 9 + 1 + 3);
+    s.n_positions++;
+    assert_near(cost_at(&t.p, c, plan, 1, s).launch_s, 2 * 9 + 1 + 2);
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+/* Two shards own 3 and 1 quarters: results of 2 and 1 subtrees, of 8 segments of heads and 16 of ff. */
+static void test_shares(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 2, 128);
+    struct cluster *c = test_cluster(2, 1);
+    const float shares[] = {3, 1};
+    struct plan *plan = plan_of(&t.p, 1, 2, shares);
+    struct step_shape s = {1, 1, 100};
+    struct cost big = cost_at(&t.p, c, plan, 0, s), small = cost_at(&t.p, c, plan, 1, s);
+    /* Heads 6 of 8, kv heads 3 of 4, ff 12 of 16; of the head 96 of 128 rows. */
+    assert_near(big.weights_s, 2 * 0.75 * LAYER_WEIGHTS * 2 / 1e9 + 96 * 256 * 2 / 1e9);
+    assert_near(small.weights_s, 2 * 0.25 * LAYER_WEIGHTS * 2 / 1e9 + 32 * 256 * 2 / 1e9);
+    /* Four exchanges: the first shard sends 2 sums of 256 floats and gets one; then 32 logits to it. */
+    assert_near(big.share_s, 4 * (1e-3 + 2 * 1024 / 100e6) + 1e-3 + 32 * 4 / 100e6);
+    assert_near(small.share_s, big.share_s);
+    /* By messages the device stops each time; inside a host its memory is where they meet. */
+    c->devices[0].rates.step_s = 1;
+    assert_near(cost_at(&t.p, c, plan, 0, s).share_s, big.share_s + 4);
+    c->devices[1].host = 0;
+    assert_near(cost_at(&t.p, c, plan, 0, s).share_s, 4 * (1e-6 + 2 * 1024 / 10e9) + 1e-6 + 32 * 4 / 10e9);
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+/* A device with memory of its own: rows in and out, sums of shards, logits. */
+static void test_copies(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 3, 64);
+    struct cluster *c = test_cluster(1, 3);
+    for (int i = 0; i < 3; i++) {
+        c->devices[i].is_host = 0;
+        c->devices[i].rates.copy_per_s = 1e6;
+    }
+    struct plan *plan = plan_of(&t.p, 3, 1, NULL);
+    struct step_shape s = {4, 2, 10};
+    assert_near(cost_at(&t.p, c, plan, 0, s).copy_s, 4 * 1024 / 1e6);
+    assert_near(cost_at(&t.p, c, plan, 1, s).copy_s, 2 * 4 * 1024 / 1e6);
+    assert_near(cost_at(&t.p, c, plan, 2, s).copy_s, (4 * 1024 + 2 * 64 * 4) / 1e6);
+    plan_free(plan);
+    plan = plan_of(&t.p, 1, 2, NULL);
+    /* Six exchanges of one own sum, two come back; half the logits. */
+    assert_near(cost_at(&t.p, c, plan, 1, s).copy_s, (6 * 3 * 4 * 1024 + 2 * 32 * 4) / 1e6);
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+/* Of 8 experts with 2 each: one row reads 2, many rows read all; memory holds all. */
+static void test_experts(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 1, 64);
+    struct cluster *c = test_cluster(1, 1);
+    struct plan *dense = plan_of(&t.p, 1, 1, NULL);
+    uint32_t up = 5, down = 6; /* after the table and q, k, v, o */
+    for (uint32_t i = up; i <= down; i++) t.weights[i].n_experts = 8, t.weights[i].n_used = 2;
+    struct plan *plan = plan_of(&t.p, 1, 1, NULL);
+    double ff = 2 * 512 * 256, rest = LAYER_WEIGHTS - ff;
+    assert_int_equal(plan->cells[0].weight_bytes, dense->cells[0].weight_bytes + (uint64_t)(7 * ff * 2));
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){1, 0, 1}).weights_s, (rest + 2 * ff) * 2 / 1e9);
+    /* Two rows hit 8 x (1 - 0.75^2) = 3.5 experts. */
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){2, 0, 1}).weights_s, (rest + 3.5 * ff) * 2 / 1e9);
+    double many = cost_at(&t.p, c, plan, 0, (struct step_shape){1000, 0, 1}).weights_s;
+    assert_near(many, (rest + 2 * ff) * 2 * 1000 / 10e9);
+    plan_free(dense);
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+/* Two stages on two hosts: what one stream, many streams and a prompt reach. */
+static void test_forecast(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 4, 64);
+    struct cluster *c = test_cluster(2, 1);
+    test_scale(&c->devices[1], 0.5);
+    c->hosts[0].file_per_s = 1e6;
+    c->devices[1].rates.pack_per_s = 1e6;
+    struct plan *plan = plan_of(&t.p, 2, 1, NULL);
+    struct forecast *f;
+    assert_int_equal(forecast_create(&t.p, c, plan, &f), OK);
+    assert_int_equal(f->n_positions, 512);
+    double a = cost_at(&t.p, c, plan, 0, (struct step_shape){1, 1, 512}).total_s;
+    double b = cost_at(&t.p, c, plan, 1, (struct step_shape){1, 1, 512}).total_s;
+    assert_near(b, (2 * LAYER_WEIGHTS * 2 + 64 * 256 * 2 + 2 * 512 * 512) / 0.5e9);
+    double hop = 1e-3 + 1024 / 100e6;
+    assert_near(f->decode_per_s, 1 / (a + hop + b + 1e-3));
+    assert_near(f->streams_per_s, 1 / b);
+    assert_near(f->prefill_per_s, 128 / cost_at(&t.p, c, plan, 1, (struct step_shape){128, 0, 256}).total_s);
+    assert_int_equal(f->slowest_stage, 1);
+    assert_non_null(strstr(f->bottleneck, "stage 1, shard 0 on host-1 (device-1)"));
+    assert_non_null(strstr(f->bottleneck, "reading weights"));
+    assert_int_equal(f->cells[0].hop_bytes, 1024);
+    assert_int_equal(f->cells[1].hop_bytes, 0);
+    assert_near(f->cells[0].hop_decode_s, hop);
+    assert_near(f->cells[1].hop_decode_s, 1e-3);
+    assert_near(f->cells[0].load_s, (double)plan->cells[0].weight_bytes / 1e6);
+    assert_near(f->cells[1].load_s, (double)plan->cells[1].weight_bytes / 1e6);
+    assert_near(f->load_s, fmax(f->cells[0].load_s, f->cells[1].load_s));
+    forecast_free(f);
+    /* Over a thin wire the hop is what counts. */
+    c->between.bytes_per_s = 1e3;
+    assert_int_equal(forecast_create(&t.p, c, plan, &f), OK);
+    assert_near(f->streams_per_s, 1e3 / 1024);
+    assert_near(f->prefill_per_s, 1e3 / 1024);
+    assert_non_null(strstr(f->bottleneck, "the way from stage 0 (host-0) to stage 1 (host-1)"));
+    forecast_free(f);
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+/* Two shards of a stage on one host send over one wire. */
+static void test_hops_share_a_wire(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 2, 64);
+    struct cluster *c = test_cluster(2, 2);
+    struct plan *plan = plan_of(&t.p, 2, 2, NULL);
+    struct forecast *f;
+    assert_int_equal(forecast_create(&t.p, c, plan, &f), OK);
+    assert_near(f->cells[0].hop_decode_s, 1e-3 + 2 * 1024 / 100e6);
+    assert_near(f->cells[1].hop_decode_s, 1e-3 + 2 * 1024 / 100e6);
+    assert_near(f->cells[2].hop_decode_s, 1e-3);
+    assert_near(f->cells[3].hop_decode_s, 0);
+    /* Two exchanges of a layer, one subtree each, to one other; shard 1 of the last stage also half the logits. */
+    assert_int_equal(f->cells[0].share_bytes, 2 * 1024);
+    assert_int_equal(f->cells[3].share_bytes, 2 * 1024 + 32 * 4);
+    forecast_free(f);
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+/* What is faster anywhere makes nothing slower. */
+static void test_monotone(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 6, 640);
+    struct cluster *c = test_cluster(2, 2);
+    struct plan *plan = plan_of(&t.p, 2, 2, NULL);
+    struct forecast *f, *g;
+    srand(3);
+    for (int i = 0; i < 200; i++) {
+        assert_int_equal(forecast_create(&t.p, c, plan, &f), OK);
+        double factor = 1 + (double)(rand() % 100) / 50;
+        switch (rand() % 4) {
+        case 0: c->between.bytes_per_s *= factor; break;
+        case 1: c->between.latency_s /= factor; break;
+        default: test_scale(&c->devices[rand() % 4], factor);
+        }
+        assert_int_equal(forecast_create(&t.p, c, plan, &g), OK);
+        assert_true(g->decode_per_s >= f->decode_per_s * (1 - 1e-12));
+        assert_true(g->streams_per_s >= f->streams_per_s * (1 - 1e-12));
+        assert_true(g->prefill_per_s >= f->prefill_per_s * (1 - 1e-12));
+        forecast_free(f);
+        forecast_free(g);
+        if (i % 10 == 9) { /* back to where it began */
+            cluster_free(c);
+            c = test_cluster(2, 2);
+        }
+    }
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+static void test_unknown_rates(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 2, 64);
+    struct cluster *c = test_cluster(1, 1);
+    struct plan *plan = plan_of(&t.p, 1, 1, NULL);
+    struct forecast *f;
+    c->devices[0].rates.f32_per_s = 0;
+    assert_int_equal(forecast_create(&t.p, c, plan, &f), ERR_CONFIG);
+    assert_non_null(strstr(err_text(), "device-0"));
+    c->devices[0].rates.f32_per_s = 1;
+    c->inside.bytes_per_s = 0;
+    assert_int_equal(forecast_create(&t.p, c, plan, &f), ERR_CONFIG);
+    plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one_row),  cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_launches), cmocka_unit_test(test_shares),
+        cmocka_unit_test(test_copies),   cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_forecast), cmocka_unit_test(test_hops_share_a_wire),
+        cmocka_unit_test(test_monotone), cmocka_unit_test(test_unknown_rates),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
