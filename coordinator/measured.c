@@ -17,12 +17,13 @@ static void hosts_take(const struct engine_rank *ranks, struct cluster *c) {
     }
 }
 
-static void device_take(const struct probed_rank *p, const struct probe_device *asked, const struct engine_rank *rank,
+static void device_take(const struct probed_rank *p, const struct plan_device *asked, const struct engine_rank *rank,
                         const struct cluster *c, struct cluster_device *d) {
     double host_bytes = (double)c->hosts[d->host].memory_bytes;
     snprintf(d->name, sizeof d->name, "%s", p->device);
     snprintf(d->select, sizeof d->select, "%s", asked->select);
     d->index = asked->index;
+    d->has_index = asked->has_index;
     d->threads = asked->threads;
     d->is_host = p->is_host;
     d->rates = p->rates;

@@ -164,18 +164,13 @@ err plan_message_get(const char *json, size_t n, struct plan_message *out);
 void plan_message_free(struct plan_message *m);
 
 /* What FRAME_PROBE asks for: the device that each rank would use. */
-struct probe_device {
-    char select[256]; /* part of "PLATFORM / DEVICE"; "": the best */
-    uint32_t index;   /* of those that fit, from 0 */
-    uint32_t threads; /* of a CPU device; 0: its share of the host's cores */
-};
 struct probe_message {
     int is_again;                   /* measure what is known already, too */
     int is_reference;               /* plain C in place of devices */
     uint8_t has_format[N_FORMATS];  /* of the model's matrices */
     uint32_t deadline_ms;           /* of every wait between ranks */
     uint32_t n_ranks;
-    struct probe_device *devices;   /* [n_ranks] */
+    struct plan_device *devices;    /* [n_ranks] */
 };
 err probe_message_put(const struct probe_message *m, struct bytes *json);
 /* Validates; on failure nothing is left to free. */

@@ -81,9 +81,9 @@ static err get_list(const json_t *o, const char *key, size_t least, size_t most,
 static json_t *devices_json(const struct probe_message *m) {
     json_t *a = json_array();
     for (uint32_t i = 0; a && i < m->n_ranks; i++) {
-        const struct probe_device *d = &m->devices[i];
-        json_t *o = json_pack("{s:s, s:I, s:I}", "select", d->select, "index", (json_int_t)d->index, "threads",
-                              (json_int_t)d->threads);
+        const struct plan_device *d = &m->devices[i];
+        json_t *o = json_pack("{s:s, s:I, s:b, s:I}", "select", d->select, "index", (json_int_t)d->index,
+                              "has_index", d->has_index, "threads", (json_int_t)d->threads);
         if (json_array_append_new(a, o) == 0) continue;
         json_decref(a);
         return NULL;
@@ -124,6 +124,7 @@ static err message_read(const json_t *root, struct probe_message *m) {
         TRY(get_text(o, "select", m->devices[i].select, sizeof m->devices[i].select));
         TRY(get_u32(o, "index", 0, RANKS_MAX, &m->devices[i].index));
         TRY(get_u32(o, "threads", 0, THREADS_MAX, &m->devices[i].threads));
+        m->devices[i].has_index = json_is_true(json_object_get(o, "has_index"));
     }
     return OK;
 }

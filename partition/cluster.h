@@ -31,6 +31,7 @@ struct cluster_device {
     char name[128];        /* "PLATFORM / DEVICE", or the name in the file */
     char select[256];      /* part of that name by which the rank finds it; "": the best */
     uint32_t index;        /* of those that fit `select`, from 0 */
+    int has_index;         /* else ranks of a host that select alike take turns */
     uint32_t threads;      /* of a CPU device; 0: its share of the host's cores */
     int is_host;           /* its memory is the host's */
     uint64_t memory_bytes; /* of its own; is_host: the most this rank may take, 0: what the host has */

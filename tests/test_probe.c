@@ -22,7 +22,8 @@ static const struct engine_rank ranks[N_RANKS] = {{.host = "alpha", .memory_byte
                                                   {.host = "beta", .memory_bytes = 8000000000},
                                                   {.host = "alpha", .memory_bytes = 63900000000},
                                                   {.host = "gamma", .memory_bytes = 16000000000}};
-static struct probe_device devices[N_RANKS] = {{"pthread", 0, 4}, {"", 0, 0}, {"pthread", 0, 4}, {"NVIDIA", 1, 0}};
+static struct plan_device devices[N_RANKS] = {
+    {"pthread", 0, 4, 0}, {"", 0, 0, 0}, {"pthread", 0, 4, 0}, {"NVIDIA", 1, 0, 1}};
 
 static struct probe_message asked(void) {
     struct probe_message m = {.is_again = 1, .deadline_ms = 60000, .n_ranks = N_RANKS, .devices = devices};
@@ -73,6 +74,8 @@ static void test_probe_round_trip(void **state) {
     assert_int_equal(got.n_ranks, N_RANKS);
     assert_string_equal(got.devices[3].select, "NVIDIA");
     assert_int_equal(got.devices[3].index, 1);
+    assert_int_equal(got.devices[3].has_index, 1);
+    assert_int_equal(got.devices[2].has_index, 0);
     assert_int_equal(got.devices[2].threads, 4);
     probe_message_free(&got);
     for (size_t n = 0; n < b.len; n++) assert_int_not_equal(probe_message_get((char *)b.data, n, &got), OK);
