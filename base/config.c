@@ -145,7 +145,8 @@ static const char *type_name(const config_setting_t *s) {
     case CONFIG_TYPE_FLOAT: return "a number with a point";
     case CONFIG_TYPE_STRING: return "a text in quotes";
     case CONFIG_TYPE_BOOL: return "true or false";
-    default: return "a group or list";
+    case CONFIG_TYPE_GROUP: return "a group";
+    default: return "a list";
     }
 }
 
@@ -216,16 +217,23 @@ struct walk {
     const char *file;
     err (*each)(void *context, const struct config_item *item);
     void *context;
+    int wants_groups;
 };
 
 static err walk_value(const struct walk *w, const config_setting_t *s, const char *path) {
     int type = config_setting_type(s);
-    struct config_item item = {.path = path, .line = config_setting_source_line(s)};
+    const char *file = config_setting_source_file(s); /* of an included file */
+    struct config_item item = {.path = path, .type = type_name(s), .line = config_setting_source_line(s)};
     if (type == CONFIG_TYPE_STRING) item.text = config_setting_get_string(s);
+    item.is_group = type == CONFIG_TYPE_GROUP;
+    item.is_flag = type == CONFIG_TYPE_BOOL;
     item.is_whole = type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64;
+    item.is_number = item.is_whole || type == CONFIG_TYPE_FLOAT;
     if (item.is_whole) item.whole = config_setting_get_int64(s);
+    if (item.is_flag) item.whole = config_setting_get_bool(s) != 0;
+    item.number = item.is_whole ? (double)item.whole : config_setting_get_float(s);
     if (w->each(w->context, &item) == OK) return OK;
-    return err_context(ERR_CONFIG, "%s:%u: %s", w->file, item.line, path);
+    return err_context(ERR_CONFIG, "%s:%u: %s", file ? file : w->file, item.line, path);
 }
 
 /* Lists go to `each` as values that are neither text nor number. */
@@ -237,21 +245,85 @@ static err walk_group(const struct walk *w, const config_setting_t *group, const
         int len = snprintf(path, sizeof path, "%s%s%s", above, *above ? "." : "", config_setting_name(s));
         if (len >= (int)sizeof path)
             return err_set(ERR_CONFIG, "%s:%u: a name that is too long", w->file, config_setting_source_line(s));
-        TRY(config_setting_is_group(s) ? walk_group(w, s, path) : walk_value(w, s, path));
+        if (!config_setting_is_group(s) || w->wants_groups) TRY(walk_value(w, s, path));
+        if (config_setting_is_group(s)) TRY(walk_group(w, s, path));
     }
     return OK;
 }
 
-err config_walk(const char *path, err (*each)(void *context, const struct config_item *item), void *context) {
-    struct walk w = {path, each, context};
+static err walk_file(struct walk w) {
     struct bytes text = {0};
     config_t parsed;
     config_init(&parsed);
-    err e = file_parse(path, &parsed, &text);
+    err e = file_parse(w.file, &parsed, &text);
     if (e == OK) e = walk_group(&w, config_root_setting(&parsed), "");
     bytes_free(&text);
     config_destroy(&parsed);
     return e;
+}
+
+err config_walk(const char *path, err (*each)(void *context, const struct config_item *item), void *context) {
+    return walk_file((struct walk){path, each, context, 0});
+}
+
+err config_walk_groups(const char *path, err (*each)(void *context, const struct config_item *item), void *context) {
+    return walk_file((struct walk){path, each, context, 1});
+}
+
+err config_item_text(const struct config_item *item, char *out, size_t cap) {
+    if (!item->text) return err_set(ERR_CONFIG, "expected a text in quotes, found %s", item->type);
+    size_t n = strlen(item->text);
+    if (n < 1 || n >= cap)
+        return err_set(ERR_CONFIG, "expected a text of 1 to %zu bytes, found %zu", cap - 1, n);
+    memcpy(out, item->text, n + 1);
+    return OK;
+}
+
+static err check_number(const struct config_field *f, const struct config_item *item) {
+    const char *what = f->kind == CONFIG_FIELD_WHOLE ? "whole number" : "number";
+    int has_kind = f->kind == CONFIG_FIELD_WHOLE ? item->is_whole : item->is_number;
+    if (!has_kind)
+        return err_set(ERR_CONFIG, "expected a %s from %.16g to %.16g, found %s", what, f->least, f->most, item->type);
+    if (!(item->number >= f->least && item->number <= f->most))
+        return err_set(ERR_CONFIG, "expected a %s from %.16g to %.16g, found %.16g", what, f->least, f->most,
+                       item->number);
+    return OK;
+}
+
+static err field_set(const struct config_field *f, const struct config_item *item, void *at) {
+    switch (f->kind) {
+    case CONFIG_FIELD_WHOLE:
+        TRY(check_number(f, item));
+        *(uint32_t *)at = (uint32_t)item->whole;
+        return OK;
+    case CONFIG_FIELD_BYTES:
+        TRY(check_number(f, item));
+        *(uint64_t *)at = (uint64_t)(item->number * f->scale + 0.5);
+        return OK;
+    case CONFIG_FIELD_NUMBER:
+        TRY(check_number(f, item));
+        *(double *)at = item->number * f->scale;
+        return OK;
+    case CONFIG_FIELD_FLAG:
+        if (!item->is_flag) return err_set(ERR_CONFIG, "expected true or false, found %s", item->type);
+        *(int *)at = (int)item->whole;
+        return OK;
+    case CONFIG_FIELD_TEXT:
+        return config_item_text(item, at, (size_t)f->most + 1);
+    }
+    return OK;
+}
+
+err config_take(const struct config_field *fields, size_t n, const char *name, const struct config_item *item,
+                void *object) {
+    char known[512] = "";
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(fields[i].name, name) == 0) return field_set(&fields[i], item, (char *)object + fields[i].offset);
+        if (at < sizeof known)
+            at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", fields[i].name);
+    }
+    return err_set(ERR_CONFIG, "unknown key; expected one of %s", known);
 }
 
 err config_example(struct bytes *out) {

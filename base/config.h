@@ -171,13 +171,39 @@ err config_parse_list(const char *flag, const char *text, size_t n_most,
 /* One value of a file: `path` names it with the groups around it, "clblast.Xgemm.MWG". */
 struct config_item {
     const char *path, *text; /* text: NULL where it is none */
-    int is_whole;
-    int64_t whole;
+    const char *type;        /* "a text in quotes", for messages */
+    int is_group, is_whole, is_number, is_flag;
+    int64_t whole; /* of a flag: 0 or 1 */
+    double number; /* whole ones too */
     unsigned line;
 };
 /* Gives every value of a file of other keys to `each`, in order. ERR_CONFIG names file and line; an error of
  * `each` is named after file, line and value. */
 err config_walk(const char *path, err (*each)(void *context, const struct config_item *item), void *context);
+/* The same with every group before what is in it. */
+err config_walk_groups(const char *path, err (*each)(void *context, const struct config_item *item), void *context);
+
+/* A text in quotes of 1 to cap - 1 bytes. ERR_CONFIG says what was found instead. */
+err config_item_text(const struct config_item *item, char *out, size_t cap);
+
+/* Where a value of such a file goes: a field of plain data. */
+enum config_field_kind {
+    CONFIG_FIELD_WHOLE,  /* uint32_t */
+    CONFIG_FIELD_BYTES,  /* uint64_t: a number times scale */
+    CONFIG_FIELD_NUMBER, /* double: a number times scale */
+    CONFIG_FIELD_FLAG,   /* int */
+    CONFIG_FIELD_TEXT    /* char [most + 1], not empty */
+};
+struct config_field {
+    const char *name;
+    enum config_field_kind kind;
+    double least, most; /* before scale */
+    double scale;
+    size_t offset;
+};
+/* Sets the field `name` of `object`. ERR_CONFIG says what was expected, or which fields there are. */
+err config_take(const struct config_field *fields, size_t n, const char *name, const struct config_item *item,
+                void *object);
 
 /* "a whole number from 1 to 16" of a key, for messages and help. */
 err config_expected(const struct config_key *key, struct bytes *out);

@@ -7,14 +7,17 @@
  *     inside = { latency_us = 1.0; gbit_s = 80.0; };      between ranks of a host
  *     hosts = {
  *         alpha = {                                       by name; count = 4 makes alpha-1 .. alpha-4
- *             memory_gb = 64.0;
+ *             name = "alpha.example.org";                 where the name is none that may stand left of a =
+ *             memory_gb = 64.0; file_gb_s = 2.0;          GB are 10^9 bytes
  *             gbit_s = 1.0; latency_us = 500.0;           of this host's own port: the slower of two ports counts
+ *             inside = { gbit_s = 400.0; };               of this host
  *             devices = {                                 the i-th rank of the host takes the i-th of them
  *                 gpu = { device = "NVIDIA"; index = 0; memory_gb = 24.0; read_gb_s = 900.0; int8_gop_s = 200000.0; };
- *                 cpu = { device = "pthread"; threads = 8; read_gb_s = 40.0; };
- *             };
+ *                 cpu = { device = "pthread"; threads = 8; read_gb_s = 40.0; row_gb_s = { Q4_K = 33.0; }; };
+ *             };                                          a device without memory_gb has that of its host
  *         };
  *     };
+ *     pairs = { alpha = { beta = { gbit_s = 40.0; }; }; };  between two hosts, both ways
  *
  * In a run only what a file says replaces what was measured, so a file may just choose devices. */
 #ifndef PARTITION_CLUSTER_H
