@@ -286,7 +286,7 @@ static err results_read(struct row_bench *o, const struct op_row *r, struct buff
 static err leaves_noise(struct row_bench *o, const struct op_row *r, struct tree *tree, struct row_sum *s) {
     uint32_t n = r->option;
     struct range own[3] = {{0, n < 3 ? n : 3}, {3, n < 4 ? n : 4}, {4, n}};
-    tree_finish(n, own, n > 4 ? 3 : 1, tree);
+    tree_join(n, own, n > 4 ? 3 : 1, tree);
     s->tree = tree;
     return buffer_noise(o, (size_t)tree->n_leaves * r->n_rows * r->in, 1, &s->leaves);
 }

@@ -38,26 +38,28 @@ void tree_own(uint32_t n_segments, struct range own, struct tree *out) {
     if (own.begin < own.end) walk_own(0, n_segments, own, 1, out);
 }
 
-/* A subtree whose segments have one owner is a leaf here. */
-static void walk_finish(uint32_t begin, uint32_t end, const struct range *own,
-                        uint32_t n_owners, struct tree *out) {
-    int is_leaf = end - begin == 1;
-    for (uint32_t i = 0; i < n_owners; i++)
-        is_leaf |= begin >= own[i].begin && end <= own[i].end;
+/* The same for subtrees that have one owner as leaves. */
+static void walk_join(uint32_t begin, uint32_t end, const struct range *own, uint32_t n_owners, int emit,
+                      struct tree *out) {
+    struct range all = {own[0].begin, own[n_owners - 1].end};
+    if (end <= all.begin || begin >= all.end) return;
+    int whole = begin >= all.begin && end <= all.end, is_leaf = 0;
+    for (uint32_t i = 0; i < n_owners; i++) is_leaf |= begin >= own[i].begin && end <= own[i].end;
     if (is_leaf) {
         out->n_leaves++;
-        return;
+    } else {
+        uint32_t mid = middle(begin, end);
+        walk_join(begin, mid, own, n_owners, emit && !whole, out);
+        walk_join(mid, end, own, n_owners, emit && !whole, out);
+        if (whole) out->merges[out->n_leaves - 1]++;
     }
-    uint32_t mid = middle(begin, end);
-    walk_finish(begin, mid, own, n_owners, out);
-    walk_finish(mid, end, own, n_owners, out);
-    out->merges[out->n_leaves - 1]++;
+    if (whole && emit) {
+        out->emits[out->n_leaves - 1] = 1;
+        out->n_results++;
+    }
 }
 
-void tree_finish(uint32_t n_segments, const struct range *own,
-                 uint32_t n_owners, struct tree *out) {
+void tree_join(uint32_t n_segments, const struct range *own, uint32_t n_owners, struct tree *out) {
     memset(out, 0, sizeof *out);
-    walk_finish(0, n_segments, own, n_owners, out);
-    out->emits[out->n_leaves - 1] = 1;
-    out->n_results = 1;
+    if (own[0].begin < own[n_owners - 1].end) walk_join(0, n_segments, own, n_owners, 1, out);
 }

@@ -5,7 +5,7 @@
  * index range is halved (left = lower half, rounded down) again and again. A
  * shard that owns segments [begin, end) adds the maximal subtrees inside its
  * range and shares only those sums, at most 2 log2 S of them; whoever has the
- * subtree sums of all shards finishes the same tree. So any cut gives the
+ * subtree sums of all shards joins them to the same tree. So any cut gives the
  * same bits. */
 #ifndef MODEL_SEGMENT_H
 #define MODEL_SEGMENT_H
@@ -35,9 +35,9 @@ struct tree {
 /* The subtrees that an owner of segments `own` of `n_segments` adds itself. */
 void tree_own(uint32_t n_segments, struct range own, struct tree *out);
 
-/* The rest: its leaves are the results of all owners' tree_own in order
- * (`own` [n_owners]), its single result the whole sum. */
-void tree_finish(uint32_t n_segments, const struct range *own,
-                 uint32_t n_owners, struct tree *out);
+/* What owners who stand next to each other make together: its leaves are the results of all their tree_own in
+ * order (`own` [n_owners]), its results the subtrees of their whole run: one, the whole sum, where that is
+ * everything. */
+void tree_join(uint32_t n_segments, const struct range *own, uint32_t n_owners, struct tree *out);
 
 #endif

@@ -143,8 +143,9 @@ static inline void spin_once(void) {
 }
 
 /* 0 when the deadline passes. */
-static int await(struct board *b, uint32_t shard, uint32_t number, int64_t *waited_us) {
+static int await(struct board *b, uint32_t shard, const struct board_meeting *m, int64_t *waited_us) {
     struct place *p = &b->shared->places[shard];
+    uint32_t number = m->number;
     int64_t last = clock_us();
     uint32_t seen;
     while (!has_come(p, number, &seen)) {
@@ -158,22 +159,26 @@ static int await(struct board *b, uint32_t shard, uint32_t number, int64_t *wait
         int64_t now = clock_us();
         if (now - last < UNSEEN_US) *waited_us += now - last;
         last = now;
-        if (*waited_us > b->deadline_us && !has_come(p, number, &seen)) return 0;
+        if (*waited_us > b->deadline_us + m->patience_us && !has_come(p, number, &seen)) return 0;
     }
     return 1;
 }
 
+void board_come(struct board *b, uint32_t number) {
+    struct place *own = &b->shared->places[b->shard];
+    atomic_store(&own->n_meetings, number + 1);
+    if (atomic_load(&own->n_sleepers)) futex_wake(&own->n_meetings);
+}
+
 void board_meet(const struct board_meeting *m, const void *mine) {
     struct board *b = m->board;
-    struct place *own = &b->shared->places[b->shard];
     int64_t waited_us = 0;
     if (atomic_load(&b->is_missing)) return;
     memcpy((uint8_t *)board_area(b, m->number % 2) + m->at, mine, m->n_bytes);
-    atomic_store(&own->n_meetings, m->number + 1);
-    if (atomic_load(&own->n_sleepers)) futex_wake(&own->n_meetings);
+    board_come(b, m->number);
     for (uint32_t i = 0; i < b->n_shards; i++) {
-        if (i == b->shard || await(b, i, m->number, &waited_us)) continue;
-        b->missing = (struct board_missing){i, m->layer, waited_us};
+        if (i == b->shard || await(b, i, m, &waited_us)) continue;
+        b->missing = (struct board_missing){i, m->layer, waited_us - m->patience_us};
         atomic_store(&b->is_missing, 1);
         break;
     }

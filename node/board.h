@@ -1,6 +1,7 @@
-/* Board: memory that the shards of a stage share, all of them processes of one host. At each
+/* Board: memory that shards of a stage share, all of them processes of one host. At each
  * meeting every shard copies its partial sums into the board's area and says so; each then reads
- * the sums of all from there.
+ * the sums of all from there. Where a stage has shards on other hosts, too, every second meeting is for what the
+ * first of these shards has to say: it has met the other hosts and laid down the whole sum.
  *
  * A board has two areas, used in turn: who writes to one has been at the meeting before, and so has
  * everybody else, who is thus done with the meeting before that.
@@ -40,11 +41,15 @@ struct board_meeting {
     uint32_t number;
     int layer;            /* for messages */
     size_t at, n_bytes;   /* of this shard's sums in the area */
+    int64_t patience_us;  /* to wait beyond the deadline */
 };
 
 /* Copies `mine` to the area and waits for the other shards, after a short while in sleep. When one does not
  * come within the deadline this is noted (board_missing), and no later meeting waits. */
 void board_meet(const struct board_meeting *m, const void *mine);
+
+/* Comes to a meeting without waiting, from any thread: what this shard has to say lies in the area already. */
+void board_come(struct board *b, uint32_t number);
 
 /* Copies n_bytes to `to`, all that was enqueued before being done, and wakes who is in board_wait. */
 struct board_leaving {
@@ -58,9 +63,9 @@ void board_leave(const struct board_leaving *l, const void *from);
 int board_wait(struct board *b, int64_t timeout_us);
 
 struct board_missing {
-    uint32_t shard;
+    uint32_t shard; /* counted from the first of the board */
     int layer;
-    int64_t waited_us;
+    int64_t waited_us; /* without the patience */
 };
 /* Whether a shard did not come in time. */
 int board_missing(struct board *b, struct board_missing *out);

@@ -373,6 +373,7 @@ static void node_free(struct node *n) {
     stage_free(n->stage);
     if (n->backend) n->backend->ops->destroy(n->backend);
     board_free(n->board);
+    meet_free(n->meet);
     sampler_free(n->sampler);
     free(n->logits);
     program_free(n->program);

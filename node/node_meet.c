@@ -1,82 +1,207 @@
-/* How the shards of a stage meet: by messages, or on a board where all of them run on one host. */
+/* How the shards of a stage meet: on a board where they run on one host, by messages between hosts. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "node/node_parts.h"
 
-static err share(void *context, int layer, const float *mine, const size_t *n_floats, float *all) {
+#define HOP_BYTES 65536 /* that a link carries in the time of its latency, where the plan does not say */
+
+/* Messages of one exchange under way. */
+struct meet {
+    wire_ticket *tickets[N_SUM_ROUNDS]; /* [2 * n_shards] each */
+    uint32_t n[N_SUM_ROUNDS];
+    struct sums *sums; /* NULL: one shard, or all on one board */
+    struct shard_group group; /* of this shard, on its board */
+};
+
+/* Of the deadline: who waits for a shard of its own host speaks first, then who waits for a host, then who waits for
+ * what its own host hears of others. All before the stage after does (lease_us in node.c). */
+static int64_t round_patience_us(const struct node *n, enum sum_round round) {
+    static const int twelfths[N_SUM_ROUNDS] = {0, 1, 1, 2};
+    return (int64_t)wire_deadline_ms(n->w) * 1000 / 12 * twelfths[round];
+}
+
+static err round_receive(void *context, enum sum_round round, uint32_t shard, void *data, size_t n_bytes) {
     struct node *n = context;
-    return wire_share(n->w, n->first, (int)n->cell.n_shards, layer, mine, n_floats, all);
+    struct meet *m = n->meet;
+    return wire_receive(n->w, n->first + (int)shard, WIRE_SHARE, data, n_bytes, &m->tickets[round][m->n[round]++]);
+}
+
+static err round_send(void *context, enum sum_round round, uint32_t shard, const void *data, size_t n_bytes) {
+    struct node *n = context;
+    struct meet *m = n->meet;
+    return wire_send(n->w, n->first + (int)shard, WIRE_SHARE, -1, data, n_bytes, &m->tickets[round][m->n[round]++]);
+}
+
+static err round_wait(void *context, enum sum_round round, int layer) {
+    struct node *n = context;
+    struct meet *m = n->meet;
+    uint32_t n_tickets = m->n[round];
+    m->n[round] = 0;
+    return wire_wait(n->w, m->tickets[round], n_tickets, round_patience_us(n, round), layer,
+                     round == SUM_BACK ? "the sums" : "its partial sums");
+}
+
+static err sum_begin(void *context, enum axis axis, uint32_t n_rows) {
+    return sums_begin(((struct node *)context)->meet->sums, axis, n_rows);
+}
+
+static err sum_finish(void *context, int layer, const float *mine, float *sum) {
+    return sums_finish(((struct node *)context)->meet->sums, layer, mine, sum);
+}
+
+static err collect_begin(void *context, const size_t *n_floats, float *all) {
+    struct node *n = context;
+    struct meet *m = n->meet;
+    m->n[0] = 0;
+    for (uint32_t i = 0; all && i < n->cell.n_shards; all += n_floats[i++])
+        if (i != n->cell.shard && n_floats[i])
+            TRY(wire_receive(n->w, n->first + (int)i, WIRE_COLLECT, all, n_floats[i] * sizeof *all,
+                             &m->tickets[0][m->n[0]++]));
+    return OK;
 }
 
 static err collect(void *context, int layer, const float *mine, const size_t *n_floats, float *all) {
     struct node *n = context;
-    return wire_collect(n->w, n->first, (int)n->cell.n_shards, layer, mine, n_floats, all);
+    struct meet *m = n->meet;
+    size_t n_mine = n_floats[n->cell.shard] * sizeof *mine;
+    if (all) memcpy(all, mine, n_mine); /* shard 0's are the first */
+    else if (n_mine) TRY(wire_send(n->w, n->first, WIRE_COLLECT, layer, mine, n_mine, &m->tickets[0][m->n[0]++]));
+    return wire_wait(n->w, m->tickets[0], m->n[0], 0, layer, "its logits");
 }
 
 static err watch(void *context) {
     struct node *n = context;
     struct board_missing m;
     if (board_missing(n->board, &m))
-        return wire_check_deadline(n->w, m.waited_us, n->first + (int)m.shard,
+        return wire_check_deadline(n->w, m.waited_us, n->first + (int)(n->meet->group.begin + m.shard),
                                    "for its partial sums of layer %d", m.layer);
     return wire_poll(n->w);
 }
 
-struct exchange meet_exchange(struct node *n) { return (struct exchange){n, share, collect, watch}; }
-
-/* What a shard says to the others before they use a board. */
-struct offer {
-    struct board_name name; /* of shard 0 */
-    uint32_t is_able;
-    uint32_t unused;
-};
-
-#define OFFER_FLOATS (sizeof(struct offer) / sizeof(float))
-
-/* Every shard's offer, in order of shards. */
-static err offers_share(struct node *n, const struct offer *mine, struct offer *all) {
-    size_t counts[SEGMENTS_MAX];
-    float own[OFFER_FLOATS], others[SEGMENTS_MAX * OFFER_FLOATS];
-    for (uint32_t i = 0; i < n->cell.n_shards; i++) counts[i] = OFFER_FLOATS;
-    memcpy(own, mine, sizeof own);
-    TRY(wire_share(n->w, n->first, (int)n->cell.n_shards, -1, own, counts, others));
-    memcpy(all, others, n->cell.n_shards * sizeof *all);
-    return OK;
+struct exchange meet_exchange(struct node *n) {
+    return (struct exchange){n, sum_begin, sum_finish, collect_begin, collect, watch, round_patience_us(n, SUM_BACK)};
 }
 
-static int all_able(const struct node *n, const struct offer *all) {
-    for (uint32_t i = 0; i < n->cell.n_shards; i++)
-        if (!all[i].is_able || strcmp(wire_host(n->w, n->first + (int)i), wire_host(n->w, n->rank)) != 0)
-            return 0;
+/* ---- how they will meet ---- */
+
+/* What a shard says to others of its host before they use a board. */
+struct offer {
+    struct board_name name; /* of the first of them */
+    uint64_t is_able;
+};
+
+/* The offers of all shards of the group, in order. */
+static err offers_share(struct node *n, const struct offer *mine, struct offer *all) {
+    struct meet *m = n->meet;
+    uint32_t n_tickets = 0;
+    for (uint32_t i = m->group.begin; i < m->group.end; i++, all++) {
+        int rank = n->first + (int)i;
+        if (i == n->cell.shard) {
+            *all = *mine;
+            continue;
+        }
+        TRY(wire_receive(n->w, rank, WIRE_SHARE, all, sizeof *all, &m->tickets[0][n_tickets++]));
+        TRY(wire_send(n->w, rank, WIRE_SHARE, -1, mine, sizeof *mine, &m->tickets[0][n_tickets++]));
+    }
+    return wire_wait(n->w, m->tickets[0], n_tickets, 0, -1, "what it says of how shards will meet");
+}
+
+static int all_able(const struct shard_group *g, const struct offer *all) {
+    for (uint32_t i = 0; i < g->end - g->begin; i++)
+        if (!all[i].is_able) return 0;
     return 1;
 }
 
-/* Shard 0 makes a board, the others open it; each says whether it has it. */
-static err board_agree(struct node *n, int *is_agreed) {
-    uint32_t n_shards = n->cell.n_shards, shard = n->cell.shard;
+/* The group's first shard makes a board, the others open it; each says whether it has it. */
+static err board_agree(struct node *n, struct offer *all, int *is_agreed) {
+    const struct shard_group *g = &n->meet->group;
+    uint32_t n_shards = g->end - g->begin, place = n->cell.shard - g->begin;
     size_t n_bytes = stage_board_bytes(n->stage);
-    struct offer mine = {.is_able = (uint32_t)stage_can_use_board(n->stage)}, all[SEGMENTS_MAX];
+    struct offer mine = {.is_able = (uint64_t)stage_can_use_board(n->stage)};
     *is_agreed = 0;
-    if (shard == 0 && mine.is_able && board_create(n_bytes, n_shards, &n->board, &mine.name) != OK) mine.is_able = 0;
+    if (place == 0 && mine.is_able && board_create(n_bytes, n_shards, &n->board, &mine.name) != OK) mine.is_able = 0;
     TRY(offers_share(n, &mine, all));
-    if (!all_able(n, all)) return OK;
-    if (shard != 0 && board_open(&all[0].name, n_bytes, n_shards, shard, &n->board) != OK) mine.is_able = 0;
+    if (!all_able(g, all)) return OK;
+    if (place != 0 && board_open(&all[0].name, n_bytes, n_shards, place, &n->board) != OK) mine.is_able = 0;
     if (!mine.is_able) log_info("node.board", "used=no text=\"%s\"", err_text());
     TRY(offers_share(n, &mine, all));
-    *is_agreed = all_able(n, all);
+    *is_agreed = all_able(g, all);
     return OK;
 }
 
-err meet_begin(struct node *n) {
+static err board_begin(struct node *n) {
+    const struct shard_group *g = &n->meet->group;
+    struct offer *all;
     int is_agreed = 0;
-    if (n->cell.n_shards == 1 || n->cell.n_shards > SEGMENTS_MAX) return OK; /* no more have sums */
-    TRY(board_agree(n, &is_agreed));
+    if (g->end - g->begin == 1) return OK;
+    TRY(NEW(all, g->end - g->begin));
+    err e = board_agree(n, all, &is_agreed);
+    free(all);
+    TRY(e);
     if (is_agreed) {
         board_set_deadline(n->board, (int64_t)wire_deadline_ms(n->w) * 1000);
-        return stage_use_board(n->stage, n->board);
+        return stage_use_board(n->stage, n->board, *g);
     }
     board_free(n->board);
     n->board = NULL;
     return OK;
+}
+
+/* Numbers for the hosts of this stage's shards; whether there is but one. */
+static int hosts_number(const struct node *n, uint32_t *host_of) {
+    int is_one = 1;
+    for (uint32_t i = 0; i < n->cell.n_shards; i++) {
+        const char *host = wire_host(n->w, n->first + (int)i);
+        host_of[i] = 0;
+        while (strcmp(wire_host(n->w, n->first + (int)host_of[i]), host) != 0) host_of[i]++;
+        is_one &= host_of[i] == 0;
+    }
+    return is_one;
+}
+
+static err meet_with(struct node *n, const uint32_t *host_of, struct shard_group *groups, int is_one_host) {
+    struct meet *m = n->meet;
+    uint32_t n_groups = sums_group(host_of, n->cell.n_shards, groups), g = 0;
+    while (groups[g].end <= n->cell.shard) g++;
+    m->group = is_one_host ? (struct shard_group){0, n->cell.n_shards} : groups[g];
+    TRY(board_begin(n));
+    if (is_one_host && n->board) return OK;
+    const struct sums_setup setup = {
+        .program = n->program,
+        .shares = n->cell.shares,
+        .n_shards = n->cell.n_shards,
+        .shard = n->cell.shard,
+        .groups = groups,
+        .n_groups = n_groups,
+        .rows_max = n->limits.rows_max,
+        .has_board = n->board != NULL,
+        .payload = PAYLOAD_F32,
+        .hop_bytes = HOP_BYTES,
+        .link = {n, round_receive, round_send, round_wait},
+    };
+    return sums_create(&setup, &m->sums);
+}
+
+err meet_begin(struct node *n) {
+    uint32_t n_shards = n->cell.n_shards;
+    struct shard_group *groups = NULL;
+    uint32_t *host_of = NULL;
+    if (n_shards == 1) return OK;
+    err e = NEW(n->meet, 1);
+    for (int i = 0; i < N_SUM_ROUNDS && e == OK; i++) e = NEW(n->meet->tickets[i], 2 * (size_t)n_shards);
+    if (e == OK) e = NEW(groups, n_shards);
+    if (e == OK) e = NEW(host_of, n_shards);
+    if (e == OK) e = meet_with(n, host_of, groups, hosts_number(n, host_of));
+    free(groups);
+    free(host_of);
+    return e;
+}
+
+void meet_free(struct meet *m) {
+    if (!m) return;
+    for (int i = 0; i < N_SUM_ROUNDS; i++) free(m->tickets[i]);
+    sums_free(m->sums);
+    free(m);
 }

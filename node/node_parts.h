@@ -76,7 +76,8 @@ struct node {
     struct program *program;
     struct backend *backend;
     struct stage *stage;
-    struct board *board; /* NULL: the shards of this stage meet by messages */
+    struct meet *meet;   /* NULL: a stage of one shard */
+    struct board *board; /* NULL: it meets the shards of its host by messages, too */
     struct sampler *sampler; /* last stage, shard 0 */
     float *logits;           /* [outs, n_vocab] there */
     struct result_out outs[STEP_OUTS_MAX];
@@ -114,6 +115,7 @@ err setup_go(struct node *n);
 struct exchange meet_exchange(struct node *n);
 /* Once all shards of this stage have loaded: how they will meet. */
 err meet_begin(struct node *n);
+void meet_free(struct meet *m);
 
 /* node_idle.c. Of a rank without a cell: to the end of the job. */
 err idle_run(struct node *n);

@@ -19,26 +19,63 @@ static struct buffer *vector_of(const struct stage *s, const struct op *op, int 
     return op && op->weight[i] >= 0 ? s->weights[op->weight[i]].vector : NULL;
 }
 
-/* By messages: the device waits. host_all changes again after the next buffer_read only, so it
- * may be sent. */
-static err sums_share(struct stage *s, int layer, struct buffer *mine, struct buffer **all) {
-    size_t n_mine = s->counts[s->cell.shard], n_all = 0;
-    for (uint32_t i = 0; i < s->cell.n_shards; i++) n_all += s->counts[i];
-    TRY(STAGE_OPS(s)->buffer_read(s->backend, mine, 0, n_mine * 4, s->host_mine));
-    TRY(s->exchange.share(s->exchange.context, layer, s->host_mine, s->counts, s->host_all));
-    *all = s->gathered;
-    return STAGE_OPS(s)->buffer_send(s->backend, s->gathered, 0, n_all * 4, s->host_all);
-}
-
 static void meet(const void *meeting, const void *mine) { board_meet(meeting, mine); }
 
-/* On the board: enqueued as any other op. */
-static err sums_meet(struct stage *s, int layer, struct buffer *mine, struct buffer **all) {
+/* The next meeting on the board, for this shard's sums. */
+static struct board_meeting meeting_next(struct stage *s, int layer) {
     struct board_meeting m = {.board = s->board, .number = s->n_meetings++, .layer = layer};
-    for (uint32_t i = 0; i < s->cell.shard; i++) m.at += s->counts[i] * 4;
+    for (uint32_t i = s->group.begin; i < s->cell.shard; i++) m.at += s->counts[i] * 4;
     m.n_bytes = s->counts[s->cell.shard] * 4;
+    return m;
+}
+
+/* On the board alone: enqueued as any other op. */
+static err sums_meet(struct stage *s, int layer, struct buffer *mine, struct buffer **all) {
+    struct board_meeting m = meeting_next(s, layer);
     *all = s->areas[m.number % 2];
     return STAGE_OPS(s)->call(s->backend, meet, &m, sizeof m, mine);
+}
+
+static void leave(const void *leaving, const void *from) { board_leave(leaving, from); }
+
+/* Waits for all that was enqueued, which may itself wait for other shards; then `to` has n_bytes of `from`. Meanwhile
+ * this rank goes on hearing of failures, also of its own device's wait. */
+static err board_read(struct stage *s, struct buffer *from, size_t n_bytes, void *to) {
+    struct board_leaving l = {s->board, to, n_bytes};
+    TRY(STAGE_OPS(s)->call(s->backend, leave, &l, sizeof l, from));
+    while (!board_wait(s->board, WATCH_US)) TRY(s->exchange.watch(s->exchange.context));
+    return s->exchange.watch(s->exchange.context);
+}
+
+/* On the board with the shards of this host, of which the first meets other hosts: its device waits then. The
+ * others' devices wait at the next meeting, for the whole sum. */
+static err sums_meet_hosts(struct stage *s, int layer, enum axis axis, uint32_t n_rows, struct buffer *mine,
+                           struct buffer **sum) {
+    const struct exchange *x = &s->exchange;
+    struct board_meeting m = meeting_next(s, layer), back = meeting_next(s, layer);
+    back.n_bytes = 0;
+    back.patience_us = x->board_patience_us;
+    *sum = s->areas[back.number % 2];
+    int is_first = s->cell.shard == s->group.begin;
+    if (is_first) TRY(x->begin(x->context, axis, n_rows));
+    TRY(STAGE_OPS(s)->call(s->backend, meet, &m, sizeof m, mine));
+    if (!is_first) return STAGE_OPS(s)->call(s->backend, meet, &back, sizeof back, mine);
+    TRY(board_read(s, mine, 0, s->host_mine));
+    TRY(x->sum(x->context, layer, board_area(s->board, m.number % 2), board_area(s->board, back.number % 2)));
+    board_come(s->board, back.number);
+    return OK;
+}
+
+/* By messages: the device waits. host_sum changes again after the next buffer_read only, so it
+ * may be sent. */
+static err sums_share(struct stage *s, int layer, enum axis axis, uint32_t n_rows, struct buffer *mine,
+                      struct buffer **sum) {
+    const struct exchange *x = &s->exchange;
+    TRY(x->begin(x->context, axis, n_rows));
+    TRY(STAGE_OPS(s)->buffer_read(s->backend, mine, 0, s->counts[s->cell.shard] * 4, s->host_mine));
+    TRY(x->sum(x->context, layer, s->host_mine, s->host_sum));
+    *sum = s->gathered;
+    return STAGE_OPS(s)->buffer_send(s->backend, s->gathered, 0, (size_t)n_rows * s->program->dim * 4, s->host_sum);
 }
 
 /* The result of an op of the group, where another group reads it. */
@@ -60,19 +97,22 @@ static err run_linear(struct stage *s, const struct fused *f, uint32_t n_rows) {
                                 sum->segment_cols, &sum->own);
 }
 
-/* Every shard's subtree sums are shared, and each will finish the tree. */
+static const struct tree one_leaf = {.n_leaves = 1, .n_results = 1, .emits = {1}};
+
+/* The sum of all shards: its leaves, on a board that all of them share, or one leaf, the whole. */
 static err leaves_share(struct stage *s, const struct op *op, uint32_t n_rows, struct row_sum *out) {
-    const struct stage_sum *sum = &s->sums[s->program->weights[op->weight[0]].in_axis];
-    uint32_t n = n_rows * s->program->dim;
+    enum axis axis = s->program->weights[op->weight[0]].in_axis;
+    const struct stage_sum *sum = &s->sums[axis];
     out->tree = &sum->finish;
     out->leaves = value(s, op->in[0]);
     if (s->cell.n_shards == 1) return OK;
-    for (uint32_t i = 0; i < s->cell.n_shards; i++) s->counts[i] = sum->n_results[i] * n;
-    return s->board ? sums_meet(s, op->layer, out->leaves, &out->leaves)
-                    : sums_share(s, op->layer, out->leaves, &out->leaves);
+    for (uint32_t i = 0; i < s->cell.n_shards; i++) s->counts[i] = sum->n_results[i] * (size_t)n_rows * s->program->dim;
+    if (s->board && s->group.end - s->group.begin == s->cell.n_shards)
+        return sums_meet(s, op->layer, out->leaves, &out->leaves);
+    out->tree = &one_leaf;
+    return s->board ? sums_meet_hosts(s, op->layer, axis, n_rows, out->leaves, &out->leaves)
+                    : sums_share(s, op->layer, axis, n_rows, out->leaves, &out->leaves);
 }
-
-static const struct tree one_leaf = {.n_leaves = 1, .n_results = 1, .emits = {1}};
 
 static err run_sum(struct stage *s, const struct fused *f, uint32_t n_rows) {
     const struct op *reduce = fused_find(f, OP_REDUCE), *add = fused_find(f, OP_ADD),
@@ -114,17 +154,10 @@ static err run_act(struct stage *s, const struct fused *f, uint32_t n_rows) {
     return width ? STAGE_OPS(s)->activate(s->backend, &a, n_rows, width) : OK;
 }
 
-static void leave(const void *leaving, const void *from) { board_leave(leaving, from); }
-
-/* Reads once all that was enqueued is done. Where that may wait for other shards this rank goes on
- * hearing of failures, also of its own device's wait. */
+/* Reads once all that was enqueued is done. */
 static err result_read(struct stage *s, struct buffer *from, size_t n_bytes, void *to) {
-    if (!s->board && n_bytes) return STAGE_OPS(s)->buffer_read(s->backend, from, 0, n_bytes, to);
-    if (!s->board) return STAGE_OPS(s)->finish(s->backend);
-    struct board_leaving l = {s->board, to, n_bytes};
-    TRY(STAGE_OPS(s)->call(s->backend, leave, &l, sizeof l, from));
-    while (!board_wait(s->board, WATCH_US)) TRY(s->exchange.watch(s->exchange.context));
-    return s->exchange.watch(s->exchange.context);
+    if (s->board) return board_read(s, from, n_bytes, to);
+    return n_bytes ? STAGE_OPS(s)->buffer_read(s->backend, from, 0, n_bytes, to) : STAGE_OPS(s)->finish(s->backend);
 }
 
 /* Slices of the logits of all shards, brought into rows on shard 0. */
@@ -132,11 +165,11 @@ static err run_gather(struct stage *s, const struct op *op, uint32_t n_outs, flo
     uint32_t n_shards = s->cell.n_shards, n_vocab = s->program->n_vocab;
     for (uint32_t i = 0; i < n_shards; i++) s->counts[i] = (size_t)n_outs * s->vocab_widths[i];
     size_t mine = s->counts[s->cell.shard];
-    float *own = n_shards == 1 ? logits : s->host_mine;
-    TRY(result_read(s, value(s, op->in[0]), mine * 4, own));
+    const float *all = s->host_logits;
+    if (n_shards > 1) TRY(s->exchange.collect_begin(s->exchange.context, s->counts, s->host_logits));
+    TRY(result_read(s, value(s, op->in[0]), mine * 4, n_shards == 1 ? logits : s->host_mine));
     if (n_shards == 1) return OK;
-    float *all = s->cell.shard == 0 ? s->host_all : NULL;
-    TRY(s->exchange.collect(s->exchange.context, op->layer, s->host_mine, s->counts, all));
+    TRY(s->exchange.collect(s->exchange.context, op->layer, s->host_mine, s->counts, s->host_logits));
     uint32_t begin = 0;
     for (uint32_t i = 0; all && i < n_shards; i++) {
         uint32_t width = s->vocab_widths[i];

@@ -8,21 +8,27 @@
 #include "kernels/backend.h"
 #include "node/board.h"
 #include "node/frame.h"
+#include "node/sums.h"
 #include "partition/slice.h"
 
 struct stage;
 
-/* How shards of a stage meet. `share` and `collect` block until done or a deadline passes. */
+/* How shards of a stage meet. What waits does so until done or a deadline passes; `layer` is for messages. */
 struct exchange {
     void *context;
-    /* Every shard gives n_mine[shard] floats of `mine` and gets all, in order of
-     * shards, in `all`. `layer` is for messages. */
-    err (*share)(void *context, int layer, const float *mine, const size_t *n_floats, float *all);
-    /* The same, but only shard 0 gets (`all` is NULL elsewhere). */
+    /* A sum over `axis` will be wanted of n_rows rows: posts what can be received already. */
+    err (*begin)(void *context, enum axis axis, uint32_t n_rows);
+    /* Gives this shard's subtree sums `mine` [own subtrees][n_rows][dim], with a board those of all its shards in
+     * order, and gets the whole: `sum` [n_rows][dim]. See node/sums.h. */
+    err (*sum)(void *context, int layer, const float *mine, float *sum);
+    /* Shard 0 gets n_floats[shard] of every other shard in `all`, in order of shards: these two calls, nothing is
+     * waited for in the first. `all` is NULL elsewhere, where the second gives `mine`. */
+    err (*collect_begin)(void *context, const size_t *n_floats, float *all);
     err (*collect)(void *context, int layer, const float *mine, const size_t *n_floats, float *all);
     /* Now and then while this shard waits for a device that meets others on a board, and once
      * after: the error of a shard that did not come, or of what failed elsewhere. */
     err (*watch)(void *context);
+    int64_t board_patience_us; /* beyond the deadline, for the first of a board's shards, which waits for others */
 };
 
 struct cell {
@@ -57,8 +63,9 @@ err stage_file_bytes(const struct program *p, const struct cell *cell, uint64_t 
 /* Whether partial sums can meet on a board, and the bytes of an area for that. */
 int stage_can_use_board(const struct stage *s);
 size_t stage_board_bytes(const struct stage *s);
-/* From now on they do, in place of `share`; all shards or none. The board outlives the stage. */
-err stage_use_board(struct stage *s, struct board *board);
+/* From now on those of shards `group`, this one among them, do; all of these shards or none. Where that is all of the
+ * stage, exchange.sum is no longer called, else by the first of them alone. The board outlives the stage. */
+err stage_use_board(struct stage *s, struct board *board, struct shard_group group);
 
 /* Runs one step. `hidden` [n_rows, dim]: in for every stage but the first, out
  * for every stage but the last. On the last stage's shard 0 `logits`

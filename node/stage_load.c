@@ -164,7 +164,7 @@ static err sum_make(struct stage *s, enum axis axis) {
         sum->n_results[i] = tree.n_results;
         if (i == s->cell.shard) sum->own = tree;
     }
-    if (e == OK) tree_finish(a->n_segments, own, s->cell.n_shards, &sum->finish);
+    if (e == OK) tree_join(a->n_segments, own, s->cell.n_shards, &sum->finish);
     free(own);
     return e;
 }
@@ -199,11 +199,11 @@ static err values_create(struct stage *s) {
         TRY(buffer_new(s, items, &s->values[i]));
     }
     if (s->cell.n_shards == 1) return OK; /* nobody to meet */
-    TRY(buffer_new(s, (size_t)all * s->limits.rows_max * p->dim, &s->gathered));
-    size_t sums = (size_t)s->limits.rows_max * p->dim;
-    size_t logits = (size_t)s->outs_max * p->n_vocab;
-    TRY(NEW(s->host_mine, sums * mine > logits ? sums * mine : logits));
-    return NEW(s->host_all, sums * all > logits ? sums * all : logits);
+    size_t sum = (size_t)s->limits.rows_max * p->dim, logits = (size_t)s->outs_max * p->n_vocab;
+    TRY(buffer_new(s, sum, &s->gathered));
+    TRY(NEW(s->host_mine, sum * mine > logits ? sum * mine : logits));
+    TRY(NEW(s->host_sum, sum));
+    return s->cell.shard == 0 && s->cell.layer_end == p->n_layers ? NEW(s->host_logits, logits) : OK;
 }
 
 static err places_create(struct stage *s) {
@@ -303,12 +303,13 @@ size_t stage_board_bytes(const struct stage *s) {
     return (size_t)all * s->limits.rows_max * s->program->dim * sizeof(float);
 }
 
-err stage_use_board(struct stage *s, struct board *board) {
+err stage_use_board(struct stage *s, struct board *board, struct shard_group group) {
     for (uint32_t i = 0; i < 2; i++)
         TRY(STAGE_OPS(s)->buffer_wrap(s->backend, board_area(board, i), stage_board_bytes(s), &s->areas[i]));
     STAGE_OPS(s)->buffer_free(s->backend, s->gathered);
     s->gathered = NULL;
     s->board = board;
+    s->group = group;
     return OK;
 }
 
@@ -368,7 +369,8 @@ void stage_free(struct stage *s) {
     free(s->host_step);
     free(s->host_angles);
     free(s->host_mine);
-    free(s->host_all);
+    free(s->host_sum);
+    free(s->host_logits);
     free(s);
 }
 

@@ -40,15 +40,17 @@ struct stage {
     /* What ops read of a step lies in one buffer, written at once; these are its parts. */
     struct buffer *step_data, *tokens, *out_rows;
     struct row_places places;
-    struct buffer *angles, *gathered;
+    struct buffer *angles, *gathered; /* gathered: whole sums that came as messages */
     int32_t *host_step;   /* as step_data: tokens, positions, first blocks, wanted rows, tables */
     uint32_t part_ints;   /* from one part to the next */
     float *host_angles;   /* [rows_max, n_rot] */
     float *host_mine;     /* what this shard sends */
-    float *host_all;      /* what all shards sent */
+    float *host_sum;      /* what comes of it */
+    float *host_logits;   /* of all shards; NULL where none come together */
     size_t *counts;       /* [n_shards] floats of one exchange */
 
     struct board *board;       /* NULL: sums travel as messages */
+    struct shard_group group;  /* who meets there */
     struct buffer *areas[2];   /* of the board */
     uint32_t n_meetings;
 };

@@ -64,7 +64,7 @@ struct wire {
     struct put *puts; /* grows */
     int n_puts;
     struct inbox inboxes[WIRE_COLLECT + 1];
-    wire_ticket *meet; /* [2 * size] of one exchange */
+    int64_t patience_us; /* beyond the deadline, of the wait that is under way */
     struct wire_counts counts;
 };
 
@@ -120,7 +120,6 @@ err wire_init(int *argc, char ***argv, int is_threaded, struct wire **out) {
     for (int i = 0; i <= WIRE_COLLECT; i++) w->inboxes[i].ticket = WIRE_NONE;
     err e = NEW(w->peers, (size_t)w->size);
     if (e == OK) e = NEW(w->rank_of, (size_t)w->size);
-    if (e == OK) e = NEW(w->meet, 2 * (size_t)w->size);
     if (e == OK) e = cards_gather(w);
     if (e == OK) *out = w; /* on failure the job ends: nothing worth freeing */
     return e;
@@ -136,7 +135,6 @@ err wire_finish(struct wire *w) {
     free(w->requests);
     free(w->peers);
     free(w->rank_of);
-    free(w->meet);
     free(w);
     return e;
 }
@@ -250,14 +248,14 @@ void wire_pause(int64_t waited_us, int64_t sleep_max_us) {
 }
 
 err wire_check_deadline(const struct wire *w, int64_t waited_us, int peer, const char *fmt, ...) {
-    if (waited_us <= w->deadline_us) return OK;
+    if (waited_us <= w->deadline_us + w->patience_us) return OK;
     char what[256];
     va_list args;
     va_start(args, fmt);
     vsnprintf(what, sizeof what, fmt, args);
     va_end(args);
     return err_set(ERR_TIMEOUT, "%s: waited %.3g s for %s %s", wire_name(w, w->rank),
-                   (double)waited_us / 1e6, wire_name(w, peer), what);
+                   (double)(waited_us - w->patience_us) / 1e6, wire_name(w, peer), what);
 }
 
 static err request_new(struct wire *w, int peer, int layer, int is_send, wire_ticket *out) {
@@ -389,56 +387,31 @@ err wire_take(struct wire *w, enum wire_tag tag, struct bytes *into, int *from) 
     return OK;
 }
 
-/* Waits for all of w->meet [n]; the peer of the first one left is the one blamed. */
-static err meet_wait(struct wire *w, int n, int layer, const char *what) {
-    int64_t start = wire_clock_us(w), waited = 0;
+static err check_wait(const struct wire *w, int64_t waited_us, int peer, int layer, const char *what) {
+    if (layer < 0) return wire_check_deadline(w, waited_us, peer, "for %s", what);
+    return wire_check_deadline(w, waited_us, peer, "for %s of layer %d", what, layer);
+}
+
+err wire_wait(struct wire *w, wire_ticket *tickets, uint32_t n, int64_t patience_us, int layer, const char *what) {
+    int64_t start = wire_clock_us(w);
     err e = OK;
-    for (int at = 0; e == OK && at < n;) {
-        int is_done, peer = w->meet[at] == WIRE_NONE ? 0 : w->requests[w->meet[at]].peer;
-        e = wire_test(w, &w->meet[at], &is_done, NULL);
+    w->patience_us = patience_us;
+    for (uint32_t at = 0; e == OK && at < n;) {
+        int is_done, peer = tickets[at] == WIRE_NONE ? 0 : w->requests[tickets[at]].peer;
+        e = wire_test(w, &tickets[at], &is_done, NULL);
         if (e != OK) break;
         if (is_done) {
             at++;
             continue;
         }
-        waited = wire_clock_us(w) - start;
-        if (layer < 0) e = wire_check_deadline(w, waited, peer, "to say how shards will meet");
-        else e = wire_check_deadline(w, waited, peer, "for %s of layer %d", what, layer);
+        int64_t waited = wire_clock_us(w) - start;
+        e = check_wait(w, waited, peer, layer, what);
         if (e == OK && waited >= YIELD_US && w->poll) e = w->poll(w->poll_context);
         if (e == OK) wire_pause(waited, SLEEP_MAX_US);
     }
+    w->patience_us = 0;
     w->counts.share_wait_us += wire_clock_us(w) - start;
     return e;
-}
-
-/* Receives from all (when `all`), sends to the others in [to_begin, to_end). */
-static err meet(struct wire *w, enum wire_tag tag, int first, int n, int to_begin, int to_end,
-                int layer, const float *mine, const size_t *n_floats, float *all, const char *what) {
-    int n_meet = 0, me = w->rank - first;
-    size_t at = 0;
-    for (int i = 0; all && i < n; at += n_floats[i++]) {
-        if (i == me)
-            memcpy(all + at, mine, n_floats[i] * sizeof *all);
-        else if (n_floats[i])
-            TRY(wire_receive(w, first + i, tag, all + at, n_floats[i] * sizeof *all,
-                             &w->meet[n_meet++]));
-    }
-    for (int i = to_begin; i < to_end; i++)
-        if (i != me && n_floats[me])
-            TRY(wire_send(w, first + i, tag, layer, mine, n_floats[me] * sizeof *mine,
-                          &w->meet[n_meet++]));
-    return meet_wait(w, n_meet, layer, what);
-}
-
-err wire_share(struct wire *w, int first, int n, int layer, const float *mine,
-               const size_t *n_floats, float *all) {
-    return meet(w, WIRE_SHARE, first, n, 0, n, layer, mine, n_floats, all, "its partial sums");
-}
-
-err wire_collect(struct wire *w, int first, int n, int layer, const float *mine,
-                 const size_t *n_floats, float *all) {
-    int to_end = w->rank == first ? 0 : 1;
-    return meet(w, WIRE_COLLECT, first, n, 0, to_end, layer, mine, n_floats, all, "its logits");
 }
 
 void wire_counts(const struct wire *w, struct wire_counts *out) { *out = w->counts; }

@@ -89,12 +89,9 @@ err wire_drain(struct wire *w);
 err wire_check_deadline(const struct wire *w, int64_t waited_us, int peer, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* The shards of this rank's stage, ranks [first, first + n), meet: see struct
- * exchange in stage.h. */
-err wire_share(struct wire *w, int first, int n, int layer, const float *mine,
-               const size_t *n_floats, float *all);
-err wire_collect(struct wire *w, int first, int n, int layer, const float *mine,
-                 const size_t *n_floats, float *all);
+/* Waits until all of `tickets` [n] are done; each is WIRE_NONE then. The peer of the first one that is not within
+ * the deadline and `patience_us` is the one blamed: "for WHAT of layer 3", "for WHAT" with layer -1. */
+err wire_wait(struct wire *w, wire_ticket *tickets, uint32_t n, int64_t patience_us, int layer, const char *what);
 
 /* Microseconds of waiting time: a clock that leaves out every stretch over a second in
  * which nobody looked at it, so that neither computing nor a suspended job (ctrl-Z) counts
@@ -106,7 +103,7 @@ int64_t wire_clock_us(struct wire *w);
 void wire_pause(int64_t waited_us, int64_t sleep_max_us);
 
 struct wire_counts {
-    int64_t share_wait_us; /* inside wire_share and wire_collect */
+    int64_t share_wait_us; /* inside wire_wait */
     uint64_t bytes_sent, bytes_received, n_messages;
 };
 void wire_counts(const struct wire *w, struct wire_counts *out);

@@ -1,5 +1,5 @@
 /* A whole grid of cells in one process: a thread per shard, stages one after
- * the other, exchanges through memory. No MPI: what it tests is the cut. */
+ * the other, messages through memory. No MPI: what it tests is the cut, and how shards on any hosts make one sum. */
 #ifndef TESTS_GRID_H
 #define TESTS_GRID_H
 
@@ -13,18 +13,45 @@
 
 #define GRID_SHARDS_MAX 16
 
+/* A message on its way; those of one sender and receiver stay in order. */
+struct grid_message {
+    struct grid_message *next;
+    size_t n_bytes;
+    uint8_t data[];
+};
+
+/* How shards meet; zero: on one host. */
+struct grid_network {
+    uint32_t host_of[GRID_SHARDS_MAX];
+    float shares[GRID_SHARDS_MAX]; /* the first 0: equal ones */
+    enum payload payload;
+    size_t hop_bytes;
+};
+
 struct grid {
     struct gguf *gguf;
     struct program *program;
     uint32_t n_stages, n_shards, rows_max;
     const char *device; /* NULL: the plain-C reference */
+    struct grid_network network;
     struct backend *backends[GRID_SHARDS_MAX * 4];
     struct stage *stages[GRID_SHARDS_MAX * 4];
+    struct sums *sums[GRID_SHARDS_MAX * 4];
     uint64_t layer_begin[64];
-    pthread_barrier_t barrier;
-    const float *shared[GRID_SHARDS_MAX];
+    pthread_mutex_t lock;
+    pthread_cond_t has_come;
+    struct grid_message *messages[GRID_SHARDS_MAX][GRID_SHARDS_MAX]; /* from, to */
+    uint64_t bytes_sent[GRID_SHARDS_MAX][N_SUM_ROUNDS]; /* by each shard, of all stages */
     uint32_t context;
     float *last_hidden; /* [n_outs, dim] of the next step that wants them */
+};
+
+/* A receive that is posted. */
+struct grid_receive {
+    enum sum_round round;
+    uint32_t from;
+    void *data;
+    size_t n_bytes;
 };
 
 struct grid_shard {
@@ -32,21 +59,84 @@ struct grid_shard {
     uint32_t shard, stage;
     const struct step *step;
     float *hidden, *logits;
+    struct grid_receive receives[4 * GRID_SHARDS_MAX];
+    uint32_t n_receives;
     err e;
     char text[1024];
 };
 
-static inline err grid_share(void *context, int layer, const float *mine, const size_t *n, float *all) {
+static inline err grid_send(void *context, enum sum_round round, uint32_t to, const void *data, size_t n) {
     struct grid_shard *s = context;
-    (void)layer;
-    s->grid->shared[s->shard] = mine;
-    pthread_barrier_wait(&s->grid->barrier);
-    for (uint32_t i = 0; all && i < s->grid->n_shards; i++) {
-        memcpy(all, s->grid->shared[i], n[i] * sizeof *all);
-        all += n[i];
-    }
-    pthread_barrier_wait(&s->grid->barrier);
+    struct grid *g = s->grid;
+    struct grid_message *m = malloc(sizeof *m + n), **end = &g->messages[s->shard][to];
+    *m = (struct grid_message){.n_bytes = n};
+    memcpy(m->data, data, n);
+    pthread_mutex_lock(&g->lock);
+    while (*end) end = &(*end)->next;
+    *end = m;
+    g->bytes_sent[s->shard][round] += n;
+    pthread_cond_broadcast(&g->has_come);
+    pthread_mutex_unlock(&g->lock);
     return OK;
+}
+
+static inline err grid_receive(void *context, enum sum_round round, uint32_t from, void *data, size_t n) {
+    struct grid_shard *s = context;
+    s->receives[s->n_receives++] = (struct grid_receive){round, from, data, n};
+    return OK;
+}
+
+static inline err grid_take(struct grid_shard *s, const struct grid_receive *r) {
+    struct grid *g = s->grid;
+    pthread_mutex_lock(&g->lock);
+    while (!g->messages[r->from][s->shard]) pthread_cond_wait(&g->has_come, &g->lock);
+    struct grid_message *m = g->messages[r->from][s->shard];
+    g->messages[r->from][s->shard] = m->next;
+    pthread_mutex_unlock(&g->lock);
+    err e = m->n_bytes == r->n_bytes ? OK : err_set(ERR_INTERNAL, "shard %u sent %zu bytes to %u, which expects %zu",
+                                                    r->from, m->n_bytes, s->shard, r->n_bytes);
+    if (e == OK) memcpy(r->data, m->data, m->n_bytes);
+    free(m);
+    return e;
+}
+
+static inline err grid_wait(void *context, enum sum_round round, int layer) {
+    struct grid_shard *s = context;
+    uint32_t kept = 0;
+    err e = OK;
+    (void)layer;
+    for (uint32_t i = 0; i < s->n_receives; i++)
+        if (s->receives[i].round != round) s->receives[kept++] = s->receives[i];
+        else if (e == OK) e = grid_take(s, &s->receives[i]);
+    s->n_receives = kept;
+    return e;
+}
+
+static inline struct sums *grid_sums(void *context) {
+    struct grid_shard *s = context;
+    return s->grid->sums[s->stage * s->grid->n_shards + s->shard];
+}
+
+static inline err grid_begin(void *context, enum axis axis, uint32_t n_rows) {
+    return sums_begin(grid_sums(context), axis, n_rows);
+}
+
+static inline err grid_sum(void *context, int layer, const float *mine, float *sum) {
+    return sums_finish(grid_sums(context), layer, mine, sum);
+}
+
+static inline err grid_collect_begin(void *context, const size_t *n, float *all) {
+    struct grid_shard *s = context;
+    for (uint32_t i = 0; all && i < s->grid->n_shards; all += n[i++])
+        if (i && n[i]) grid_receive(context, SUM_BACK, i, all, n[i] * sizeof *all);
+    return OK;
+}
+
+static inline err grid_collect(void *context, int layer, const float *mine, const size_t *n, float *all) {
+    struct grid_shard *s = context;
+    if (all) memcpy(all, mine, n[0] * sizeof *all);
+    else if (n[s->shard]) grid_send(context, SUM_BACK, 0, mine, n[s->shard] * sizeof *mine);
+    return grid_wait(context, SUM_BACK, layer);
 }
 
 static struct grid_shard grid_shards[GRID_SHARDS_MAX * 4];
@@ -55,35 +145,54 @@ static inline err grid_cell_create(struct grid *g, uint32_t stage, uint32_t shar
     uint32_t i = stage * g->n_shards + shard;
     if (g->device) TRY(backend_opencl(g->device, &g->backends[i]));
     else TRY(backend_reference(&g->backends[i]));
+    const float *shares = g->network.shares[0] > 0 ? g->network.shares : NULL;
     struct cell cell = {g->n_stages, g->n_shards, stage, shard,
                         g->program->n_layers * stage / g->n_stages,
-                        g->program->n_layers * (stage + 1) / g->n_stages, NULL};
+                        g->program->n_layers * (stage + 1) / g->n_stages, shares};
     struct stage_limits limits = {g->rows_max, n_blocks, g->context};
-    struct exchange ex = {.context = &grid_shards[i], .share = grid_share, .collect = grid_share};
-    return stage_create(g->backends[i], g->gguf, g->program, &cell, &limits, &ex, NULL, NULL,
-                        &g->stages[i]);
+    struct exchange ex = {.context = &grid_shards[i], .begin = grid_begin, .sum = grid_sum,
+                          .collect_begin = grid_collect_begin, .collect = grid_collect};
+    TRY(stage_create(g->backends[i], g->gguf, g->program, &cell, &limits, &ex, NULL, NULL, &g->stages[i]));
+    struct shard_group groups[GRID_SHARDS_MAX];
+    const struct sums_setup setup = {.program = g->program, .shares = shares, .n_shards = g->n_shards, .shard = shard,
+                                     .groups = groups,
+                                     .n_groups = sums_group(g->network.host_of, g->n_shards, groups),
+                                     .rows_max = g->rows_max, .payload = g->network.payload,
+                                     .hop_bytes = g->network.hop_bytes,
+                                     .link = {&grid_shards[i], grid_receive, grid_send, grid_wait}};
+    return g->n_shards == 1 ? OK : sums_create(&setup, &g->sums[i]);
 }
 
-static inline err grid_open(struct grid *g, const char *path, const char *device, uint32_t n_stages,
-                            uint32_t n_shards, uint32_t rows_max, uint32_t context) {
+static inline err grid_open_network(struct grid *g, const char *path, const char *device, uint32_t n_stages,
+                                    uint32_t n_shards, uint32_t rows_max, uint32_t context,
+                                    const struct grid_network *network) {
     memset(g, 0, sizeof *g);
     g->n_stages = n_stages;
     g->n_shards = n_shards;
     g->rows_max = rows_max;
     g->device = device;
     g->context = context;
+    g->network = *network;
     TRY(gguf_open(path, &g->gguf));
     TRY(program_create(g->gguf, &g->program));
-    pthread_barrier_init(&g->barrier, NULL, n_shards);
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_cond_init(&g->has_come, NULL);
     for (uint32_t p = 0; p < n_stages; p++)
         for (uint32_t t = 0; t < n_shards; t++)
             TRY(grid_cell_create(g, p, t, context / KV_BLOCK_TOKENS + 2));
     return OK;
 }
 
+static inline err grid_open(struct grid *g, const char *path, const char *device, uint32_t n_stages,
+                            uint32_t n_shards, uint32_t rows_max, uint32_t context) {
+    const struct grid_network network = {0};
+    return grid_open_network(g, path, device, n_stages, n_shards, rows_max, context, &network);
+}
+
 static inline void grid_close(struct grid *g) {
     for (uint32_t i = 0; i < g->n_stages * g->n_shards; i++) {
         stage_free(g->stages[i]);
+        sums_free(g->sums[i]);
         if (g->backends[i]) g->backends[i]->ops->destroy(g->backends[i]);
     }
     program_free(g->program);

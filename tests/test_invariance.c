@@ -36,12 +36,12 @@ static void tokens_read(size_t model) {
     assert_true(n_tokens > 2 * KV_BLOCK_TOKENS);
 }
 
-static float *run(size_t model, const char *device, uint32_t n_stages, uint32_t n_shards,
-                  uint32_t chunk, int has_logits) {
+static float *run_on(const struct grid_network *network, size_t model, const char *device, uint32_t n_stages,
+                     uint32_t n_shards, uint32_t chunk, int has_logits) {
     char path[256];
     struct grid g;
     snprintf(path, sizeof path, FOLDER "%s", models[model].file);
-    err e = grid_open(&g, path, device, n_stages, n_shards, 64, 128);
+    err e = grid_open_network(&g, path, device, n_stages, n_shards, 64, 128, network);
     if (e != OK) fail_msg("%s: %s", path, err_text());
     n_logits = (size_t)n_tokens * g.program->n_vocab;
     n_values = n_logits + (size_t)n_tokens * g.program->dim;
@@ -50,6 +50,12 @@ static float *run(size_t model, const char *device, uint32_t n_stages, uint32_t 
     if (e != OK) fail_msg("%s: %s", path, err_text());
     grid_close(&g);
     return values;
+}
+
+static float *run(size_t model, const char *device, uint32_t n_stages, uint32_t n_shards, uint32_t chunk,
+                  int has_logits) {
+    const struct grid_network network = {0};
+    return run_on(&network, model, device, n_stages, n_shards, chunk, has_logits);
 }
 
 static void compare_values(size_t model, const float *expected, const char *device, uint32_t n_stages,
@@ -126,8 +132,49 @@ static void every_device(void **state) {
     free(list);
 }
 
+/* Shards on any hosts, in any number, with unequal shares: a spokesman for those of a host that stand next to
+ * each other; at once or in parts. */
+static const struct {
+    uint32_t n_stages, n_shards;
+    struct grid_network network;
+} networks[] = {
+    {1, 2, {.host_of = {0, 1}}},
+    {1, 2, {.host_of = {0, 1}, .shares = {5, 11}}},
+    {1, 3, {.host_of = {0, 1, 2}}},
+    {1, 3, {.host_of = {0, 0, 1}}},
+    {1, 3, {.host_of = {0, 1, 1}, .shares = {1, 2, 3}}},
+    {1, 4, {.host_of = {0, 0, 1, 1}}},
+    {1, 4, {.host_of = {0, 0, 1, 1}, .shares = {3, 1, 2, 5}}},
+    {1, 4, {.host_of = {0, 1, 0, 1}}},
+    {1, 4, {.host_of = {0, 0, 0, 1}, .shares = {1, 1, 1, 9}}},
+    {1, 4, {.host_of = {2, 0, 0, 1}, .shares = {1000, 1, 1, 1000}}}, /* the middle ones own nothing */
+    {2, 2, {.host_of = {0, 1}}},
+    {1, 7, {.host_of = {0, 0, 0, 1, 1, 2, 2}}},
+    {1, 16, {.host_of = {0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3}}},
+};
+#define N_NETWORKS (sizeof networks / sizeof *networks)
+
+static void every_network(void **state) {
+    (void)state;
+    static const size_t hop_bytes[] = {0, 6000, SIZE_MAX / 4}; /* in parts, some in parts, at once */
+    for (size_t m = 0; m < 3; m++) {
+        tokens_read(m);
+        float *expected = run(m, NULL, 1, 1, 64, 1);
+        for (size_t i = 0; i < N_NETWORKS; i++)
+            for (size_t k = 0; k < sizeof hop_bytes / sizeof *hop_bytes; k++) {
+                struct grid_network network = networks[i].network;
+                network.hop_bytes = hop_bytes[k];
+                float *got = run_on(&network, m, NULL, networks[i].n_stages, networks[i].n_shards, k ? 7 : 64, 1);
+                if (memcmp(got, expected, n_values * sizeof *got) != 0)
+                    fail_msg("%s: other bits on network %zu, %zu bytes a hop", models[m].file, i, hop_bytes[k]);
+                free(got);
+            }
+        free(expected);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_grid_and_chunk),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_grid_and_chunk), cmocka_unit_test(every_network),
                                        cmocka_unit_test(every_device)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
