@@ -39,6 +39,7 @@ static uint32_t n_layers, n_vocab, dim; /* of MODEL */
 static const char *device;         /* of the next job; NULL: plain C */
 static const uint32_t *order;      /* of the next plan; NULL: rank i has cell i */
 static uint32_t n_idle;            /* ranks of the next job that get no cell */
+static const char *hosts;          /* of its ranks, "a,a,b"; NULL: all on this one */
 
 /* A job, and the frame received last. */
 struct job {
@@ -62,9 +63,17 @@ static void job_exec(int n_ranks, const char *path) {
         int null_fd = open("/dev/null", O_WRONLY);
         if (null_fd < 0 || dup2(null_fd, 1) < 0 || dup2(null_fd, 2) < 0) _exit(126);
     }
-    execlp("mpirun", "mpirun", "-n", n, "--oversubscribe", "--bind-to", "none", "--mca",
-           "mpi_yield_when_idle", "1", "--mca", "odls_base_sigkill_timeout", "0",
-           binary ? binary : "build/caravan", "node", "--socket", path, (char *)NULL);
+    const char *args[24] = {"mpirun", "-n", n, "--oversubscribe", "--bind-to", "none", "--mca",
+                            "mpi_yield_when_idle", "1", "--mca", "odls_base_sigkill_timeout", "0"};
+    size_t at = 0;
+    while (args[at]) at++;
+    if (hosts) args[at++] = "tests/on_hosts";
+    if (hosts) args[at++] = hosts;
+    args[at++] = binary ? binary : "build/caravan";
+    args[at++] = "node";
+    args[at++] = "--socket";
+    args[at] = path;
+    execvp("mpirun", (char *const *)(uintptr_t)args);
     _exit(127);
 }
 
@@ -276,6 +285,15 @@ static void check_times(struct job *j, const json_t *before) {
     json_decref(after);
 }
 
+/* The host of a cell; names of hosts have one letter. */
+static char cell_host(size_t cell) { return hosts[2 * (order ? order[cell] : cell)]; }
+
+/* Whether a shard that stands next to this one in its stage is on the same host. */
+static int has_neighbour(size_t cell, size_t n_shards) {
+    return (cell % n_shards > 0 && cell_host(cell - 1) == cell_host(cell)) ||
+           (cell % n_shards < n_shards - 1 && cell_host(cell + 1) == cell_host(cell));
+}
+
 /* A prompt of 32 rows, then more steps than the job may hold, sent at once. Appends all results. */
 static void run_steps(struct job *j, struct bytes *out) {
     enum { STEPS = 12 };
@@ -314,22 +332,29 @@ static void run_steps(struct job *j, struct bytes *out) {
         assert_int_equal(json_integer_value(json_object_get(o, "one_row_steps")), has_cell ? STEPS : 0);
         assert_int_equal(json_integer_value(json_object_get(o, "full_steps")), has_cell);
         assert_int_equal(json_is_true(json_object_get(o, "has_board")),
-                         has_cell && device && j->n_shards > 1);
+                         has_cell && device && (hosts ? has_neighbour(i, j->n_shards) : j->n_shards > 1));
     }
     check_times(j, stats);
     json_decref(stats);
 }
 
-/* In plain C shards meet by messages, on PoCL on a board. */
+static int can_have_hosts(void) { return system("tests/on_hosts --check 2>/dev/null") == 0; }
+
+/* In plain C shards meet by messages, on PoCL on a board; on several hosts on a board in each and by messages. */
 static void test_every_grid_gives_the_same(void **state) {
     (void)state;
     static const struct {
         const char *device;
         uint32_t n_stages, n_shards, order[4], n_idle; /* order {0}: as the ranks come */
-    } grids[] = {{NULL, 1, 1, {0}, 0}, {NULL, 2, 1, {0}, 0}, {NULL, 1, 2, {0}, 0}, {NULL, 2, 2, {0}, 0},
-                 {NULL, 1, 3, {0}, 0}, {POCL, 1, 2, {0}, 0}, {POCL, 1, 3, {0}, 0}, {POCL, 1, 4, {0}, 0},
-                 {POCL, 2, 2, {0}, 0}, {NULL, 2, 2, {0, 3, 1, 2}, 0}, {NULL, 1, 1, {0}, 2},
-                 {NULL, 2, 1, {0, 3}, 2}, {POCL, 1, 2, {0, 2}, 1}, {POCL, 2, 2, {0, 4, 5, 2}, 2}};
+        const char *hosts;
+    } grids[] = {{NULL, 1, 1, {0}, 0, NULL}, {NULL, 2, 1, {0}, 0, NULL}, {NULL, 1, 2, {0}, 0, NULL},
+                 {NULL, 2, 2, {0}, 0, NULL}, {NULL, 1, 3, {0}, 0, NULL}, {POCL, 1, 2, {0}, 0, NULL},
+                 {POCL, 1, 3, {0}, 0, NULL}, {POCL, 1, 4, {0}, 0, NULL}, {POCL, 2, 2, {0}, 0, NULL},
+                 {NULL, 2, 2, {0, 3, 1, 2}, 0, NULL}, {NULL, 1, 1, {0}, 2, NULL}, {NULL, 2, 1, {0, 3}, 2, NULL},
+                 {POCL, 1, 2, {0, 2}, 1, NULL}, {POCL, 2, 2, {0, 4, 5, 2}, 2, NULL},
+                 {POCL, 1, 2, {0}, 0, "a,b"}, {POCL, 1, 3, {0}, 0, "a,b,b"}, {POCL, 1, 4, {0}, 0, "a,b,b,a"},
+                 {POCL, 1, 4, {0, 2, 1, 3}, 0, "a,b,a,b"}, {POCL, 2, 2, {0}, 0, "a,b,a,b"},
+                 {NULL, 1, 4, {0}, 0, "a,a,b,b"}};
     struct bytes first = {0};
     for (size_t g = 0; g < sizeof grids / sizeof *grids; g++) {
         struct job j;
@@ -337,6 +362,11 @@ static void test_every_grid_gives_the_same(void **state) {
         device = grids[g].device;
         order = grids[g].order[1] ? grids[g].order : NULL;
         n_idle = grids[g].n_idle;
+        hosts = grids[g].hosts;
+        if (hosts && !can_have_hosts()) {
+            print_message("no host names of one's own here: %s is not tried\n", hosts);
+            continue;
+        }
         job_open(&j, grids[g].n_stages, grids[g].n_shards, 20000);
         run_steps(&j, &all);
         job_send(&j, FRAME_STOP, 0, "");
@@ -348,7 +378,7 @@ static void test_every_grid_gives_the_same(void **state) {
         if (g) bytes_free(&all);
     }
     bytes_free(&first);
-    device = NULL;
+    device = hosts = NULL;
     order = NULL;
     n_idle = 0;
 }
@@ -510,6 +540,31 @@ static void test_stopped_shard_on_board(void **state) {
     assert_true(is_dead(pid));
 }
 
+/* Two hosts of two shards each: each of the other shards is stopped in turn. Who shares its host, or else the first
+ * of the other host's shards, names it; those who wait for what the two have to say are more patient. */
+static void test_stopped_shard_of_two_hosts(void **state) {
+    (void)state;
+    if (!can_have_hosts()) skip();
+    for (size_t rank = 1; rank < 4; rank++) {
+        struct job j;
+        struct result r;
+        char needle[64], text[1000] = "";
+        device = rank == 1 ? NULL : POCL;
+        hosts = "a,a,b,b";
+        job_open(&j, 1, 4, 1200);
+        device = hosts = NULL;
+        send_step(&j, 0, 0, 32, 0, NULL, 0);
+        expect_result(&j, 0, &r);
+        assert_int_equal(kill(job_pid(&j, rank), SIGSTOP), 0);
+        send_step(&j, 1, 32, 1, 0, NULL, 0);
+        assert_int_equal(job_receive(&j), FRAME_ERROR);
+        frame_error_get((char *)j.body, j.h.n_bytes, text, sizeof text);
+        snprintf(needle, sizeof needle, "s for rank %zu (host %c", rank, rank < 2 ? 'a' : 'b');
+        if (!strstr(text, needle) || !strstr(text, "sums of layer 0")) fail_msg("%s", text);
+        assert_int_not_equal(job_end(&j, 5), 0);
+    }
+}
+
 /* The same with rank 0: who waits for it on the board cannot tell the coordinator, but ends the job. */
 static void test_stopped_gateway_on_board(void **state) {
     (void)state;
@@ -646,6 +701,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_stopped_rank),
         cmocka_unit_test(test_stopped_gateway),
         cmocka_unit_test(test_stopped_shard_on_board),
+        cmocka_unit_test(test_stopped_shard_of_two_hosts),
         cmocka_unit_test(test_stopped_gateway_on_board),
         cmocka_unit_test(test_killed_shard_on_board),
         cmocka_unit_test(test_stopped_rank_without_a_cell),
