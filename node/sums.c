@@ -176,7 +176,8 @@ static err group_join(struct sums *s, int layer, const float **mine) {
     if (!s->o.has_board) TRY(s->o.link.wait(s->o.link.context, SUM_OF_GROUP, layer));
     for (uint32_t i = my_group(s)->begin; i < my_group(s)->end; i++) {
         if (!s->o.has_board && i == my_group(s)->begin + 1) from = s->members;
-        for (uint32_t k = 0; k < s->axis->of_shard[i]; k++, from += s->n) leaves[n++] = (struct leaf){from, PAYLOAD_F32};
+        for (uint32_t k = 0; k < s->axis->of_shard[i]; k++, from += s->n)
+            leaves[n++] = (struct leaf){from, PAYLOAD_F32};
     }
     tree_add(&s->axis->join, leaves, 0, 0, s->n, s->joined, s->n);
     *mine = s->joined;
