@@ -9,9 +9,9 @@ PACKAGES = build-essential pkg-config libopenmpi-dev openmpi-bin \
   ocl-icd-opencl-dev opencl-headers pocl-opencl-icd libclblast-dev \
   libconfig-dev libjansson-dev libpcre2-dev libutf8proc-dev libhwloc-dev \
   libcmocka-dev oclgrind mesa-opencl-icd procps \
-  libmicrohttpd-dev libcurl4-openssl-dev libedit-dev curl
+  libmicrohttpd-dev libcurl4-openssl-dev libedit-dev libxxhash-dev curl
 
-PKGS = libconfig jansson libpcre2-8 libutf8proc hwloc libmicrohttpd libcurl libedit
+PKGS = libconfig jansson libpcre2-8 libutf8proc hwloc libmicrohttpd libcurl libedit libxxhash
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE -DCL_TARGET_OPENCL_VERSION=120 \
   -DCARAVAN_COMMIT='"$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)"'
 CFLAGS  ?= -O2 -g

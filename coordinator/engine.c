@@ -1,6 +1,7 @@
 #include "coordinator/engine.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -356,6 +357,16 @@ static err cells_choose(const struct engine *e, struct plan_message *m) {
     return OK;
 }
 
+/* Ranks may have another current folder, and another host other links at the same path. */
+static err model_path(const char *path, enum plan_weights weights, char *out, size_t cap) {
+    char folder[PATH_MAX];
+    char *whole = weights == WEIGHTS_LOCAL ? NULL : realpath(path, NULL);
+    int n = whole || *path == '/' || !getcwd(folder, sizeof folder)
+                ? snprintf(out, cap, "%s", whole ? whole : path) : snprintf(out, cap, "%s/%s", folder, path);
+    free(whole);
+    return (size_t)n < cap ? OK : err_set(ERR_CONFIG, "the model's path is longer than %zu bytes", cap - 1);
+}
+
 static err send_plan(struct engine *e) {
     const struct plan *plan = e->plan;
     struct plan_message m = {
@@ -364,11 +375,10 @@ static err send_plan(struct engine *e) {
         .rows_max = plan->rows_max, .n_blocks = plan->n_blocks, .context_max = plan->context,
         .deadline_ms = (uint32_t)(e->o.config->deadline_s * 1000),
         .is_reference = e->o.is_reference};
-    char *whole = realpath(e->o.model, NULL); /* ranks may have another current folder */
-    snprintf(m.model, sizeof m.model, "%s", whole ? whole : e->o.model);
-    free(whole);
     struct bytes json = {0};
-    err code = cells_choose(e, &m);
+    err code = plan_weights_from_name(e->o.config->weights, &m.weights);
+    if (code == OK) code = model_path(e->o.model, m.weights, m.model, sizeof m.model);
+    if (code == OK) code = cells_choose(e, &m);
     if (code == OK) code = plan_message_put(&m, &json);
     if (code == OK) code = send_frame(e, FRAME_PLAN, json.data, json.len);
     bytes_free(&json);
@@ -428,6 +438,8 @@ static err start(struct engine *e) {
 
 static err make_plan(struct engine *e) {
     const struct config *c = e->o.config;
+    enum plan_weights weights;
+    TRY(plan_weights_from_name(c->weights, &weights)); /* before a job is started */
     struct plan_request r = {(uint32_t)c->stages, (uint32_t)c->shards, (uint32_t)c->ranks,
                              e->o.context, e->o.n_blocks, e->o.rows_max};
     if (inside_ranks) {

@@ -63,21 +63,20 @@ static err file_open(struct file *f, const char *path) {
 static err file_parse(const struct file *f, struct gguf_arena *a,
                       struct gguf_header *out) {
     if (f->n_bytes == 0) /* mmap refuses it */
-        return gguf_header_parse(a, f->path, (const uint8_t *)"", 0, out);
+        return gguf_header_parse(a, f->path, (const uint8_t *)"", 0, 0, out);
     if (f->n_bytes > SIZE_MAX)
         return err_set(ERR_UNSUPPORTED, "%s: %" PRIu64 " bytes are more than "
                        "this machine can address", f->path, f->n_bytes);
     void *map = mmap(NULL, (size_t)f->n_bytes, PROT_READ, MAP_PRIVATE, f->fd, 0);
     if (map == MAP_FAILED)
         return err_set(ERR_FILE, "cannot map %s: %s", f->path, strerror(errno));
-    err e = gguf_header_parse(a, f->path, map, f->n_bytes, out);
+    err e = gguf_header_parse(a, f->path, map, f->n_bytes, f->n_bytes, out);
     munmap(map, (size_t)f->n_bytes);
     return e;
 }
 
-/* Appends the file and its tensors to `g`; the rest of its header to `out`. */
-static err add_file(struct gguf *g, const char *path, struct gguf_header *out) {
-    *out = (struct gguf_header){0};
+/* One more, without anything. */
+static err file_new(struct gguf *g, struct file **out) {
     if (g->n_files == g->cap_files) {
         size_t cap = g->cap_files ? g->cap_files * 2 : 4;
         struct file *files = mem_resized(g->files, cap, sizeof *files);
@@ -85,13 +84,15 @@ static err add_file(struct gguf *g, const char *path, struct gguf_header *out) {
         g->files = files;
         g->cap_files = cap;
     }
-    uint32_t file = (uint32_t)g->n_files;
-    struct file *f = &g->files[g->n_files++];
-    *f = (struct file){NULL, -1, 0};
-    TRY(file_open(f, path));
-    TRY(file_parse(f, &g->arena, out));
+    *out = &g->files[g->n_files++];
+    **out = (struct file){NULL, -1, 0};
+    return OK;
+}
 
+/* The tensors of the file added last move from its header to `g`. */
+static err add_tensors(struct gguf *g, struct gguf_header *out) {
     err e = OK;
+    uint32_t file = (uint32_t)g->n_files - 1;
     size_t n = g->n_tensors + out->n_tensors;
     struct gguf_tensor *tensors = mem_resized(g->tensors, n, sizeof *tensors);
     if (!tensors) {
@@ -108,6 +109,16 @@ static err add_file(struct gguf *g, const char *path, struct gguf_header *out) {
     free(out->tensors);
     out->tensors = NULL;
     return e;
+}
+
+/* Appends the file and its tensors to `g`; the rest of its header to `out`. */
+static err add_file(struct gguf *g, const char *path, struct gguf_header *out) {
+    struct file *f;
+    *out = (struct gguf_header){0};
+    TRY(file_new(g, &f));
+    TRY(file_open(f, path));
+    TRY(file_parse(f, &g->arena, out));
+    return add_tensors(g, out);
 }
 
 /* ---- split models ---- */
@@ -281,16 +292,36 @@ static err open_all(struct gguf *g, const char *path) {
     return index_tensors(g);
 }
 
-err gguf_open(const char *path, struct gguf **out) {
-    struct gguf *g;
-    *out = NULL;
-    TRY(NEW(g, 1));
-    err e = open_all(g, path);
+static err finish_open(err e, struct gguf *g, struct gguf **out) {
     if (e == OK)
         *out = g;
     else
         gguf_close(g);
     return e;
+}
+
+err gguf_open(const char *path, struct gguf **out) {
+    struct gguf *g;
+    *out = NULL;
+    TRY(NEW(g, 1));
+    return finish_open(open_all(g, path), g, out);
+}
+
+static err open_header(struct gguf *g, const char *name, const void *header, size_t n) {
+    struct file *f;
+    TRY(file_new(g, &f));
+    f->path = strdup(name);
+    if (!f->path) return err_set(ERR_MEMORY, "cannot allocate a path");
+    TRY(gguf_header_parse(&g->arena, name, header, n, INT64_MAX, &g->header));
+    TRY(add_tensors(g, &g->header));
+    return index_tensors(g);
+}
+
+err gguf_open_header(const char *name, const void *header, size_t n, struct gguf **out) {
+    struct gguf *g;
+    *out = NULL;
+    TRY(NEW(g, 1));
+    return finish_open(open_header(g, name, header, n), g, out);
 }
 
 void gguf_close(struct gguf *g) {
@@ -317,6 +348,19 @@ uint64_t gguf_file_bytes(const struct gguf *g) {
     uint64_t n = 0;
     for (size_t i = 0; i < g->n_files; i++) n += g->files[i].n_bytes;
     return n;
+}
+
+uint64_t gguf_part_bytes(const struct gguf *g, size_t file) { return g->files[file].n_bytes; }
+
+/* Of a file that is open: the path may lead to another one by now. */
+uint64_t gguf_change_stamp(const struct gguf *g) {
+    uint64_t stamp = g->n_files;
+    struct stat s;
+    for (size_t i = 0; i < g->n_files; i++)
+        if (g->files[i].fd >= 0 && fstat(g->files[i].fd, &s) == 0)
+            stamp = (stamp * 0x9e3779b97f4a7c15u + (uint64_t)s.st_mtim.tv_sec) * 0x9e3779b97f4a7c15u +
+                    (uint64_t)s.st_mtim.tv_nsec;
+    return stamp;
 }
 
 size_t gguf_n_files(const struct gguf *g) { return g->n_files; }
@@ -424,6 +468,8 @@ err gguf_get_string_or(const struct gguf *g, const char *key,
 
 static err read_exactly(const struct file *f, const char *tensor, uint64_t offset,
                         uint8_t *dst, uint64_t n) {
+    if (f->fd < 0)
+        return err_set(ERR_INTERNAL, "%s: tensor '%s': only the header is here", f->path, tensor);
     for (uint64_t done = 0; done < n;) {
         ssize_t got =
             pread(f->fd, dst + done, (size_t)(n - done), (off_t)(offset + done));
@@ -470,4 +516,11 @@ err gguf_read(const struct gguf *g, const struct gguf_tensor *t,
                          p + i * n, n));
     if (n_read) *n_read += n * n_reads;
     return OK;
+}
+
+err gguf_read_bytes(const struct gguf *g, const struct gguf_tensor *t, uint64_t at, uint64_t n, void *dst) {
+    if (at > t->n_bytes || n > t->n_bytes - at)
+        return err_set(ERR_INTERNAL, "%s: tensor '%s': bytes %" PRIu64 " to %" PRIu64 " of %" PRIu64,
+                       g->files[t->file].path, t->name, at, at + n, t->n_bytes);
+    return read_exactly(&g->files[t->file], t->name, t->file_offset + at, dst, n);
 }

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "model/format.h"
 
 struct gguf;
@@ -56,12 +57,30 @@ struct gguf_tensor {
 };
 
 err gguf_open(const char *path, struct gguf **out);
+
+/* A model whose file is elsewhere: all that programs are made from, small enough to be sent.
+ * Appends a GGUF header with every tensor, in order, and every key but the tokenizer's and those
+ * that concern the file itself. */
+err gguf_put_header(const struct gguf *g, struct bytes *out);
+/* Opens such a header (copied); `name` is for messages. It is checked like a file's, but its tensors cannot be
+ * read, and their offsets say no more than their order. */
+err gguf_open_header(const char *name, const void *header, size_t n, struct gguf **out);
+
+/* What tells models apart: a hash of the header as above and of a few samples of every tensor, so
+ * that it is the same wherever a copy of the file lies. Takes a few small reads per tensor. */
+struct gguf_fingerprint {
+    uint64_t hash[2];
+};
+err gguf_fingerprint(const struct gguf *g, struct gguf_fingerprint *out);
+/* A hash of when the files were changed last. */
+uint64_t gguf_change_stamp(const struct gguf *g);
 void gguf_close(struct gguf *g);
 
 const char *gguf_path(const struct gguf *g);
 uint32_t gguf_version(const struct gguf *g);
 uint64_t gguf_file_bytes(const struct gguf *g); /* all splits */
 size_t gguf_n_files(const struct gguf *g);      /* 1 unless split */
+uint64_t gguf_part_bytes(const struct gguf *g, size_t file);
 const char *gguf_file_path(const struct gguf *g, size_t file);
 
 size_t gguf_n_kv(const struct gguf *g);
@@ -100,5 +119,7 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *nam
 err gguf_read(const struct gguf *g, const struct gguf_tensor *t,
               uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
               uint64_t col_end, void *dst, uint64_t *n_read);
+/* Bytes [at, at + n) of a tensor. */
+err gguf_read_bytes(const struct gguf *g, const struct gguf_tensor *t, uint64_t at, uint64_t n, void *dst);
 
 #endif

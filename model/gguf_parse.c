@@ -76,6 +76,7 @@ struct cursor {
     const char *path;
     const uint8_t *data;
     uint64_t n_bytes, pos;
+    uint64_t n_file_bytes; /* where tensors may reach */
     const char *kind; /* "header", "key" or "tensor" */
     uint64_t index;   /* of the key or tensor */
     const char *name; /* of the key or tensor; NULL until it is read */
@@ -189,6 +190,8 @@ static const char *const type_names[N_GGUF_TYPES] = {
 const char *gguf_type_name(enum gguf_type type) {
     return (unsigned)type < N_GGUF_TYPES ? type_names[type] : "?";
 }
+
+size_t gguf_type_bytes(enum gguf_type type) { return item_bytes[type]; }
 
 static int is_integer(enum gguf_type t) {
     return item_bytes[t] && t != GGUF_F32 && t != GGUF_F64 && t != GGUF_BOOL;
@@ -422,12 +425,12 @@ static err place_tensor(const struct cursor *c, uint64_t data_begin,
                     "is at data offset %" PRIu64 " with %" PRIu64
                     " bytes: beyond any file",
                     t->file_offset, t->n_bytes);
-    if (end > c->n_bytes)
+    if (end > c->n_file_bytes)
         return fail(c, ERR_FORMAT,
                     "needs bytes %" PRIu64 " to %" PRIu64
                     ", but the file ends at %" PRIu64
                     ": it is truncated (or the offset corrupt)",
-                    begin, end, c->n_bytes);
+                    begin, end, c->n_file_bytes);
     t->file_offset = begin;
     return OK;
 }
@@ -533,8 +536,8 @@ static err parse_all(struct cursor *c, struct gguf_arena *a,
 
 err gguf_header_parse(struct gguf_arena *a, const char *path,
                       const uint8_t *data, uint64_t n_bytes,
-                      struct gguf_header *out) {
-    struct cursor c = {path, data, n_bytes, 0, "header", 0, NULL};
+                      uint64_t n_file_bytes, struct gguf_header *out) {
+    struct cursor c = {path, data, n_bytes, 0, n_file_bytes, "header", 0, NULL};
     *out = (struct gguf_header){0};
     err e = parse_all(&c, a, out);
     if (e != OK) gguf_header_free(out);

@@ -29,14 +29,18 @@ struct gguf_header {
     struct gguf_tensor *tensors;      /* file is 0 */
 };
 
-/* `n_bytes` is the size of the whole file, all of it readable at `data`. */
+/* `n_bytes` of the file are readable at `data`: all of it, or the header alone of one of
+ * `n_file_bytes`. */
 err gguf_header_parse(struct gguf_arena *a, const char *path,
                       const uint8_t *data, uint64_t n_bytes,
-                      struct gguf_header *out);
+                      uint64_t n_file_bytes, struct gguf_header *out);
 void gguf_header_free(struct gguf_header *h);
 
 const struct gguf_kv *gguf_header_find(const struct gguf_header *h,
                                        const char *key);
+
+/* Bytes of an item; 0 where it has no fixed size. */
+size_t gguf_type_bytes(enum gguf_type type);
 
 /* The value of an integer scalar as u32; ERR_FORMAT names path and key. */
 err gguf_kv_u32(const char *path, const struct gguf_kv *kv, uint32_t *out);

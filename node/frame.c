@@ -257,6 +257,17 @@ err frame_error_get(const char *json, size_t n, char *text, size_t cap) {
     return is_good ? OK : err_set(ERR_INTERNAL, "an error frame without a text");
 }
 
+static const char *const weights_names[] = {"shared", "local", "send"};
+
+err plan_weights_from_name(const char *name, enum plan_weights *out) {
+    for (size_t i = 0; i < sizeof weights_names / sizeof *weights_names; i++)
+        if (strcmp(name, weights_names[i]) == 0) {
+            *out = (enum plan_weights)i;
+            return OK;
+        }
+    return err_set(ERR_USAGE, "weights is \"%.40s\", expected shared, local or send", name);
+}
+
 static json_t *json_layers(const struct plan_message *m) {
     json_t *a = json_array();
     for (uint32_t i = 0; i <= m->n_stages; i++)
@@ -304,10 +315,11 @@ static json_t *json_devices(const struct plan_message *m) {
 
 err plan_message_put(const struct plan_message *m, struct bytes *json) {
     json_t *root = json_pack(
-        "{s:s%, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b}", "model", m->model, strlen(m->model),
+        "{s:s%, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:s}", "model", m->model, strlen(m->model),
         "layer_begin", json_layers(m), "shares", json_shares(m), "order", json_order(m), "devices", json_devices(m),
         "rows_max", (json_int_t)m->rows_max, "n_blocks", (json_int_t)m->n_blocks, "context_max",
-        (json_int_t)m->context_max, "deadline_ms", (json_int_t)m->deadline_ms, "is_reference", m->is_reference);
+        (json_int_t)m->context_max, "deadline_ms", (json_int_t)m->deadline_ms, "is_reference", m->is_reference,
+        "weights", weights_names[m->weights]);
     if (!root)
         return err_set(ERR_CONFIG, "the model's path or a device's name is not valid UTF-8");
     return json_take(root, json);
@@ -426,7 +438,9 @@ static err plan_read(const json_t *root, struct plan_message *m) {
     TRY(get_count(root, "context_max", INT32_MAX, &m->context_max));
     TRY(get_count(root, "deadline_ms", PLAN_DEADLINE_MAX_MS, &m->deadline_ms));
     m->is_reference = json_is_true(json_object_get(root, "is_reference"));
-    return OK;
+    char weights[16];
+    TRY(get_text(root, "weights", 0, weights, sizeof weights));
+    return plan_weights_from_name(weights, &m->weights);
 }
 
 err plan_message_get(const char *json, size_t n, struct plan_message *out) {

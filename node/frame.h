@@ -33,10 +33,12 @@ enum frame_kind {
                         still being sent from, share_s for the other shards; compute_s of all steps, of those of
                         one row, of those of rows_max rows */
     FRAME_PROBED,    /* JSON, struct probed: what every rank measured */
+    FRAME_WANT,      /* between ranks only: what one asks of rank 0, see stream.h */
     FRAME_ERROR,     /* JSON {rank, host, code, text}, code as err_name; the job ends after it */
     /* coordinator -> job, walks forward through the stages */
     FRAME_PLAN = 32, /* JSON, see struct plan_message */
     FRAME_PROBE,     /* JSON, struct probe_message; may come before FRAME_PLAN, more than once */
+    FRAME_MODEL,     /* between ranks only: the model that rank 0 has, see node_weights.c */
     FRAME_STEP,      /* struct step */
     FRAME_PING,      /* empty. Keeps the job alive: send one every second when idle */
     FRAME_GET_STATS, /* empty */
@@ -145,6 +147,15 @@ struct plan_device {
     int has_index;
 };
 
+/* Where ranks get the model's slices from. */
+enum plan_weights {
+    WEIGHTS_SHARED, /* every rank opens the same file */
+    WEIGHTS_LOCAL,  /* every host has a copy of it at the same path */
+    WEIGHTS_SEND    /* rank 0 has it and sends */
+};
+/* By name: "shared", "local", "send". ERR_USAGE. */
+err plan_weights_from_name(const char *name, enum plan_weights *out);
+
 /* What FRAME_PLAN says. Cell = stage * n_shards + shard. */
 struct plan_message {
     char model[1024];
@@ -157,6 +168,7 @@ struct plan_message {
     uint32_t rows_max, n_blocks, context_max;
     uint32_t deadline_ms;             /* of every wait between ranks */
     int is_reference;                 /* plain C in place of a device */
+    enum plan_weights weights;
 };
 err plan_message_put(const struct plan_message *m, struct bytes *json);
 /* Validates; on failure nothing is left to free. */

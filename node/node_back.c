@@ -125,6 +125,7 @@ static err back_take(struct node *n, int from, const struct bytes *frame) {
         n->back.waiting_us = n->back.heard_us[from];
         return gate_put_bytes(n->gate, frame->data, frame->len);
     case FRAME_PONG: return pong_take(n, from);
+    case FRAME_WANT: return weights_take_request(n, from, body, h.n_bytes);
     case FRAME_PROGRESS: return progress_take(n, from, &h, body);
     case FRAME_HELLO:
     case FRAME_READY:

@@ -1,5 +1,6 @@
-/* The inside of a node, shared by node.c (the loop), node_setup.c (hello, plan, loading, ready),
- * node_meet.c (shards of a stage), node_back.c (what comes back to rank 0) and node_idle.c (ranks without a cell). */
+/* The inside of a node, shared by node.c (the loop), node_setup.c (hello, plan, loading, ready), node_weights.c
+ * (where slices come from), node_meet.c (shards of a stage), node_back.c (what comes back to rank 0) and
+ * node_idle.c (ranks without a cell). */
 #ifndef NODE_NODE_PARTS_H
 #define NODE_NODE_PARTS_H
 
@@ -74,6 +75,7 @@ struct node {
     int first, next; /* rank of shard 0 of this stage; rank that gets what this one made, -1 none */
     struct gguf *gguf;
     struct program *program;
+    struct weights *weights; /* until all are ready */
     struct backend *backend;
     struct stage *stage;
     struct meet *meet;   /* NULL: a stage of one shard */
@@ -110,6 +112,21 @@ err stats_put(struct node *n, uint32_t id);
 err node_setup(struct node *n);
 /* Rank 0: all are ready, the others may leave the set-up. */
 err setup_go(struct node *n);
+/* Other ranks: the next frame of rank 0 that is no sign of life. */
+err setup_receive(struct node *n, struct bytes *frame, struct frame_header *h);
+
+/* node_weights.c. Opens the model as the plan says, n->gguf: on this host, or at rank 0. */
+#define WEIGHTS_PAUSE_US 100 /* while slices are sent */
+err weights_open(struct node *n);
+const struct source *weights_source(const struct node *n);
+int weights_are_sent(const struct node *n);
+/* Moves slices that are sent; often, until all are ready. *is_busy: something moved. */
+err weights_turn(struct node *n, int *is_busy);
+/* This rank has all of its own. */
+err weights_finish(struct node *n);
+err weights_close(struct node *n);
+/* Rank 0: FRAME_WANT. */
+err weights_take_request(struct node *n, int from, const void *body, size_t n_bytes);
 
 /* node_meet.c */
 struct exchange meet_exchange(struct node *n);

@@ -131,11 +131,13 @@ static err check_missing(struct node *n, const char *what) {
 static err gather_wait(struct node *n, int is_loading, const char *what) {
     int64_t start = clock_us();
     while (n->back.gather.n_missing > 0) {
+        int is_busy;
         TRY(back_poll(n));
+        TRY(weights_turn(n, &is_busy));
         /* Not after the last one answered: the coordinator has heard "ready". */
         if (is_loading && n->back.gather.n_missing > 0) TRY(tell_progress(n));
         TRY(check_missing(n, what));
-        wire_pause(clock_us() - start, PAUSE_MAX_US);
+        if (!is_busy) wire_pause(clock_us() - start, weights_are_sent(n) ? WEIGHTS_PAUSE_US : PAUSE_MAX_US);
     }
     return OK;
 }
@@ -165,8 +167,7 @@ static err plan_from_coordinator(struct node *n, struct bytes *json) {
     }
 }
 
-/* Other ranks: the next frame of rank 0 that is no sign of life. */
-static err setup_receive(struct node *n, struct bytes *frame, struct frame_header *h) {
+err setup_receive(struct node *n, struct bytes *frame, struct frame_header *h) {
     int64_t heard = wire_clock_us(n->w);
     for (;;) {
         int from;
@@ -319,7 +320,7 @@ static err load(struct loading *l) {
     const struct exchange exchange = meet_exchange(n);
     struct stage_limits limits = {m->rows_max, m->n_blocks, m->context_max};
     TRY(m->is_reference ? backend_reference(&n->backend) : kernels_compile(n));
-    TRY(stage_create(n->backend, n->gguf, n->program, &n->cell, &limits, &exchange, on_loaded, l,
+    TRY(stage_create(n->backend, weights_source(n), n->program, &n->cell, &limits, &exchange, on_loaded, l,
                      &n->stage));
     if (!is_last_stage(n) || n->cell.shard != 0) return OK;
     TRY(sampler_create(n->program->n_vocab, &n->sampler));
@@ -372,12 +373,15 @@ static err load_all(struct node *n) {
         return err_set(ERR_INTERNAL, "cannot start a thread that loads");
     }
     while (!atomic_load(&l->is_done)) {
+        int is_busy;
         TRY(load_watch(n, atomic_load(&l->bytes_read))); /* the job ends: the thread keeps `l` */
-        clock_sleep_us(LOAD_PAUSE_US);
+        TRY(weights_turn(n, &is_busy));
+        if (!is_busy) clock_sleep_us(weights_are_sent(n) ? WEIGHTS_PAUSE_US : LOAD_PAUSE_US);
     }
     pthread_join(l->thread, NULL);
     err e = l->result;
     if (e != OK) err_set(e, "%s", l->text);
+    if (e == OK) e = weights_finish(n);
     if (n->rank == 0) n->back.loaded_bytes[0] = atomic_load(&l->bytes_read);
     n->load_us = clock_us() - start;
     free(l);
@@ -389,7 +393,7 @@ static err plan_obey(struct node *n) {
     wire_set_deadline(n->w, m->deadline_ms);
     TRY(ranks_renumber(n));
     if (!has_cell(n)) return OK;
-    TRY(gguf_open(m->model, &n->gguf));
+    TRY(weights_open(n));
     TRY(program_create(n->gguf, &n->program));
     n->limits = (struct step_limits){m->rows_max, n->program->n_vocab, m->n_blocks, m->context_max};
     TRY(cells_place(n));
@@ -399,7 +403,9 @@ static err plan_obey(struct node *n) {
 
 static err all_ready(struct node *n) {
     TRY(ready_put(n));
-    if (n->rank == 0) return gather_wait(n, 1, "to load its part of the model");
+    if (n->rank == 0) TRY(gather_wait(n, 1, "to load its part of the model"));
+    TRY(weights_close(n));
+    if (n->rank == 0) return OK;
     struct bytes frame = {0};
     struct frame_header h = {0};
     err e = setup_receive(n, &frame, &h);

@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "node/board.h"
 #include "node/frame.h"
+#include "node/source.h"
 #include "node/sums.h"
 #include "partition/slice.h"
 
@@ -42,22 +43,23 @@ struct stage_limits {
 };
 
 struct stage_sizes {
-    uint64_t weight_bytes, kv_bytes, bytes_read;
+    uint64_t weight_bytes, kv_bytes;
+    uint64_t bytes_read, bytes_received; /* of the model's blocks: from its file, from another rank */
 };
 
 /* Builds and checks every kernel that the cell needs, and holds nothing after. */
 err stage_prepare(struct backend *b, const struct program *p, const struct cell *cell);
 
-/* Loads the cell's slices. `progress` (may be NULL) hears the bytes read so far, from several threads
+/* Loads the cell's slices. `progress` (may be NULL) hears the bytes so far, from several threads
  * and not always in order. */
-err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
+err stage_create(struct backend *b, const struct source *source, const struct program *p,
                  const struct cell *cell, const struct stage_limits *limits,
                  const struct exchange *exchange,
-                 void (*progress)(void *context, uint64_t bytes_read), void *progress_context,
+                 void (*progress)(void *context, uint64_t bytes_loaded), void *progress_context,
                  struct stage **out);
 void stage_free(struct stage *s);
 void stage_sizes(const struct stage *s, struct stage_sizes *out);
-/* File bytes that stage_create will read for this cell. */
+/* Bytes of the file that this cell needs. */
 err stage_file_bytes(const struct program *p, const struct cell *cell, uint64_t *out);
 
 /* Whether partial sums can meet on a board, and the bytes of an area for that. */

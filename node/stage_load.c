@@ -28,41 +28,60 @@ err stage_file_bytes(const struct program *p, const struct cell *cell, uint64_t 
     return OK;
 }
 
-/* What is read for one cell, by several threads. */
+/* What is loaded for one cell, by several threads. */
 struct reading {
-    const struct gguf *gguf;
+    const struct source *source;
     atomic_ullong n_bytes;
-    void (*progress)(void *context, uint64_t bytes_read);
+    void (*progress)(void *context, uint64_t bytes_loaded);
     void *context;
 };
 
+/* One slice. */
 struct tensor_reader {
     struct reading *reading;
     const struct gguf_tensor *tensor;
+    struct source_range range; /* all of it, in whole blocks */
+    uint64_t place;            /* of the range, once it is wanted */
 };
+
+static void reader_make(struct tensor_reader *r, const struct gguf_tensor *t, const struct slice *s) {
+    const struct gguf *g = r->reading->source->gguf;
+    uint64_t per = format_info(t->format)->block_values;
+    r->tensor = t;
+    r->range = (struct source_range){(uint32_t)(t - gguf_tensor_at(g, 0)), 0, s->row_begin, s->row_end,
+                                     s->col_begin / per * per, (s->col_end + per - 1) / per * per};
+    if (s->col_begin == s->col_end) r->range.col_end = r->range.col_begin;
+}
+
+static err reader_want(struct tensor_reader *r) {
+    const struct source *source = r->reading->source;
+    return source->want ? source->want(source->context, &r->range, &r->place) : OK;
+}
 
 static err tensor_read(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
                        uint64_t col_end, void *dst) {
     const struct tensor_reader *r = context;
-    uint64_t n = 0;
-    TRY(gguf_read(r->reading->gguf, r->tensor, row_begin, row_end, col_begin, col_end, dst, &n));
+    const struct source *source = r->reading->source;
+    struct source_range range = {r->range.tensor, 0, row_begin, row_end, col_begin, col_end};
+    struct source_range before = {r->range.tensor, 0, r->range.row_begin, row_begin, col_begin, col_end};
+    TRY(source->read(source->context, &range, r->place + source_range_bytes(source->gguf, &before), dst));
+    uint64_t n = source_range_bytes(source->gguf, &range);
     n += atomic_fetch_add(&r->reading->n_bytes, n);
     if (r->reading->progress) r->reading->progress(r->reading->context, n);
     return OK;
 }
 
-static err vector_load(struct stage *s, struct tensor_reader *reader, const struct slice *slice,
-                       struct buffer **out) {
+static err vector_load(struct stage *s, struct tensor_reader *reader, struct buffer **out) {
     enum format format = reader->tensor->format;
-    uint64_t n = slice->col_end - slice->col_begin;
+    const struct source_range *r = &reader->range;
+    uint64_t n = r->col_end - r->col_begin;
     struct bytes raw = {0};
     float *values = NULL;
     err e;
     TRY_GOTO(bytes_reserve(&raw, format_bytes(format, n)), done);
     TRY_GOTO(NEW(values, n), done);
     if (n) {
-        TRY_GOTO(tensor_read(reader, slice->row_begin, slice->row_end, slice->col_begin, slice->col_end,
-                             raw.data), done);
+        TRY_GOTO(tensor_read(reader, r->row_begin, r->row_end, r->col_begin, r->col_end, raw.data), done);
         format_decode(format, raw.data, values, n);
     }
     TRY_GOTO(STAGE_OPS(s)->buffer_create(s->backend, n * sizeof *values, out), done);
@@ -88,12 +107,18 @@ static int compare_places(const void *a, const void *b) {
     const struct gguf_tensor *s = ((const struct tensor_reader *)x->source.context)->tensor;
     const struct gguf_tensor *t = ((const struct tensor_reader *)y->source.context)->tensor;
     if (s->file != t->file) return s->file < t->file ? -1 : 1;
-    return s->file_offset < t->file_offset ? -1 : s->file_offset > t->file_offset;
+    if (s->file_offset != t->file_offset) return s->file_offset < t->file_offset ? -1 : 1;
+    return x->row_begin < y->row_begin ? -1 : x->row_begin > y->row_begin;
 }
 
-/* Vectors at once; matrices become orders. */
-static err weights_order(struct stage *s, const struct holding *h, struct tensor_reader *readers,
-                         struct matrix_order *orders, uint32_t *n) {
+/* All that is to be loaded for a cell. */
+struct weights_load {
+    struct tensor_reader *readers; /* [n_weights] */
+    struct matrix_order *orders;   /* [n_orders] */
+    uint32_t n_orders;
+};
+
+static void weights_order(struct stage *s, const struct holding *h, struct weights_load *l) {
     const struct program *p = s->program;
     for (uint32_t i = 0; i < p->n_weights; i++) {
         const struct weight *w = &p->weights[i];
@@ -101,36 +126,52 @@ static err weights_order(struct stage *s, const struct holding *h, struct tensor
         struct stage_weight *out = &s->weights[i];
         if (!must_load(&h[i])) continue;
         out->is_owner = 1;
-        readers[i].tensor = w->tensor;
-        if (w->is_vector) {
-            err e = vector_load(s, &readers[i], slice, &out->vector);
-            if (e != OK) return err_context(e, "tensor '%s'", w->name);
-            continue;
-        }
+        reader_make(&l->readers[i], w->tensor, slice);
+        if (w->is_vector) continue;
         out->row_end = (uint32_t)(slice->row_end - slice->row_begin);
-        orders[(*n)++] = (struct matrix_order){{w->tensor->format, &readers[i], tensor_read},
-                                               slice->row_begin, slice->row_end, slice->col_begin,
-                                               slice->col_end, &out->matrix, w->name};
+        l->orders[l->n_orders++] =
+            (struct matrix_order){{w->tensor->format, &l->readers[i], tensor_read}, slice->row_begin,
+                                  slice->row_end, slice->col_begin, slice->col_end, &out->matrix, w->name};
     }
+    qsort(l->orders, l->n_orders, sizeof *l->orders, compare_places);
+}
+
+static int is_loaded_vector(const struct stage *s, const struct holding *h, uint32_t weight) {
+    return must_load(&h[weight]) && s->program->weights[weight].is_vector;
+}
+
+/* Says what will be read, in that order. */
+static err weights_want(const struct stage *s, const struct holding *h, struct weights_load *l) {
+    for (uint32_t i = 0; i < s->program->n_weights; i++)
+        if (is_loaded_vector(s, h, i)) TRY(reader_want(&l->readers[i]));
+    for (uint32_t i = 0; i < l->n_orders; i++) TRY(reader_want(l->orders[i].source.context));
+    return OK;
+}
+
+static err weights_read(struct stage *s, const struct holding *h, struct weights_load *l) {
+    for (uint32_t i = 0; i < s->program->n_weights; i++) {
+        if (!is_loaded_vector(s, h, i)) continue;
+        err e = vector_load(s, &l->readers[i], &s->weights[i].vector);
+        if (e != OK) return err_context(e, "tensor '%s'", s->program->weights[i].name);
+    }
+    TRY(STAGE_OPS(s)->matrices_load(s->backend, l->orders, l->n_orders));
+    for (uint32_t i = 0; i < l->n_orders; i++)
+        s->sizes.weight_bytes += STAGE_OPS(s)->matrix_bytes(*l->orders[i].out);
     return OK;
 }
 
 static err weights_load(struct stage *s, struct reading *r, const struct holding *h) {
-    const struct program *p = s->program;
-    struct tensor_reader *readers = NULL;
-    struct matrix_order *orders = NULL;
-    uint32_t n = 0;
+    struct weights_load l = {0};
     err e;
-    TRY_GOTO(NEW(readers, p->n_weights), done);
-    TRY_GOTO(NEW(orders, p->n_weights), done);
-    for (uint32_t i = 0; i < p->n_weights; i++) readers[i].reading = r;
-    TRY_GOTO(weights_order(s, h, readers, orders, &n), done);
-    qsort(orders, n, sizeof *orders, compare_places);
-    TRY_GOTO(STAGE_OPS(s)->matrices_load(s->backend, orders, n), done);
-    for (uint32_t i = 0; i < n; i++) s->sizes.weight_bytes += STAGE_OPS(s)->matrix_bytes(*orders[i].out);
+    TRY_GOTO(NEW(l.readers, s->program->n_weights), done);
+    TRY_GOTO(NEW(l.orders, s->program->n_weights), done);
+    for (uint32_t i = 0; i < s->program->n_weights; i++) l.readers[i].reading = r;
+    weights_order(s, h, &l);
+    TRY_GOTO(weights_want(s, h, &l), done);
+    TRY_GOTO(weights_read(s, h, &l), done);
 done:
-    free(readers);
-    free(orders);
+    free(l.readers);
+    free(l.orders);
     return e;
 }
 
@@ -143,7 +184,7 @@ static err holdings_load(struct stage *s, struct reading *r) {
     err e = weights_load(s, r, h);
     for (uint32_t i = 0; i < p->n_weights && e == OK; i++)
         if (h[i].is_held && h[i].within >= 0) weight_share(s, i, &h[i], &h[h[i].within]);
-    s->sizes.bytes_read = atomic_load(&r->n_bytes);
+    *(r->source->want ? &s->sizes.bytes_received : &s->sizes.bytes_read) = atomic_load(&r->n_bytes);
     free(h);
     return e;
 }
@@ -262,8 +303,8 @@ err stage_prepare(struct backend *b, const struct program *p, const struct cell 
     return e;
 }
 
-static err stage_fill(struct stage *s, const struct gguf *g,
-                      void (*progress)(void *context, uint64_t bytes_read), void *context) {
+static err stage_fill(struct stage *s, const struct source *source,
+                      void (*progress)(void *context, uint64_t bytes_loaded), void *context) {
     const struct program *p = s->program;
     uint32_t n_shards = s->cell.n_shards;
     cut_make(p, n_shards, s->cell.shard, s->cell.shares, &s->cut);
@@ -289,7 +330,7 @@ static err stage_fill(struct stage *s, const struct gguf *g,
                                     (heads.end - heads.begin) / p->head_dim, p->head_dim};
     TRY(STAGE_OPS(s)->prepare(s->backend, &limits));
     TRY(caches_create(s));
-    struct reading reading = {.gguf = g, .progress = progress, .context = context};
+    struct reading reading = {.source = source, .progress = progress, .context = context};
     TRY(holdings_load(s, &reading));
     TRY(values_create(s));
     return places_create(s);
@@ -313,10 +354,10 @@ err stage_use_board(struct stage *s, struct board *board, struct shard_group gro
     return OK;
 }
 
-err stage_create(struct backend *b, const struct gguf *g, const struct program *p,
+err stage_create(struct backend *b, const struct source *source, const struct program *p,
                  const struct cell *cell, const struct stage_limits *limits,
                  const struct exchange *exchange,
-                 void (*progress)(void *context, uint64_t bytes_read), void *progress_context,
+                 void (*progress)(void *context, uint64_t bytes_loaded), void *progress_context,
                  struct stage **out) {
     struct stage *s;
     TRY(NEW(s, 1));
@@ -328,7 +369,7 @@ err stage_create(struct backend *b, const struct gguf *g, const struct program *
     s->outs_max = limits->rows_max < STEP_OUTS_MAX ? limits->rows_max : STEP_OUTS_MAX;
     uint32_t per_sequence = (limits->context_max + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
     s->table_max = limits->rows_max * per_sequence;
-    err e = stage_fill(s, g, progress, progress_context);
+    err e = stage_fill(s, source, progress, progress_context);
     if (e != OK) {
         stage_free(s);
         return e;

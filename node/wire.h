@@ -20,6 +20,7 @@ enum wire_tag {
     WIRE_SETUP = 1, /* rank 0 -> any rank, until all are ready */
     WIRE_FORWARD,   /* frames walking forward */
     WIRE_BACK,      /* any rank -> rank 0 */
+    WIRE_SLICES,    /* rank 0 -> any rank, see stream.h */
     WIRE_SHARE,     /* between the shards of a stage */
     WIRE_COLLECT
 };

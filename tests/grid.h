@@ -152,7 +152,8 @@ static inline err grid_cell_create(struct grid *g, uint32_t stage, uint32_t shar
     struct stage_limits limits = {g->rows_max, n_blocks, g->context};
     struct exchange ex = {.context = &grid_shards[i], .begin = grid_begin, .sum = grid_sum,
                           .collect_begin = grid_collect_begin, .collect = grid_collect};
-    TRY(stage_create(g->backends[i], g->gguf, g->program, &cell, &limits, &ex, NULL, NULL, &g->stages[i]));
+    struct source source = source_file(g->gguf);
+    TRY(stage_create(g->backends[i], &source, g->program, &cell, &limits, &ex, NULL, NULL, &g->stages[i]));
     struct shard_group groups[GRID_SHARDS_MAX];
     const struct sums_setup setup = {.program = g->program, .shares = shares, .n_shards = g->n_shards, .shard = shard,
                                      .groups = groups,

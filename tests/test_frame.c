@@ -289,7 +289,7 @@ static void test_plan_round_trip(void **state) {
     struct plan_message m = {.model = "/models/\"quoted\" \\ ü.gguf", .n_stages = 2, .n_shards = 3,
                              .layer_begin = begin, .shares = shares, .order = order, .devices = devices,
                              .rows_max = 512, .n_blocks = 100000, .context_max = 131072, .deadline_ms = 60000,
-                             .is_reference = 1};
+                             .is_reference = 1, .weights = WEIGHTS_LOCAL};
     struct plan_message got;
     struct bytes b = {0};
     assert_int_equal(plan_message_put(&m, &b), OK);
@@ -311,6 +311,7 @@ static void test_plan_round_trip(void **state) {
     assert_int_equal(got.context_max, 131072);
     assert_int_equal(got.deadline_ms, 60000);
     assert_int_equal(got.is_reference, 1);
+    assert_int_equal(got.weights, WEIGHTS_LOCAL);
     plan_message_free(&got);
     for (size_t n = 0; n < b.len; n++) {
         char *copy = (char *)copy_of(b.data, n);
@@ -325,7 +326,8 @@ static void test_plan_bad(void **state) {
     (void)state;
     static const char good[] =
         "{\"model\":\"m\",\"layer_begin\":[0,1,3],\"shares\":[1,2],\"order\":[0,4],\"devices\":[{\"select\":\"\",\"index\":0,"
-        "\"threads\":0,\"n_cells\":2}],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1}";
+        "\"threads\":0,\"n_cells\":2}],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1,"
+        "\"weights\":\"send\"}";
     static const char *const not_at_all[] = {"", "[]", "null", "{}", "{\"model\":1}"};
     static const struct {
         const char *from, *to;
@@ -340,7 +342,8 @@ static void test_plan_bad(void **state) {
         {"\"index\":0", "\"index\":-1"}, {"\"index\":0", "\"index\":99999"}, {"\"threads\":0", "\"threads\":-1"},
         {"\"select\":\"\"", "\"select\":7"}, {"\"devices\":[", "\"devices\":[1,"}, {"\"devices\"", "\"device\""},
         {"\"rows_max\":1", "\"rows_max\":0"}, {"\"n_blocks\":1", "\"n_blocks\":-1"},
-        {"\"context_max\":1", "\"context_max\":1.5"}, {"\"deadline_ms\"", "\"deadline\""}};
+        {"\"context_max\":1", "\"context_max\":1.5"}, {"\"deadline_ms\"", "\"deadline\""},
+        {"\"send\"", "\"sent\""}, {"\"weights\"", "\"weight\""}};
     struct plan_message m;
     assert_int_equal(plan_message_get(good, strlen(good), &m), OK);
     plan_message_free(&m);
