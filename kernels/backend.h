@@ -115,6 +115,13 @@ struct activation {
     struct buffer *out, *q8;            /* as floats, quantised; either may be NULL */
 };
 
+/* What else there is to do while a device computes: done at once, then again after *next_us. An error ends the
+ * wait; the device may then still write where the result was to go. */
+struct watch {
+    err (*look)(void *context, int64_t *next_us); /* NULL: nothing */
+    void *context;
+};
+
 struct backend {
     const char *platform, *device, *driver; /* names */
     uint32_t lanes_per_item;                /* of its kernels, see kernel_forms */
@@ -137,9 +144,11 @@ struct backend_ops {
     void (*buffer_free)(struct backend *b, struct buffer *m);
     /* The data is copied before return. */
     err (*buffer_write)(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src);
-    /* Returns at once: src stays as it is until the next buffer_read or finish has returned. */
+    /* Returns at once: src stays as it is until the next buffer_read, buffer_await or finish has returned. */
     err (*buffer_send)(struct backend *b, struct buffer *m, size_t at, size_t n, const void *src);
     err (*buffer_read)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst);
+    /* The same with something else to do meanwhile; of 0 bytes: waits for all that was enqueued. */
+    err (*buffer_await)(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst, const struct watch *w);
     err (*finish)(struct backend *b); /* waits for all that was enqueued */
     /* Only where can_call. A buffer of memory that is there already and outlives it: */
     err (*buffer_wrap)(struct backend *b, void *memory, size_t n_bytes, struct buffer **out);

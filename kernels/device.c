@@ -260,6 +260,7 @@ err device_open(const struct device_choice *c, struct device *out) {
     cl_int code;
     out->context = clCreateContext(NULL, 1, &out->id, NULL, NULL, &code);
     TRY(device_check(out, code, "create a context"));
+    await_init(&out->await);
     out->queue = clCreateCommandQueue(out->context, out->id, 0, &code);
     err e = device_check(out, code, "create a queue");
     if (e != OK) device_close(out);
@@ -267,7 +268,11 @@ err device_open(const struct device_choice *c, struct device *out) {
 }
 
 void device_close(struct device *d) {
-    if (d->queue) clReleaseCommandQueue(d->queue);
+    if (d->queue) {
+        clFinish(d->queue);
+        await_free(&d->await);
+        clReleaseCommandQueue(d->queue);
+    }
     if (d->context) clReleaseContext(d->context);
     d->queue = NULL;
     d->context = NULL;

@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "kernels/await.h"
 #include "kernels/backend.h"
 #include "kernels/tune.h"
 
@@ -25,6 +26,7 @@ struct device {
     int can_call; /* runs functions of this process, on threads of its own */
     struct kernel_forms forms; /* the fastest that this device should be able to run */
     struct tuning tuning;      /* defaults; whoever opens may fill it before the first build */
+    struct await await;
 };
 
 err device_open(const struct device_choice *c, struct device *out);

@@ -196,6 +196,10 @@ static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n,
                         "read a buffer");
 }
 
+static err buffer_await(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst, const struct watch *w) {
+    return await_read(&self(b)->device, m, at, n, dst, w);
+}
+
 /* What every device can run. */
 static const struct kernel_forms portable = {.lanes_per_item = 1};
 
@@ -436,7 +440,8 @@ static err select_rows(struct backend *b, struct buffer *in, struct buffer *inde
 static const struct backend_ops opencl_ops = {
     .destroy = opencl_destroy, .prepare = opencl_prepare,
     .buffer_create = buffer_create, .buffer_part = buffer_part, .buffer_free = buffer_free,
-    .buffer_write = buffer_write, .buffer_send = buffer_send, .buffer_read = buffer_read, .finish = finish,
+    .buffer_write = buffer_write, .buffer_send = buffer_send, .buffer_read = buffer_read,
+    .buffer_await = buffer_await, .finish = finish,
     .buffer_wrap = buffer_wrap, .call = call,
     .matrix_prepare = opencl_matrix_prepare, .matrices_load = opencl_matrices_load,
     .matrix_free = opencl_matrix_free, .matrix_bytes = opencl_matrix_bytes,

@@ -88,6 +88,12 @@ static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n,
     return OK;
 }
 
+static err buffer_await(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst, const struct watch *w) {
+    int64_t next_us;
+    if (w->look) TRY(w->look(w->context, &next_us)); /* that there was nothing to wait for is no reason not to */
+    return n ? buffer_read(b, m, at, n, dst) : OK;
+}
+
 static err finish(struct backend *b) {
     (void)b; /* every op is done when it returns */
     return OK;
@@ -574,7 +580,8 @@ static err select_rows(struct backend *b, struct buffer *in, struct buffer *inde
 static const struct backend_ops reference_ops = {
     .destroy = reference_destroy, .prepare = reference_prepare,
     .buffer_create = buffer_create, .buffer_part = buffer_part, .buffer_free = buffer_free,
-    .buffer_write = buffer_write, .buffer_send = buffer_write, .buffer_read = buffer_read, .finish = finish,
+    .buffer_write = buffer_write, .buffer_send = buffer_write, .buffer_read = buffer_read,
+    .buffer_await = buffer_await, .finish = finish,
     .matrix_prepare = matrix_prepare, .matrices_load = matrices_load,
     .matrix_free = matrix_free, .matrix_bytes = matrix_bytes,
     .cache_create = cache_create, .cache_free = cache_free,

@@ -43,7 +43,6 @@ struct board {
     int64_t deadline_us;
     struct board_missing missing;
     atomic_int is_missing;
-    _Atomic uint32_t has_left; /* a futex of this process */
     _Atomic int64_t waited_us;
 };
 
@@ -183,17 +182,6 @@ void board_meet(const struct board_meeting *m, const void *mine) {
         break;
     }
     atomic_fetch_add(&b->waited_us, waited_us);
-}
-
-void board_leave(const struct board_leaving *l, const void *from) {
-    memcpy(l->to, from, l->n_bytes);
-    atomic_store(&l->board->has_left, 1);
-    futex_wake(&l->board->has_left);
-}
-
-int board_wait(struct board *b, int64_t timeout_us) {
-    if (!atomic_load(&b->has_left)) futex_wait(&b->has_left, 0, timeout_us);
-    return (int)atomic_exchange(&b->has_left, 0);
 }
 
 int board_missing(struct board *b, struct board_missing *out) {

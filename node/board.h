@@ -6,7 +6,7 @@
  * A board has two areas, used in turn: who writes to one has been at the meeting before, and so has
  * everybody else, who is thus done with the meeting before that.
  *
- * Two threads of a process use a board: board_meet and board_leave run where the device runs what is
+ * Two threads of a process use a board: board_meet runs where the device runs what is
  * enqueued, the rest is for the thread that enqueues. */
 #ifndef NODE_BOARD_H
 #define NODE_BOARD_H
@@ -50,17 +50,6 @@ void board_meet(const struct board_meeting *m, const void *mine);
 
 /* Comes to a meeting without waiting, from any thread: what this shard has to say lies in the area already. */
 void board_come(struct board *b, uint32_t number);
-
-/* Copies n_bytes to `to`, all that was enqueued before being done, and wakes who is in board_wait. */
-struct board_leaving {
-    struct board *board;
-    void *to;
-    size_t n_bytes;
-};
-void board_leave(const struct board_leaving *l, const void *from);
-
-/* 1 once board_leave ran, which then counts no more; 0 after timeout_us without. */
-int board_wait(struct board *b, int64_t timeout_us);
 
 struct board_missing {
     uint32_t shard; /* counted from the first of the board */

@@ -19,6 +19,11 @@
 #define BUSY_US 20000          /* after work, wait with short sleeps for so long */
 #define PAUSE_BUSY_US 150
 #define PAUSE_IDLE_US 1000
+#define LOOK_LARGE_US 300      /* between two looks at messages while the device computes: at large ones, */
+#define LOOK_FIRST_US 1000     /* on rank 0, where results pass through, */
+#define LOOK_US 3000           /* and else: failures elsewhere */
+#define LARGE_BYTES 65536      /* beyond, MPI asks the receiver first (btl_tcp_eager_limit) */
+#define GAP_MAX_US 1000000     /* steps that are further apart do not follow each other */
 #define FLUSH_US 1000000
 #define GRACE_US 3000000       /* for rank 0 to tell the coordinator and end the job */
 #define GRACE_LOADING_US 15000000
@@ -80,6 +85,18 @@ static err slot_next(struct node *n, struct slot **out, size_t *n_bytes) {
     }
     n->slot_head = (n->slot_head + 1) % SLOTS;
     *out = s;
+    return OK;
+}
+
+/* MPI moves large messages, and what a socket did not take at once, only while somebody looks; each look costs the
+ * device some microseconds of its core. */
+err node_look(struct node *n, int64_t *next_us) {
+    int is_sending = 0;
+    TRY(slots_turn(n));
+    TRY(wire_progress(n->w));
+    TRY(wire_poll(n->w));
+    for (int i = 0; i < SLOTS; i++) is_sending |= n->slots[i].n_sends > 0;
+    *next_us = is_sending || n->has_large ? LOOK_LARGE_US : n->rank == 0 ? LOOK_FIRST_US : LOOK_US;
     return OK;
 }
 
@@ -273,7 +290,7 @@ static err check_lease(struct node *n) {
 static void node_pause(struct node *n) {
     int is_busy = n->rank == 0 && n->back.n_in_flight > 0;
     int64_t waited = wire_clock_us(n->w) - (is_busy ? n->back.waiting_us : n->heard_us);
-    if (n->rank != 0) is_busy = waited < BUSY_US;
+    if (n->rank != 0) is_busy = waited < BUSY_US || waited < 2 * n->gap_us;
     if (n->rank == 0 && !is_busy && n->size == 1)
         gate_wait(n->gate, PAUSE_IDLE_US * 100); /* nobody else can have something to say */
     else if (n->rank == 0 && !is_busy)
@@ -313,6 +330,9 @@ static err node_loop(struct node *n) {
             continue;
         }
         n->tally.wait_us += clock_us() - since;
+        int64_t gap = wire_clock_us(n->w) - n->heard_us;
+        n->gap_us = gap < GAP_MAX_US ? gap : 0;
+        n->has_large = n_bytes > LARGE_BYTES;
         TRY(frame_run(n, s, n_bytes));
         since = clock_us();
         n->heard_us = wire_clock_us(n->w);

@@ -71,13 +71,13 @@ static err collect(void *context, int layer, const float *mine, const size_t *n_
     return wire_wait(n->w, m->tickets[0], m->n[0], 0, layer, "its logits");
 }
 
-static err watch(void *context) {
+static err watch(void *context, int64_t *next_us) {
     struct node *n = context;
     struct board_missing m;
-    if (board_missing(n->board, &m))
+    if (n->board && board_missing(n->board, &m))
         return wire_check_deadline(n->w, m.waited_us, n->first + (int)(n->meet->group.begin + m.shard),
                                    "for its partial sums of layer %d", m.layer);
-    return wire_poll(n->w);
+    return node_look(n, next_us);
 }
 
 struct exchange meet_exchange(struct node *n) {

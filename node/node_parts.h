@@ -90,6 +90,8 @@ struct node {
     int slot_head, slot_post; /* next message, next slot to post: a ring */
     struct back back;
 
+    int64_t gap_us;        /* between the last two steps, 0: they do not follow each other */
+    int has_large;         /* the last step was too large to arrive while nobody looks */
     int64_t heard_us;      /* wire clock: last message of the rank before, or the coordinator */
     int64_t told_us;       /* clock: last progress or sign of life sent */
     int is_reported;       /* the failure is another rank's and the coordinator knows */
@@ -127,6 +129,9 @@ err weights_finish(struct node *n);
 err weights_close(struct node *n);
 /* Rank 0: FRAME_WANT. */
 err weights_take_request(struct node *n, int from, const void *body, size_t n_bytes);
+
+/* node.c: moves messages on while the device computes; *next_us: when it will be time again. */
+err node_look(struct node *n, int64_t *next_us);
 
 /* node_meet.c */
 struct exchange meet_exchange(struct node *n);

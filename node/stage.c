@@ -5,8 +5,6 @@
 
 #include "node/stage_parts.h"
 
-#define WATCH_US 5000 /* between two looks at the rest of the job while the device computes */
-
 static struct buffer *value(const struct stage *s, int id) { return s->values[id]; }
 
 static uint32_t value_rows(const struct stage *s, int id, const struct step *step) {
@@ -36,15 +34,13 @@ static err sums_meet(struct stage *s, int layer, struct buffer *mine, struct buf
     return STAGE_OPS(s)->call(s->backend, meet, &m, sizeof m, mine);
 }
 
-static void leave(const void *leaving, const void *from) { board_leave(leaving, from); }
-
-/* Waits for all that was enqueued, which may itself wait for other shards; then `to` has n_bytes of `from`. Meanwhile
- * this rank goes on hearing of failures, also of its own device's wait. */
-static err board_read(struct stage *s, struct buffer *from, size_t n_bytes, void *to) {
-    struct board_leaving l = {s->board, to, n_bytes};
-    TRY(STAGE_OPS(s)->call(s->backend, leave, &l, sizeof l, from));
-    while (!board_wait(s->board, WATCH_US)) TRY(s->exchange.watch(s->exchange.context));
-    return s->exchange.watch(s->exchange.context);
+/* Reads once all that was enqueued is done. This rank's messages go on meanwhile, and it hears of failures, also of a
+ * shard that its own device waited for: then what was read is worth nothing. */
+static err result_read(struct stage *s, struct buffer *from, size_t n_bytes, void *to) {
+    const struct watch w = {s->exchange.watch, s->exchange.context};
+    int64_t next_us;
+    TRY(STAGE_OPS(s)->buffer_await(s->backend, from, 0, n_bytes, to, &w));
+    return s->board ? s->exchange.watch(s->exchange.context, &next_us) : OK;
 }
 
 /* On the board with the shards of this host, of which the first meets other hosts: its device waits then. The
@@ -60,7 +56,7 @@ static err sums_meet_hosts(struct stage *s, int layer, enum axis axis, uint32_t 
     if (is_first) TRY(x->begin(x->context, axis, n_rows));
     TRY(STAGE_OPS(s)->call(s->backend, meet, &m, sizeof m, mine));
     if (!is_first) return STAGE_OPS(s)->call(s->backend, meet, &back, sizeof back, mine);
-    TRY(board_read(s, mine, 0, s->host_mine));
+    TRY(result_read(s, mine, 0, s->host_mine));
     TRY(x->sum(x->context, layer, board_area(s->board, m.number % 2), board_area(s->board, back.number % 2)));
     board_come(s->board, back.number);
     return OK;
@@ -152,12 +148,6 @@ static err run_act(struct stage *s, const struct fused *f, uint32_t n_rows) {
         .q8 = kept(s, f, fused_find(f, OP_QUANTIZE)),
     };
     return width ? STAGE_OPS(s)->activate(s->backend, &a, n_rows, width) : OK;
-}
-
-/* Reads once all that was enqueued is done. */
-static err result_read(struct stage *s, struct buffer *from, size_t n_bytes, void *to) {
-    if (s->board) return board_read(s, from, n_bytes, to);
-    return n_bytes ? STAGE_OPS(s)->buffer_read(s->backend, from, 0, n_bytes, to) : STAGE_OPS(s)->finish(s->backend);
 }
 
 /* Slices of the logits of all shards, brought into rows on shard 0. */

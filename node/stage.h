@@ -26,9 +26,9 @@ struct exchange {
      * waited for in the first. `all` is NULL elsewhere, where the second gives `mine`. */
     err (*collect_begin)(void *context, const size_t *n_floats, float *all);
     err (*collect)(void *context, int layer, const float *mine, const size_t *n_floats, float *all);
-    /* Now and then while this shard waits for a device that meets others on a board, and once
-     * after: the error of a shard that did not come, or of what failed elsewhere. */
-    err (*watch)(void *context);
+    /* While this shard waits for its device, and after the next *next_us again: moves messages on. The error of a
+     * shard that did not come to the board, or of what failed elsewhere. NULL: nothing to do. */
+    err (*watch)(void *context, int64_t *next_us);
     int64_t board_patience_us; /* beyond the deadline, for the first of a board's shards, which waits for others */
 };
 
