@@ -65,14 +65,20 @@ static err readers_run(struct reading *r, uint32_t n_threads, double seconds, do
 }
 
 err read_bandwidth_measure(uint32_t n_threads, double seconds, double *bytes_per_s) {
+    return read_bandwidth_within(BUFFER_BYTES, n_threads, seconds, bytes_per_s);
+}
+
+err read_bandwidth_within(size_t n_bytes, uint32_t n_threads, double seconds, double *bytes_per_s) {
     cpu_set_t cores;
     if (n_threads == 0)
         n_threads = sched_getaffinity(0, sizeof cores, &cores) == 0 ? (uint32_t)CPU_COUNT(&cores) : 1;
-    void *data = aligned_alloc(PAGE_BYTES, BUFFER_BYTES);
+    size_t n_pages = (n_bytes < BUFFER_BYTES ? n_bytes : BUFFER_BYTES) / PAGE_BYTES;
+    n_bytes = (n_pages ? n_pages : 1) * PAGE_BYTES;
+    void *data = aligned_alloc(PAGE_BYTES, n_bytes);
     if (!data) return err_set(ERR_MEMORY, "no memory to read");
-    madvise(data, BUFFER_BYTES, MADV_HUGEPAGE); /* as the weights of a CPU device; a wish */
-    memset(data, 1, BUFFER_BYTES);              /* real pages, not the one zero page */
-    struct reading r = {.data = data, .lines = BUFFER_BYTES / sizeof(line) / n_threads / UNROLL * UNROLL};
+    madvise(data, n_bytes, MADV_HUGEPAGE); /* as the weights of a CPU device; a wish */
+    memset(data, 1, n_bytes);              /* real pages, not the one zero page */
+    struct reading r = {.data = data, .lines = n_bytes / sizeof(line) / n_threads / UNROLL * UNROLL};
     err e = readers_run(&r, n_threads, seconds, bytes_per_s);
     free(data);
     return e;

@@ -11,6 +11,7 @@
 #define RUNS_MIN 3
 #define RUNS_MAX 64
 #define RUN_OPS_MAX 512
+#define MEAN_RUN_S 0.005 /* of many: they end near the time that was asked for */
 #define CACHES_MAX 256
 
 struct op_time {
@@ -21,6 +22,7 @@ struct op_time {
     struct matrix *matrices[MATRICES_MAX];
     uint32_t n_matrices, next; /* next: to be used */
     uint64_t matrix_bytes;     /* of one, packed */
+    double packed_per_s;       /* bytes of a file, while they were loaded */
     uint32_t segment_cols;
     struct tree tree;
     struct buffer *x, *w, *y; /* input; second input, weight or ids; output */
@@ -64,7 +66,10 @@ static err matrices_load(struct op_time *t, uint64_t working_bytes) {
     n = n < MATRICES_MAX ? n : MATRICES_MAX;
     for (uint64_t i = 0; i < n; i++)
         orders[i] = (struct matrix_order){{f, &f, plain_read}, 0, t->row.out, 0, t->row.in, &t->matrices[i], NULL};
+    TRY(t->b->ops->matrix_prepare(t->b, f, t->row.op == OP_EMBED)); /* kernels may compile: no part of loading */
+    double begin = clock_s();
     TRY(t->b->ops->matrices_load(t->b, orders, (uint32_t)n));
+    t->packed_per_s = (double)(n * t->row.out * format_bytes(f, t->row.in)) / (clock_s() - begin);
     t->n_matrices = (uint32_t)n;
     t->matrix_bytes = t->b->ops->matrix_bytes(t->matrices[0]);
     return OK;
@@ -378,6 +383,28 @@ err op_time_run(struct op_time *t, uint32_t n_rows, double max_s, double *second
     *seconds = median_of(times, n);
     return OK;
 }
+
+err op_time_mean(struct op_time *t, uint32_t n_rows, double least_s, double *seconds) {
+    double s, sum = 0;
+    uint64_t n = 0;
+    uint32_t n_ops = 1;
+    if (n_rows > t->row.n_rows) return err_set(ERR_INTERNAL, "%u rows, prepared for %u", n_rows, t->row.n_rows);
+    TRY(ops_run(t, n_rows, 1, &s)); /* a driver may finish building a kernel now */
+    TRY(ops_run(t, n_rows, 1, &s));
+    while (s < MEAN_RUN_S && n_ops < RUN_OPS_MAX) {
+        n_ops *= 2;
+        TRY(ops_run(t, n_rows, n_ops, &s));
+    }
+    do {
+        TRY(ops_run(t, n_rows, n_ops, &s));
+        n += n_ops;
+        sum += s;
+    } while (sum < least_s);
+    *seconds = sum / (double)n;
+    return OK;
+}
+
+double op_time_packed_per_s(const struct op_time *t) { return t->packed_per_s; }
 
 struct op_cost op_time_cost(const struct op_time *t, uint32_t n_rows) { return t->kind->cost(t, n_rows); }
 

@@ -27,6 +27,12 @@ void op_time_free(struct op_time *t);
 /* Seconds of the op on n_rows rows: the median of short runs that take max_s together, or three. */
 err op_time_run(struct op_time *t, uint32_t n_rows, double max_s, double *seconds);
 
+/* The mean of short runs that take least_s together, of wall time: what lasts, also under a quota of processor
+ * time, where a median would show what a burst can do. */
+err op_time_mean(struct op_time *t, uint32_t n_rows, double least_s, double *seconds);
+/* Bytes of a file that were packed per second as the op's matrices were loaded; 0 where it has none. */
+double op_time_packed_per_s(const struct op_time *t);
+
 /* What the op on n_rows rows must do at least. */
 struct op_cost {
     double bytes;      /* weights, packed, and values that it reads and writes */

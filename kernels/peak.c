@@ -9,7 +9,9 @@
 #define CHAINS 12.0 /* as peak.cl */
 #define TRIES 5
 #define TRY_S 0.03
+#define MEAN_TRY_S 0.005 /* of many: they end near the time that was asked for */
 #define READ_BYTES ((size_t)512 << 20) /* several times the largest cache, where the device has room */
+#define READ_LEAST_BYTES ((size_t)1 << 20) /* what dots and fma read of it */
 #define ITEMS_PER_UNIT 2048            /* of a device that runs one lane per work-item */
 
 static const char *const dot_names[N_DOT_FORMS] = {
@@ -22,6 +24,7 @@ struct roof {
     cl_kernel kernel;
     cl_mem in, out;
     size_t n_items, in_bytes;
+    double mean_s; /* 0: the best of short runs */
 };
 
 static err run_once(struct roof *t, cl_uint count, double *seconds) {
@@ -41,35 +44,42 @@ static err kernel_take(struct roof *t, const char *name) {
     return device_check(&t->d, code, name);
 }
 
-/* Rounds per second of all work-items together: the best of some runs, each long beside its launch. */
+/* Runs of `count` per second: the best of a few, or the mean of all in mean_s. */
+static err runs_measure(struct roof *t, cl_uint count, double *per_s) {
+    double seconds, sum = 0, best = 0;
+    uint32_t n = 0;
+    for (; t->mean_s > 0 ? sum < t->mean_s : n < TRIES; n++) {
+        TRY(run_once(t, count, &seconds));
+        sum += seconds;
+        if (1 / seconds > best) best = 1 / seconds;
+    }
+    *per_s = t->mean_s > 0 ? n / sum : best;
+    return OK;
+}
+
+/* Rounds per second of all work-items together, in runs long beside their launch. */
 static err rounds_measure(struct roof *t, const char *name, double *per_s) {
-    cl_uint n_rounds = 1000;
-    double seconds, best = 0;
+    cl_uint n_rounds = t->mean_s > 0 ? 16 : 1000; /* a slow device would take seconds */
+    double seconds, least_s = t->mean_s > 0 ? MEAN_TRY_S : TRY_S;
     TRY(kernel_take(t, name));
     TRY(run_once(t, n_rounds, &seconds)); /* a driver may finish building now */
     TRY(run_once(t, n_rounds, &seconds));
-    while (seconds < TRY_S && n_rounds < (1u << 30)) {
+    while (seconds < least_s && n_rounds < (1u << 30)) {
         n_rounds *= 2;
         TRY(run_once(t, n_rounds, &seconds));
     }
-    for (int i = 0; i < TRIES; i++) {
-        TRY(run_once(t, n_rounds, &seconds));
-        double rate = n_rounds * (double)t->n_items / seconds;
-        if (rate > best) best = rate;
-    }
-    *per_s = best;
+    TRY(runs_measure(t, n_rounds, per_s));
+    *per_s *= n_rounds * (double)t->n_items;
     return OK;
 }
 
 static err read_measure(struct roof *t, double *bytes_per_s) {
     cl_uint n = (cl_uint)(t->in_bytes / 16);
-    double seconds, best = 0;
+    double seconds;
     TRY(kernel_take(t, "peak_read"));
-    for (int i = 0; i <= TRIES; i++) {
-        TRY(run_once(t, n, &seconds));
-        if (i > 0 && n * 16.0 / seconds > best) best = n * 16.0 / seconds;
-    }
-    *bytes_per_s = best;
+    TRY(run_once(t, n, &seconds));
+    TRY(runs_measure(t, n, bytes_per_s));
+    *bytes_per_s *= n * 16.0;
     return OK;
 }
 
@@ -82,7 +92,8 @@ static err measure(struct roof *t, struct peak *out) {
     TRY(device_check(&t->d, clGetDeviceInfo(t->d.id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof n_units, &n_units, NULL),
                      "ask for the compute units"));
     t->n_items = lanes == PACKED_LANES ? (size_t)n_units * 4 : (size_t)n_units * ITEMS_PER_UNIT;
-    t->in_bytes = t->d.memory_bytes / 4 < READ_BYTES ? t->d.memory_bytes / 4 / 64 * 64 : READ_BYTES;
+    t->in_bytes = t->mean_s <= 0 ? READ_BYTES : t->d.is_cpu ? READ_LEAST_BYTES : READ_BYTES / 2;
+    if (t->d.memory_bytes / 4 < t->in_bytes) t->in_bytes = t->d.memory_bytes / 4 / 64 * 64;
     TRY(device_memory(&t->d, t->in_bytes, &t->in));
     TRY(device_memory(&t->d, t->n_items * lanes * 4, &t->out));
     TRY(device_check(&t->d, clEnqueueFillBuffer(t->d.queue, t->in, pattern, sizeof pattern, 0, t->in_bytes, 0, NULL,
@@ -92,11 +103,11 @@ static err measure(struct roof *t, struct peak *out) {
     TRY(rounds_measure(t, "peak_fma", &out->f32_per_s));
     out->f32_per_s *= CHAINS * lanes * 2;
     out->int8_form = dot_names[t->d.forms.dot];
-    return read_measure(t, &out->read_per_s);
+    return t->mean_s > 0 && t->d.is_cpu ? OK : read_measure(t, &out->read_per_s);
 }
 
-err peak_measure(const char *substring, struct peak *out) {
-    struct roof t = {0};
+static err peak_find(const char *substring, double mean_s, struct peak *out) {
+    struct roof t = {.mean_s = mean_s};
     memset(out, 0, sizeof *out);
     TRY(device_open(&(struct device_choice){.select = substring}, &t.d));
     err e = measure(&t, out);
@@ -106,4 +117,10 @@ err peak_measure(const char *substring, struct peak *out) {
     if (t.out) clReleaseMemObject(t.out);
     device_close(&t.d);
     return e;
+}
+
+err peak_measure(const char *substring, struct peak *out) { return peak_find(substring, 0, out); }
+
+err peak_sustained(const char *substring, double mean_s, struct peak *out) {
+    return peak_find(substring, mean_s, out);
 }

@@ -13,7 +13,10 @@ struct peak {
     double read_per_s;     /* bytes of a large buffer */
 };
 
-/* The device as backend_opencl() finds it; opened for this alone. */
+/* The device as backend_opencl() finds it; opened for this alone. The best of short runs. */
 err peak_measure(const char *substring, struct peak *out);
+/* Means over mean_s seconds each: under a quota of processor time short runs show more than lasts. Of a CPU
+ * read_per_s stays 0: base/read_bandwidth.h knows better. */
+err peak_sustained(const char *substring, double mean_s, struct peak *out);
 
 #endif

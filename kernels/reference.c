@@ -593,7 +593,7 @@ err backend_reference(struct backend **out) {
     struct reference *r;
     TRY(NEW(r, 1));
     r->base = (struct backend){.platform = "plain C", .device = "reference", .driver = "", .tuning = "",
-                               .ops = &reference_ops};
+                               .is_host = 1, .ops = &reference_ops};
     *out = &r->base;
     return OK;
 }

@@ -1,0 +1,205 @@
+#include "kernels/probe.h"
+
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/read_bandwidth.h"
+#include "kernels/op_time.h"
+#include "kernels/peak.h"
+
+#define FIGURE_S 0.5 /* whole periods of a quota, which are 100 ms unless somebody chose otherwise */
+#define LESSER_S 0.3 /* of figures that fill gaps */
+#define MANY_ROWS 128
+#define WORKING_BYTES ((uint64_t)256 << 20)
+#define SIDE_MOST 4096u
+#define SIDE_LEAST 256u
+#define MANY_MOST_S 0.05 /* of one product of many rows */
+#define SIMULATED_S 0.005 /* the smallest product of one row: no device that is real takes so long */
+#define SIMULATED_ROWS 4
+#define PILOT_TRIES 3
+#define SMALL_WIDTH 256
+#define COPY_BYTES ((size_t)32 << 20)
+
+struct probe {
+    struct backend *b;
+    const struct probe_request *r;
+    struct device_rates *out;
+    uint32_t n_done, n_all;
+    int is_simulated;
+    uint32_t side, n_rows; /* of products: the matrix, many rows */
+};
+
+static void figure_done(struct probe *p) {
+    if (p->r->on_figure) p->r->on_figure(p->r->context, ++p->n_done, p->n_all);
+}
+
+/* ---- products ---- */
+
+static err product_create(const struct probe *p, enum format f, uint32_t side, uint32_t n_rows, uint64_t working_bytes,
+                          struct op_time **out) {
+    const struct op_row row = {.op = OP_LINEAR, .variant = "", .format = f, .n_rows = n_rows, .out = side, .in = side};
+    return op_time_create(p->b, &row, working_bytes, out);
+}
+
+/* The least of a few: a pause that a quota makes is no property of the device. */
+static err pilot_run(struct op_time *t, uint32_t n_rows, double *seconds) {
+    *seconds = 1e9;
+    for (int i = 0; i < PILOT_TRIES && *seconds > SIMULATED_S / 10; i++) {
+        double s;
+        TRY(op_time_mean(t, n_rows, 0, &s));
+        if (s < *seconds) *seconds = s;
+    }
+    return OK;
+}
+
+/* How large products may be, by the smallest. */
+static err sizes_choose(struct probe *p, enum format f) {
+    struct op_time *t;
+    double seconds = 0;
+    TRY(product_create(p, f, SIDE_LEAST, MANY_ROWS, 0, &t));
+    err e = pilot_run(t, 1, &seconds);
+    p->is_simulated = seconds > SIMULATED_S;
+    p->n_rows = p->is_simulated ? SIMULATED_ROWS : MANY_ROWS;
+    p->side = SIDE_LEAST;
+    if (e == OK && !p->is_simulated) {
+        e = pilot_run(t, MANY_ROWS, &seconds);
+        for (p->side = SIDE_MOST; p->side > SIDE_LEAST; p->side /= 2) {
+            double scale = (double)p->side / SIDE_LEAST;
+            if (seconds * scale * scale <= MANY_MOST_S) break;
+        }
+    }
+    op_time_free(t);
+    return e;
+}
+
+/* Of distinct matrices: several times a cache, and within what may be used. */
+static uint64_t working_bytes(const struct probe *p) {
+    uint64_t most = WORKING_BYTES, device = p->b->memory_bytes / 8;
+    if (p->is_simulated) return 0;
+    if (p->r->memory_max_bytes && p->r->memory_max_bytes < most) most = p->r->memory_max_bytes;
+    return device && device < most ? device : most;
+}
+
+static err format_measure(struct probe *p, enum format f) {
+    struct op_time *t;
+    double one, many;
+    if (!p->side) TRY(sizes_choose(p, f));
+    TRY(product_create(p, f, p->side, p->n_rows, working_bytes(p), &t));
+    err e = op_time_mean(t, 1, p->is_simulated ? 0 : FIGURE_S, &one);
+    figure_done(p);
+    if (e == OK) e = op_time_mean(t, p->n_rows, p->is_simulated ? 0 : FIGURE_S, &many);
+    figure_done(p);
+    if (e == OK) {
+        p->out->row_per_s[f] = op_time_cost(t, 1).bytes / one;
+        p->out->products_per_s[f] = op_time_cost(t, p->n_rows).operations / many;
+        if (!p->r->only_formats) p->out->pack_per_s = op_time_packed_per_s(t);
+    }
+    op_time_free(t);
+    return e;
+}
+
+/* ---- steps ---- */
+
+static err launch_measure(struct probe *p) {
+    const struct op_row row = {.op = OP_NORM, .variant = "", .n_rows = 1, .in = SMALL_WIDTH};
+    struct op_time *t;
+    TRY(op_time_create(p->b, &row, 0, &t));
+    err e = op_time_mean(t, 1, p->is_simulated ? 0 : LESSER_S, &p->out->launch_s);
+    op_time_free(t);
+    figure_done(p);
+    return e;
+}
+
+/* What a step writes, one op of it, what it reads: again and again. */
+static err step_repeat(struct probe *p, struct buffer *in, struct buffer *out, double *seconds) {
+    static const float values[SMALL_WIDTH];
+    float back[SMALL_WIDTH];
+    double begin = 0, least_s = p->is_simulated ? 0 : LESSER_S;
+    int64_t n = -1; /* the first is not counted: a driver may build something */
+    do {
+        if (++n == 0) begin = clock_s();
+        TRY(p->b->ops->buffer_send(p->b, in, 0, sizeof values, values));
+        TRY(p->b->ops->quantize(p->b, in, 1, SMALL_WIDTH, out));
+        TRY(p->b->ops->buffer_read(p->b, out, 0, q8_bytes(1, SMALL_WIDTH), back));
+        if (n == 0) begin = clock_s();
+    } while (n < 1 || clock_s() - begin < least_s);
+    *seconds = (clock_s() - begin) / (double)n;
+    return OK;
+}
+
+static err step_measure(struct probe *p) {
+    struct buffer *in = NULL, *out = NULL;
+    const struct backend_ops *ops = p->b->ops;
+    double seconds = 0;
+    TRY(ops->prepare(p->b, &(struct backend_limits){1, 1, 1, PACKED_BLOCK}));
+    err e = ops->buffer_create(p->b, SMALL_WIDTH * sizeof(float), &in);
+    if (e == OK) e = ops->buffer_create(p->b, q8_bytes(1, SMALL_WIDTH), &out);
+    if (e == OK) e = step_repeat(p, in, out, &seconds);
+    if (out) ops->buffer_free(p->b, out);
+    if (in) ops->buffer_free(p->b, in);
+    p->out->step_s = seconds > p->out->launch_s ? seconds - p->out->launch_s : seconds;
+    figure_done(p);
+    return e;
+}
+
+/* There and back, in turn. */
+static err copy_repeat(struct probe *p, struct buffer *m, void *memory, double *bytes_per_s) {
+    double begin = 0;
+    int64_t n = -1;
+    do {
+        if (++n == 0) begin = clock_s();
+        TRY(p->b->ops->buffer_write(p->b, m, 0, COPY_BYTES, memory));
+        TRY(p->b->ops->buffer_read(p->b, m, 0, COPY_BYTES, memory));
+        if (n == 0) begin = clock_s();
+    } while (n < 1 || clock_s() - begin < LESSER_S);
+    *bytes_per_s = 2.0 * (double)n * (double)COPY_BYTES / (clock_s() - begin);
+    return OK;
+}
+
+static err copy_measure(struct probe *p) {
+    struct buffer *m = NULL;
+    uint8_t *memory;
+    if (p->b->is_host || p->is_simulated) return OK;
+    TRY(NEW(memory, COPY_BYTES));
+    err e = p->b->ops->buffer_create(p->b, COPY_BYTES, &m);
+    if (e == OK) e = copy_repeat(p, m, memory, &p->out->copy_per_s);
+    if (m) p->b->ops->buffer_free(p->b, m);
+    free(memory);
+    figure_done(p);
+    return e;
+}
+
+/* ---- roofs ---- */
+
+static err roofs_measure(struct probe *p) {
+    struct peak peak = {0};
+    if (p->is_simulated) return OK;
+    if (p->r->select) TRY(peak_sustained(p->r->select, LESSER_S, &peak));
+    figure_done(p);
+    if (p->b->is_host)
+        TRY(read_bandwidth_within(working_bytes(p), p->r->n_threads, LESSER_S, &peak.read_per_s));
+    p->out->read_per_s = peak.read_per_s;
+    p->out->int8_per_s = peak.int8_per_s;
+    p->out->f32_per_s = peak.f32_per_s;
+    figure_done(p);
+    return OK;
+}
+
+err probe_device(struct backend *b, const struct probe_request *r, struct device_rates *out) {
+    struct probe p = {.b = b, .r = r, .out = out, .n_all = r->only_formats ? 0 : b->is_host ? 4 : 5};
+    enum format any = FORMAT_Q8_0;
+    for (int f = 0; f < N_FORMATS; f++) {
+        if (!r->has_format[f]) continue;
+        p.n_all += 2;
+        any = (enum format)f;
+    }
+    for (int f = 0; f < N_FORMATS; f++)
+        if (r->has_format[f]) TRY(format_measure(&p, (enum format)f));
+    if (r->only_formats) return OK;
+    if (!p.side) TRY(sizes_choose(&p, any));
+    TRY(launch_measure(&p));
+    TRY(step_measure(&p));
+    TRY(copy_measure(&p));
+    return roofs_measure(&p);
+}
