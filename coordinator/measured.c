@@ -36,12 +36,16 @@ static void slowest_take(struct cluster_link *slowest, const struct cluster_link
     if (slowest->bytes_per_s <= 0 || l->bytes_per_s < slowest->bytes_per_s) slowest->bytes_per_s = l->bytes_per_s;
 }
 
+static void way_take(struct cluster *c, uint32_t from, uint32_t to, struct cluster_link l) {
+    if (!(l.bytes_per_s > 0)) return;
+    slowest_take(from == to ? &c->inside : &c->between, &l);
+    c->measured[(size_t)from * c->n_hosts + to] = l;
+}
+
 static void link_take(struct cluster *c, uint32_t from, const struct probed_link *p) {
     uint32_t a = c->devices[from].host, b = c->devices[p->to].host;
-    const struct cluster_link l = {p->latency_s, p->bytes_per_s};
-    if (!(l.bytes_per_s > 0)) return;
-    slowest_take(a == b ? &c->inside : &c->between, &l);
-    c->measured[(size_t)a * c->n_hosts + b] = c->measured[(size_t)b * c->n_hosts + a] = l;
+    way_take(c, a, b, (struct cluster_link){p->latency_s, p->bytes_per_s});
+    if (a != b) way_take(c, b, a, (struct cluster_link){p->latency_s, p->back_per_s});
 }
 
 static err cluster_fill(const struct engine_rank *ranks, const struct probe_message *asked, const struct probed *p,

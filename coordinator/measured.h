@@ -7,8 +7,8 @@
 #include "partition/cluster.h"
 
 /* `ranks` [n_ranks] as hello filled them (host, memory_bytes); `asked` is what FRAME_PROBE said; `body` [n] that of
- * FRAME_PROBED. Devices are by rank, hosts in the order of their first rank. Links stand in `measured`, both ways
- * alike, and as the slowest of each kind in `between` and `inside`. A rank that may use clearly less memory than
+ * FRAME_PROBED. Devices are by rank, hosts in the order of their first rank. Links stand in `measured`, and as
+ * the slowest of each kind in `between` and `inside`. A rank that may use clearly less memory than
  * others of its host (a control group of its own) has that as its device's memory_bytes. Rates that nobody measured
  * stay 0. */
 err measured_cluster(const struct engine_rank *ranks, uint32_t n_ranks, const struct probe_message *asked,

@@ -106,10 +106,10 @@ static err measure(struct roof *t, struct peak *out) {
     return t->mean_s > 0 && t->d.is_cpu ? OK : read_measure(t, &out->read_per_s);
 }
 
-static err peak_find(const char *substring, double mean_s, struct peak *out) {
+static err peak_find(const struct device_choice *c, double mean_s, struct peak *out) {
     struct roof t = {.mean_s = mean_s};
     memset(out, 0, sizeof *out);
-    TRY(device_open(&(struct device_choice){.select = substring}, &t.d));
+    TRY(device_open(c, &t.d));
     err e = measure(&t, out);
     if (t.kernel) clReleaseKernel(t.kernel);
     if (t.program) clReleaseProgram(t.program);
@@ -119,8 +119,10 @@ static err peak_find(const char *substring, double mean_s, struct peak *out) {
     return e;
 }
 
-err peak_measure(const char *substring, struct peak *out) { return peak_find(substring, 0, out); }
+err peak_measure(const char *substring, struct peak *out) {
+    return peak_find(&(struct device_choice){.select = substring}, 0, out);
+}
 
-err peak_sustained(const char *substring, double mean_s, struct peak *out) {
-    return peak_find(substring, mean_s, out);
+err peak_sustained(const struct device_choice *c, double mean_s, struct peak *out) {
+    return peak_find(c, mean_s, out);
 }

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "base/err.h"
+#include "kernels/backend.h"
 
 struct peak {
     double int8_per_s; /* additions and multiplications of 8-bit dot products, in the form the device uses */
@@ -17,6 +17,6 @@ struct peak {
 err peak_measure(const char *substring, struct peak *out);
 /* Means over mean_s seconds each: under a quota of processor time short runs show more than lasts. Of a CPU
  * read_per_s stays 0: base/read_bandwidth.h knows better. */
-err peak_sustained(const char *substring, double mean_s, struct peak *out);
+err peak_sustained(const struct device_choice *c, double mean_s, struct peak *out);
 
 #endif

@@ -175,7 +175,7 @@ static err copy_measure(struct probe *p) {
 static err roofs_measure(struct probe *p) {
     struct peak peak = {0};
     if (p->is_simulated) return OK;
-    if (p->r->select) TRY(peak_sustained(p->r->select, LESSER_S, &peak));
+    if (p->r->choice) TRY(peak_sustained(p->r->choice, LESSER_S, &peak));
     figure_done(p);
     if (p->b->is_host)
         TRY(read_bandwidth_within(working_bytes(p), p->r->n_threads, LESSER_S, &peak.read_per_s));

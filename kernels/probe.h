@@ -12,7 +12,7 @@
 #include "model/device_rates.h"
 
 struct probe_request {
-    const char *select;             /* as the backend was opened; NULL: it is plain C */
+    const struct device_choice *choice; /* as the backend was opened; NULL: it is plain C */
     uint8_t has_format[N_FORMATS];  /* whose products to measure */
     int only_formats;               /* the other rates are known */
     uint32_t n_threads;             /* of a CPU device */

@@ -189,11 +189,11 @@ err probe_message_put(const struct probe_message *m, struct bytes *json);
 err probe_message_get(const char *json, size_t n, struct probe_message *out);
 void probe_message_free(struct probe_message *m);
 
-/* What FRAME_PROBED answers. One way between two ranks: a message of n bytes takes latency_s + n / bytes_per_s;
- * measured there and back, so that it stands for both ways. */
+/* What FRAME_PROBED answers. Between two ranks a message of n bytes takes latency_s + n / bytes_per_s; back_per_s is
+ * the other way. */
 struct probed_link {
     uint32_t to; /* rank */
-    double latency_s, bytes_per_s;
+    double latency_s, bytes_per_s, back_per_s;
 };
 struct probed_rank {
     char device[128]; /* "PLATFORM / DEVICE" */

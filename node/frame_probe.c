@@ -170,8 +170,9 @@ static json_t *rates_json(const struct device_rates *r) {
 static json_t *links_json(const struct probed_rank *r) {
     json_t *a = json_array();
     for (uint32_t i = 0; i < r->n_links; i++)
-        json_array_append_new(a, json_pack("{s:I, s:f, s:f}", "to", (json_int_t)r->links[i].to, "latency_s",
-                                           r->links[i].latency_s, "bytes_per_s", r->links[i].bytes_per_s));
+        json_array_append_new(a, json_pack("{s:I, s:f, s:f, s:f}", "to", (json_int_t)r->links[i].to, "latency_s",
+                                           r->links[i].latency_s, "bytes_per_s", r->links[i].bytes_per_s,
+                                           "back_per_s", r->links[i].back_per_s));
     return a;
 }
 
@@ -218,6 +219,7 @@ static err links_read(const json_t *o, uint32_t rank, uint32_t n_ranks, struct p
         TRY(get_u32(l, "to", 0, n_ranks - 1, &r->links[i].to));
         TRY(get_rate(l, "latency_s", &r->links[i].latency_s));
         TRY(get_rate(l, "bytes_per_s", &r->links[i].bytes_per_s));
+        TRY(get_rate(l, "back_per_s", &r->links[i].back_per_s));
         if (r->links[i].to == rank) return err_set(ERR_INTERNAL, "probe: a link of rank %u to itself", rank);
     }
     return OK;

@@ -128,6 +128,7 @@ static err back_take(struct node *n, int from, const struct bytes *frame) {
     case FRAME_WANT: return weights_take_request(n, from, body, h.n_bytes);
     case FRAME_PROGRESS: return progress_take(n, from, &h, body);
     case FRAME_HELLO:
+    case FRAME_PROBED:
     case FRAME_READY:
     case FRAME_STATS: return gather_take(n, from, &h, body);
     case FRAME_ERROR: return error_take(n, from, &h, body);

@@ -6,6 +6,7 @@
 
 #include "model/gguf.h"
 #include "model/program.h"
+#include "node/cores.h"
 #include "node/frame.h"
 #include "node/gate.h"
 #include "node/sample.h"
@@ -94,6 +95,8 @@ struct node {
     int has_large;         /* the last step was too large to arrive while nobody looks */
     int64_t heard_us;      /* wire clock: last message of the rank before, or the coordinator */
     int64_t told_us;       /* clock: last progress or sign of life sent */
+    struct cores cores;    /* is_bound: they were taken, for good */
+    int is_measuring;      /* what is counted as loaded are parts of probe.c's work */
     int is_reported;       /* the failure is another rank's and the coordinator knows */
     int is_stopped, is_ready;
     int is_rank_0_lost;    /* no use in telling it */
@@ -132,6 +135,15 @@ err weights_take_request(struct node *n, int from, const void *body, size_t n_by
 
 /* node.c: moves messages on while the device computes; *next_us: when it will be time again. */
 err node_look(struct node *n, int64_t *next_us);
+
+/* Memory that a new process could still get: of the host, or of its container where that is less. */
+uint64_t setup_memory_bytes(void);
+/* Rank 0: waits until all ranks have answered; is_long: and tells how far they are. `what`: "to say hello". */
+err setup_gather(struct node *n, int is_long, const char *what);
+/* While another thread works: once in a while, with how far it is. The main thread's part, MPI's only user. */
+err setup_watch(struct node *n, uint64_t done);
+/* Before the first call of OpenCL, and again with must_bind once the device is open. */
+err setup_cores(struct node *n, uint32_t n_threads, int must_bind);
 
 /* node_meet.c */
 struct exchange meet_exchange(struct node *n);

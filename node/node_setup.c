@@ -1,4 +1,4 @@
-/* Setting up a node: hello, the plan, loading, ready.
+/* Setting up a node: hello, measuring where it is asked for (probe.c), the plan, loading, ready.
  *
  * Until all ranks are ready rank 0 speaks to each of them directly (WIRE_SETUP): a plan, then signs
  * of life, then "all are ready"; they answer on WIRE_BACK. A failure anywhere reaches the coordinator at
@@ -17,8 +17,8 @@
 #include "base/env.h"
 #include "base/log.h"
 #include "kernels/backend.h"
-#include "node/cores.h"
 #include "node/node_parts.h"
+#include "node/probe.h"
 
 #define TELL_US 200000       /* between two signs of progress */
 #define HELLO_DEADLINE_MS 60000 /* at least: hosts of a large job do not start together */
@@ -39,8 +39,7 @@ static uint64_t file_number(const char *path, const char *key) {
     return found;
 }
 
-/* What a new process could still get: of the host, or of its container where that is less. */
-static uint64_t memory_free_bytes(void) {
+uint64_t setup_memory_bytes(void) {
     uint64_t n = file_number("/proc/meminfo", "MemAvailable:") * 1024;
     uint64_t max = file_number("/sys/fs/cgroup/memory.max", "");
     uint64_t used = file_number("/sys/fs/cgroup/memory.current", "");
@@ -65,7 +64,7 @@ static err hello_put(struct node *n) {
     return json_back(n, FRAME_HELLO,
                      json_pack("{s:i,s:s,s:i,s:i,s:I}", "rank", n->rank, "host",
                                wire_host(n->w, n->rank), "pid", (int)getpid(), "n_cores", n_cores,
-                               "memory_bytes", (json_int_t)memory_free_bytes()));
+                               "memory_bytes", (json_int_t)setup_memory_bytes()));
 }
 
 static err ready_put(struct node *n) {
@@ -110,8 +109,9 @@ static err tell_progress(struct node *n) {
     uint64_t loaded = 0;
     for (int i = 0; i < n->size; i++) loaded += n->back.loaded_bytes[i];
     char text[96];
-    int len = snprintf(text, sizeof text, "{\"loaded_bytes\":%lu,\"total_bytes\":%lu}", loaded,
-                       n->back.total_bytes);
+    int len = snprintf(text, sizeof text, n->is_measuring ? "{\"measured\":%lu,\"to_measure\":%lu}"
+                                                          : "{\"loaded_bytes\":%lu,\"total_bytes\":%lu}",
+                       loaded, n->back.total_bytes);
     TRY(gate_put(n->gate, FRAME_PROGRESS, 0, text, (size_t)len));
     return tell_all(n, FRAME_PING, "", 0);
 }
@@ -128,22 +128,22 @@ static err check_missing(struct node *n, const char *what) {
     return wire_check_deadline(n->w, waited, worst, "%s", what);
 }
 
-static err gather_wait(struct node *n, int is_loading, const char *what) {
+err setup_gather(struct node *n, int is_long, const char *what) {
     int64_t start = clock_us();
     while (n->back.gather.n_missing > 0) {
         int is_busy;
         TRY(back_poll(n));
         TRY(weights_turn(n, &is_busy));
         /* Not after the last one answered: the coordinator has heard "ready". */
-        if (is_loading && n->back.gather.n_missing > 0) TRY(tell_progress(n));
+        if (is_long && n->back.gather.n_missing > 0) TRY(tell_progress(n));
         TRY(check_missing(n, what));
         if (!is_busy) wire_pause(clock_us() - start, weights_are_sent(n) ? WEIGHTS_PAUSE_US : PAUSE_MAX_US);
     }
     return OK;
 }
 
-/* Rank 0: the coordinator's plan, passed on. Pings before it are answered. */
-static err plan_from_coordinator(struct node *n, struct bytes *json) {
+/* Rank 0: the coordinator's next frame, passed on. Pings before it are answered. */
+static err setup_from_coordinator(struct node *n, struct bytes *body, enum frame_kind *kind) {
     int64_t heard = wire_clock_us(n->w);
     for (;;) {
         TRY(back_poll(n));
@@ -156,13 +156,13 @@ static err plan_from_coordinator(struct node *n, struct bytes *json) {
             continue;
         }
         heard = wire_clock_us(n->w);
-        if (h.kind != FRAME_PLAN && h.kind != FRAME_PING && h.kind != FRAME_STOP)
+        *kind = (enum frame_kind)h.kind;
+        if (h.kind != FRAME_PROBE && h.kind != FRAME_PLAN && h.kind != FRAME_PING && h.kind != FRAME_STOP)
             return err_set(ERR_INTERNAL, "frame %u came before a plan", h.kind);
-        TRY(tell_all(n, (enum frame_kind)h.kind, frame + sizeof h, h.n_bytes));
-        err e = h.kind == FRAME_PING ? gate_put(n->gate, FRAME_PONG, h.id, "", 0) : OK;
-        if (h.kind == FRAME_PLAN) e = bytes_append(json, frame + sizeof h, h.n_bytes);
+        TRY(tell_all(n, *kind, frame + sizeof h, h.n_bytes));
+        err e = h.kind == FRAME_PING ? gate_put(n->gate, FRAME_PONG, h.id, "", 0)
+                                     : bytes_append(body, frame + sizeof h, h.n_bytes);
         gate_pop(n->gate);
-        n->is_stopped = h.kind == FRAME_STOP;
         if (e != OK || h.kind != FRAME_PING) return e;
     }
 }
@@ -189,16 +189,30 @@ err setup_receive(struct node *n, struct bytes *frame, struct frame_header *h) {
     }
 }
 
-static err plan_from_rank_0(struct node *n, struct bytes *json) {
+static err setup_from_rank_0(struct node *n, struct bytes *body, enum frame_kind *kind) {
     struct bytes frame = {0};
     struct frame_header h = {0};
     err e = setup_receive(n, &frame, &h);
-    n->is_stopped = h.kind == FRAME_STOP;
-    if (e == OK && h.kind == FRAME_PLAN)
-        e = bytes_append(json, frame.data + sizeof h, frame.len - sizeof h);
-    else if (e == OK && !n->is_stopped)
-        e = err_set(ERR_INTERNAL, "frame %u came in place of a plan", h.kind);
+    *kind = (enum frame_kind)h.kind;
+    if (e == OK) e = bytes_append(body, frame.data + sizeof h, frame.len - sizeof h);
     bytes_free(&frame);
+    return e;
+}
+
+/* What is to be measured before there is a plan, and the plan. */
+static err plan_await(struct node *n) {
+    struct bytes body = {0};
+    enum frame_kind kind = FRAME_STOP;
+    err e;
+    do {
+        body.len = 0;
+        e = n->rank == 0 ? setup_from_coordinator(n, &body, &kind) : setup_from_rank_0(n, &body, &kind);
+        if (e == OK && kind == FRAME_PROBE) e = probe_run(n, (const char *)body.data, body.len);
+    } while (e == OK && kind == FRAME_PROBE);
+    n->is_stopped = kind == FRAME_STOP;
+    if (e == OK && kind == FRAME_PLAN) e = plan_message_get((const char *)body.data, body.len, &n->plan);
+    else if (e == OK && !n->is_stopped) e = err_set(ERR_INTERNAL, "frame %d came in place of a plan", kind);
+    bytes_free(&body);
     return e;
 }
 
@@ -282,9 +296,10 @@ static void on_loaded(void *context, uint64_t bytes_read) {
  * of this host that may use the same cores share them by number. Once the device is open, and is threads
  * of this process (other drivers' may wait for each other and stand still on too few cores), each stays on its
  * own. A launcher that has given each rank its own is left alone, and so is the driver's setting. */
-static err cores_begin(const struct node *n, int must_bind) {
+err setup_cores(struct node *n, uint32_t n_threads, int must_bind) {
     const char *set = env_get("POCL_MAX_PTHREAD_COUNT");
-    uint32_t place, n_ranks, n_threads = n->plan.devices[n->rank].threads;
+    uint32_t place, n_ranks;
+    if (n->cores.is_bound) return OK; /* when the device was measured */
     if (!n_threads && set) n_threads = (uint32_t)strtoul(set, NULL, 10);
     wire_mates(n->w, &place, &n_ranks);
     struct cores c;
@@ -292,6 +307,8 @@ static err cores_begin(const struct node *n, int must_bind) {
         log_warn("node.cores", "text=\"%s\"", err_text());
         c = (struct cores){.n_threads = n_threads ? n_threads : 1, .text = "?"};
     }
+    n->cores = c;
+    n->cores.is_bound &= must_bind;
     if (must_bind)
         log_info("node.cores", "cores=%s bound=%s threads=%u", c.text, c.is_bound ? "yes" : "no", c.n_threads);
     char text[16];
@@ -305,7 +322,7 @@ static err kernels_compile(struct node *n) {
     const struct plan_device *d = &n->plan.devices[n->rank];
     const struct device_choice choice = {d->select, d->index, d->has_index};
     TRY(backend_opencl_choice(&choice, &n->backend));
-    if (n->backend->can_call) TRY(cores_begin(n, 1));
+    if (n->backend->can_call) TRY(setup_cores(n, d->threads, 1));
     TRY(stage_prepare(n->backend, n->program, &n->cell));
     if (!n->backend->keeps_compiler) return OK;
     n->backend->ops->destroy(n->backend);
@@ -336,22 +353,22 @@ static void *load_thread(void *loading) {
     return NULL;
 }
 
-/* Rank 0 while it loads: frames of the coordinator that cannot wait. */
+/* Rank 0 while it loads or measures: frames of the coordinator that cannot wait. */
 static err load_link(struct node *n) {
     struct frame_header h;
     if (!gate_frame(n->gate, &h)) return OK;
     if (h.kind == FRAME_STOP) {
         n->is_reported = 1;
-        return err_set(ERR_JOB, "stopped while loading");
+        return err_set(ERR_JOB, "stopped during the set-up");
     }
     if (h.kind != FRAME_PING) return OK;
     gate_pop(n->gate);
     return gate_put(n->gate, FRAME_PONG, h.id, "", 0);
 }
 
-static err load_watch(struct node *n, uint64_t bytes_read) {
+err setup_watch(struct node *n, uint64_t done) {
     if (n->rank == 0) {
-        n->back.loaded_bytes[0] = bytes_read;
+        n->back.loaded_bytes[0] = done;
         TRY(back_poll(n));
         TRY(load_link(n));
         return tell_progress(n);
@@ -359,13 +376,13 @@ static err load_watch(struct node *n, uint64_t bytes_read) {
     TRY(wire_progress(n->w));
     if (clock_us() - n->told_us < TELL_US) return OK;
     n->told_us = clock_us();
-    return back_put(n, FRAME_PROGRESS, 0, &bytes_read, sizeof bytes_read);
+    return back_put(n, FRAME_PROGRESS, 0, &done, sizeof done);
 }
 
 static err load_all(struct node *n) {
     int64_t start = clock_us();
     struct loading *l;
-    TRY(cores_begin(n, 0));
+    TRY(setup_cores(n, n->plan.devices[n->rank].threads, 0));
     TRY(NEW(l, 1));
     l->node = n;
     if (pthread_create(&l->thread, NULL, load_thread, l) != 0) {
@@ -374,7 +391,7 @@ static err load_all(struct node *n) {
     }
     while (!atomic_load(&l->is_done)) {
         int is_busy;
-        TRY(load_watch(n, atomic_load(&l->bytes_read))); /* the job ends: the thread keeps `l` */
+        TRY(setup_watch(n, atomic_load(&l->bytes_read))); /* the job ends: the thread keeps `l` */
         TRY(weights_turn(n, &is_busy));
         if (!is_busy) clock_sleep_us(weights_are_sent(n) ? WEIGHTS_PAUSE_US : LOAD_PAUSE_US);
     }
@@ -403,7 +420,7 @@ static err plan_obey(struct node *n) {
 
 static err all_ready(struct node *n) {
     TRY(ready_put(n));
-    if (n->rank == 0) TRY(gather_wait(n, 1, "to load its part of the model"));
+    if (n->rank == 0) TRY(setup_gather(n, 1, "to load its part of the model"));
     TRY(weights_close(n));
     if (n->rank == 0) return OK;
     struct bytes frame = {0};
@@ -418,15 +435,10 @@ static err all_ready(struct node *n) {
 err node_setup(struct node *n) {
     if (n->rank == 0) back_gather(n, FRAME_HELLO, 0);
     TRY(hello_put(n));
-    if (n->rank == 0) {
-        TRY(gather_wait(n, 0, "to say hello"));
-        back_gather(n, FRAME_READY, 0);
-    }
-    struct bytes json = {0};
-    err e = n->rank == 0 ? plan_from_coordinator(n, &json) : plan_from_rank_0(n, &json);
-    if (e == OK && !n->is_stopped) e = plan_message_get((const char *)json.data, json.len, &n->plan);
-    bytes_free(&json);
-    if (e != OK || n->is_stopped) return e;
+    if (n->rank == 0) TRY(setup_gather(n, 0, "to say hello"));
+    TRY(plan_await(n));
+    if (n->is_stopped) return OK;
+    if (n->rank == 0) back_gather(n, FRAME_READY, 0);
     TRY(plan_obey(n));
     TRY(all_ready(n));
     if (has_cell(n)) TRY(meet_begin(n));

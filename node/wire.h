@@ -21,6 +21,7 @@ enum wire_tag {
     WIRE_FORWARD,   /* frames walking forward */
     WIRE_BACK,      /* any rank -> rank 0 */
     WIRE_SLICES,    /* rank 0 -> any rank, see stream.h */
+    WIRE_LINKS,     /* between ranks that measure how fast messages go */
     WIRE_SHARE,     /* between the shards of a stage */
     WIRE_COLLECT
 };

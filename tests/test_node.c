@@ -36,6 +36,7 @@
 #define N_TOP 3
 
 static uint32_t n_layers, n_vocab, dim; /* of MODEL */
+static uint32_t n_probes;          /* of the next job, before its plan */
 static const char *device;         /* of the next job; NULL: plain C */
 static const uint32_t *order;      /* of the next plan; NULL: rank i has cell i */
 static uint32_t n_idle;            /* ranks of the next job that get no cell */
@@ -172,6 +173,45 @@ static void job_plan(struct job *j, const char *model, uint32_t n_stages, uint32
     bytes_free(&json);
 }
 
+/* Between hello and plan. Figures come from `again` or, as the job says, from before. */
+static void job_probe(struct job *j, uint32_t n_ranks, int is_again) {
+    struct plan_device devices[8] = {0};
+    struct probe_message m = {.is_again = is_again, .is_reference = !device, .deadline_ms = 20000, .n_ranks = n_ranks,
+                              .devices = devices};
+    m.has_format[FORMAT_F16] = 1;
+    for (uint32_t i = 0; i < n_ranks; i++)
+        snprintf(devices[i].select, sizeof devices[i].select, "%s", device ? device : "");
+    struct bytes json = {0};
+    struct probed p;
+    uint32_t kind, n_signs = 0;
+    assert_int_equal(probe_message_put(&m, &json), OK);
+    job_send(j, FRAME_PROBE, 0, (char *)json.data);
+    bytes_free(&json);
+    for (; (kind = job_receive(j)) == FRAME_PROGRESS; n_signs++)
+        assert_non_null(strstr((char *)j->body, "to_measure"));
+    if (kind != FRAME_PROBED) fail_msg("frame %u: %s", kind, j->body ? (char *)j->body : "");
+    assert_true(n_signs > 0);
+    assert_int_equal(probed_get((char *)j->body, j->h.n_bytes, &p), OK);
+    assert_int_equal(p.n_ranks, n_ranks);
+    for (uint32_t i = 0; i < n_ranks; i++) {
+        const struct device_rates *r = &p.ranks[i].rates;
+        assert_non_null(strstr(p.ranks[i].device, device ? device : "plain C"));
+        assert_true(p.ranks[i].is_host && p.ranks[i].threads > 0);
+        assert_true(r->read_per_s > 1e7 && r->launch_s > 0 && r->step_s > 0 && r->pack_per_s > 1e5);
+        assert_true(r->row_per_s[FORMAT_F16] > 1e6 && r->products_per_s[FORMAT_F16] > 1e6);
+        assert_true(r->row_per_s[FORMAT_Q8_0] == 0 && r->copy_per_s == 0);
+    }
+    /* All ranks are of this host: its first two know how fast messages go inside. */
+    assert_int_equal(p.ranks[0].n_links, n_ranks > 1);
+    if (n_ranks > 1) {
+        const struct probed_link *l = p.ranks[0].links;
+        assert_int_equal(l->to, 1);
+        assert_true(l->latency_s > 1e-8 && l->latency_s < 1 && l->bytes_per_s > 1e6 && l->back_per_s > 1e6);
+        assert_int_equal(p.ranks[1].n_links, 0);
+    }
+    probed_free(&p);
+}
+
 /* From mpirun to a loaded model. */
 static void job_open(struct job *j, uint32_t n_stages, uint32_t n_shards, uint32_t deadline_ms) {
     uint32_t n_cells = n_stages * n_shards, n_ranks = n_cells + n_idle;
@@ -180,6 +220,7 @@ static void job_open(struct job *j, uint32_t n_stages, uint32_t n_shards, uint32
     j->hello = json_loads((char *)j->body, 0, NULL);
     assert_int_equal(json_array_size(j->hello), n_ranks);
     j->n_shards = n_shards;
+    for (uint32_t i = 0; i < n_probes; i++) job_probe(j, n_ranks, i == 0);
     job_plan(j, MODEL, n_stages, n_shards, deadline_ms);
     uint32_t kind;
     while ((kind = job_receive(j)) == FRAME_PROGRESS) {}
@@ -381,6 +422,29 @@ static void test_every_grid_gives_the_same(void **state) {
     device = hosts = NULL;
     order = NULL;
     n_idle = 0;
+}
+
+/* A device that was measured computes as one that was not, on as many threads. */
+static void test_probed_and_planned(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct bytes results[2] = {0};
+        device = i ? POCL : NULL;
+        for (n_probes = 0; n_probes <= 2; n_probes += 2) {
+            struct job j;
+            job_open(&j, i ? 1 : 3, i ? 2 : 1, 20000);
+            run_steps(&j, &results[n_probes / 2]);
+            job_send(&j, FRAME_STOP, 0, "");
+            assert_int_equal(job_receive(&j), 0);
+            assert_int_equal(job_end(&j, 5), 0);
+        }
+        assert_int_equal(results[0].len, results[1].len);
+        assert_memory_equal(results[0].data, results[1].data, results[0].len);
+        bytes_free(&results[0]);
+        bytes_free(&results[1]);
+    }
+    device = NULL;
+    n_probes = 0;
 }
 
 static void test_stop_before_plan(void **state) {
@@ -694,6 +758,7 @@ int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_grid_gives_the_same),
+        cmocka_unit_test(test_probed_and_planned),
         cmocka_unit_test(test_stop_before_plan),
         cmocka_unit_test(test_plans_that_cannot_be),
         cmocka_unit_test(test_bad_frames),

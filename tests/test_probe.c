@@ -14,6 +14,7 @@
 
 #include "coordinator/measured.h"
 #include "node/frame.h"
+#include "node/links.h"
 
 enum { N_RANKS = 4 };
 
@@ -31,7 +32,8 @@ static struct probe_message asked(void) {
     return m;
 }
 
-static struct probed_link of_0[] = {{1, 50e-6, 1.2e9}, {2, 1e-6, 8e9}, {3, 600e-6, 1.1e8}}, of_1[] = {{3, 500e-6, 1.15e8}};
+static struct probed_link of_0[] = {{1, 50e-6, 1.2e9, 1.3e9}, {2, 1e-6, 8e9, 8e9}, {3, 600e-6, 1.1e8, 1e8}},
+                          of_1[] = {{3, 500e-6, 1.15e8, 1.15e8}};
 
 static void answers(struct probed_rank r[N_RANKS]) {
     static const struct device_rates rates = {.read_per_s = 28.5e9, .int8_per_s = 6e11, .f32_per_s = 8e10,
@@ -165,16 +167,16 @@ static void test_probed_bad(void **state) {
         "[" RANK("0", "1", RATES ",\"row_per_s\":[1],\"products_per_s\":{}", "[]") "]",
         "[" RANK("0", "1", RATES FORMATS ",\"launch_s\":2", "[]") "]", /* a key twice */
         "[" RANK("0", "1", RATES FORMATS, "null") "]",
-        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":0,\"latency_s\":1,\"bytes_per_s\":1}]") "]", /* to itself */
-        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":1,\"bytes_per_s\":1}]") "]",
-        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":-1,\"bytes_per_s\":1}]") "," GOOD_1 "]",
+        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":0,\"latency_s\":1,\"bytes_per_s\":1,\"back_per_s\":1}]") "]", /* to itself */
+        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":1,\"bytes_per_s\":1,\"back_per_s\":1}]") "]",
+        "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":-1,\"bytes_per_s\":1,\"back_per_s\":1}]") "," GOOD_1 "]",
         "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":1}]") "," GOOD_1 "]",
         "[" RANK("0", "1", RATES FORMATS, "[1,2,3]") "," GOOD_1 "]",
     };
     struct probed p;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         if (probed_get(bad[i], strlen(bad[i]), &p) == OK) fail_msg("accepted: %s", bad[i]);
-    static const char good[] = "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":1,\"bytes_per_s\":1}]") "," GOOD_1 "]";
+    static const char good[] = "[" RANK("0", "1", RATES FORMATS, "[{\"to\":1,\"latency_s\":1,\"bytes_per_s\":1,\"back_per_s\":1}]") "," GOOD_1 "]";
     assert_int_equal(probed_get(good, strlen(good), &p), OK); /* so each was refused for what is wrong with it */
     probed_free(&p);
 }
@@ -225,10 +227,10 @@ static void test_cluster(void **state) {
         assert_true(c->devices[r].rates.read_per_s == 28.5e9);
     }
     assert_true(cluster_link_of(c, 2, 1).latency_s == 50e-6); /* hosts in pairs, whichever rank measured */
-    assert_true(cluster_link_of(c, 1, 2).bytes_per_s == 1.2e9);
+    assert_true(cluster_link_of(c, 2, 1).bytes_per_s == 1.2e9 && cluster_link_of(c, 1, 2).bytes_per_s == 1.3e9);
     assert_true(cluster_link_of(c, 3, 1).latency_s == 500e-6);
     assert_true(cluster_link_of(c, 0, 2).latency_s == 1e-6);
-    assert_true(c->between.latency_s == 600e-6 && c->between.bytes_per_s == 1.1e8);
+    assert_true(c->between.latency_s == 600e-6 && c->between.bytes_per_s == 1e8);
     assert_true(c->inside.bytes_per_s == 8e9);
     cluster_free(c);
     m.n_ranks = 3;
@@ -254,6 +256,31 @@ static void test_memory_of_a_rank(void **state) {
     bytes_free(&b);
 }
 
+/* Everybody meets everybody once, nobody two at a time; of many hosts each its neighbours. */
+static void test_tournament(void **state) {
+    (void)state;
+    for (uint32_t n = 1; n <= 40; n++) {
+        static uint8_t has_met[40][40];
+        memset(has_met, 0, sizeof has_met);
+        for (uint32_t r = 0; r < links_n_rounds(n); r++)
+            for (uint32_t h = 0; h < n; h++) {
+                int other = links_partner(n, r, h);
+                if (other < 0) continue;
+                assert_in_range(other, 0, n - 1);
+                assert_int_not_equal(other, h);
+                assert_int_equal(links_partner(n, r, (uint32_t)other), h);
+                has_met[h][other]++;
+            }
+        for (uint32_t a = 0; a < n; a++)
+            for (uint32_t b = 0; b < n; b++) {
+                int are_neighbours = a + 1 == b || b + 1 == a || (a == 0 && b == n - 1) || (b == 0 && a == n - 1);
+                if (n <= LINKS_ALL_HOSTS) assert_int_equal(has_met[a][b], a != b);
+                else if (are_neighbours) assert_in_range(has_met[a][b], 1, 2);
+            }
+        if (n > LINKS_ALL_HOSTS) assert_true(links_n_rounds(n) <= 4);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_probe_round_trip),
@@ -264,6 +291,7 @@ int main(void) {
         cmocka_unit_test(test_probed_bytes_changed),
         cmocka_unit_test(test_cluster),
         cmocka_unit_test(test_memory_of_a_rank),
+        cmocka_unit_test(test_tournament),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,254 @@
+#include "node/links.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/median.h"
+
+#define TRIPS_MIN 3
+#define TRIPS_MAX 300
+#define TRIPS_US 20000
+#define FIRST_BYTES 65536u         /* tells how much to send */
+#define BULK_US 25000              /* of large messages */
+#define BULK_BYTES_MAX (8u << 20)  /* of all together */
+#define PARTS 4                    /* messages: the next is on its way while one comes in */
+#define POLL_US 1000               /* of a wait: then rank 0 looks whether something failed elsewhere */
+#define PAUSE_US 20                /* longer ones would be measured */
+
+/* ---- who meets whom ---- */
+
+uint32_t links_n_rounds(uint32_t n) {
+    if (n < 2) return 0;
+    if (n <= LINKS_ALL_HOSTS) return n % 2 ? n : n - 1;
+    return 4;
+}
+
+/* The circle method: one stays, the others walk round. With an odd number who would meet the one in excess rests. */
+static int partner_of_all(uint32_t n, uint32_t round, uint32_t host) {
+    uint32_t even = n + n % 2, ring = even - 1, other;
+    if (host == ring) other = round * (even / 2) % ring; /* 2 x = round, mod ring */
+    else {
+        other = (round + ring - host) % ring;
+        if (other == host) other = ring;
+    }
+    return other < n ? (int)other : -1;
+}
+
+int links_partner(uint32_t n, uint32_t round, uint32_t host) {
+    if (n < 2 || host >= n) return -1;
+    if (n <= LINKS_ALL_HOSTS) return partner_of_all(n, round, host);
+    uint32_t half = n / 2;
+    switch (round) {
+    case 0: return host % 2 ? (int)host - 1 : host + 1 < n ? (int)host + 1 : -1;
+    case 1: return host % 2 == 0 ? (host ? (int)host - 1 : -1) : host + 1 < n ? (int)host + 1 : -1;
+    case 2: return host == 0 ? (int)n - 1 : host == n - 1 ? 0 : -1;
+    default: return host < half ? (int)(host + half) : host < 2 * half ? (int)(host - half) : -1;
+    }
+}
+
+/* ---- messages ---- */
+
+enum note_kind { NOTE_TRIP, NOTE_TAKE, NOTE_GIVE, NOTE_END };
+
+/* What the one who measures asks of the other. */
+struct note {
+    uint32_t kind, n_parts, part_bytes;
+};
+
+struct link_test {
+    struct wire *w;
+    int peer;
+    uint8_t *bulk; /* [BULK_BYTES_MAX] */
+    double trip_s; /* there and back */
+};
+
+static err ticket_wait(const struct link_test *t, wire_ticket *ticket) {
+    int64_t start = wire_clock_us(t->w);
+    for (;;) {
+        int is_done;
+        TRY(wire_test(t->w, ticket, &is_done, NULL));
+        if (is_done) return OK;
+        int64_t waited = wire_clock_us(t->w) - start;
+        TRY(wire_check_deadline(t->w, waited, t->peer, "to measure the link between them"));
+        if (waited > POLL_US) TRY(wire_poll(t->w));
+        wire_pause(waited, PAUSE_US);
+    }
+}
+
+static err note_send(const struct link_test *t, const struct note *n) {
+    wire_ticket ticket;
+    TRY(wire_send(t->w, t->peer, WIRE_LINKS, -1, n, sizeof *n, &ticket));
+    return ticket_wait(t, &ticket);
+}
+
+static err note_receive(const struct link_test *t, struct note *n) {
+    wire_ticket ticket;
+    TRY(wire_receive(t->w, t->peer, WIRE_LINKS, n, sizeof *n, &ticket));
+    return ticket_wait(t, &ticket);
+}
+
+static err parts_send(const struct link_test *t, const struct note *n) {
+    wire_ticket tickets[PARTS];
+    for (uint32_t i = 0; i < n->n_parts; i++)
+        TRY(wire_send(t->w, t->peer, WIRE_LINKS, -1, t->bulk + (size_t)i * n->part_bytes, n->part_bytes, &tickets[i]));
+    for (uint32_t i = 0; i < n->n_parts; i++) TRY(ticket_wait(t, &tickets[i]));
+    return OK;
+}
+
+static err parts_receive(const struct link_test *t, const struct note *n) {
+    wire_ticket tickets[PARTS];
+    for (uint32_t i = 0; i < n->n_parts; i++)
+        TRY(wire_receive(t->w, t->peer, WIRE_LINKS, t->bulk + (size_t)i * n->part_bytes, n->part_bytes, &tickets[i]));
+    for (uint32_t i = 0; i < n->n_parts; i++) TRY(ticket_wait(t, &tickets[i]));
+    return OK;
+}
+
+/* ---- the one who answers ---- */
+
+static err serve(const struct link_test *t) {
+    struct note n = {0};
+    for (;;) {
+        TRY(note_receive(t, &n));
+        if (n.kind == NOTE_END) return OK;
+        if (n.n_parts > PARTS || (uint64_t)n.n_parts * n.part_bytes > BULK_BYTES_MAX)
+            return err_set(ERR_INTERNAL, "%s asks for %u messages of %u bytes", wire_name(t->w, t->peer), n.n_parts,
+                           n.part_bytes);
+        if (n.kind == NOTE_GIVE) {
+            TRY(parts_send(t, &n));
+            continue;
+        }
+        if (n.kind == NOTE_TAKE) TRY(parts_receive(t, &n));
+        TRY(note_send(t, &n));
+    }
+}
+
+/* ---- the one who measures ---- */
+
+static err trip(const struct link_test *t, double *seconds) {
+    struct note n = {NOTE_TRIP, 0, 0};
+    double begin = clock_s();
+    TRY(note_send(t, &n));
+    TRY(note_receive(t, &n));
+    *seconds = clock_s() - begin;
+    return OK;
+}
+
+static err trips_measure(struct link_test *t) {
+    double seconds[TRIPS_MAX];
+    uint32_t n = 0;
+    TRY(trip(t, &seconds[0])); /* the other may still be with somebody else, the connection be made now */
+    for (int64_t begin = clock_us(); n < TRIPS_MIN || (n < TRIPS_MAX && clock_us() - begin < TRIPS_US); n++)
+        TRY(trip(t, &seconds[n]));
+    t->trip_s = median_of(seconds, n);
+    return OK;
+}
+
+static err bulk_run(const struct link_test *t, enum note_kind kind, uint32_t n_parts, uint32_t part_bytes,
+                    double *bytes_per_s) {
+    struct note n = {kind, n_parts, part_bytes}, answer;
+    double begin = clock_s();
+    TRY(note_send(t, &n));
+    if (kind == NOTE_TAKE) {
+        TRY(parts_send(t, &n));
+        TRY(note_receive(t, &answer));
+    } else {
+        TRY(parts_receive(t, &n));
+    }
+    /* The way there and the way back of a small message are latency; what is left is the bytes. */
+    double took = clock_s() - begin, bulk = took - t->trip_s;
+    *bytes_per_s = (double)n_parts * part_bytes / (bulk > took / 10 ? bulk : took / 10);
+    return OK;
+}
+
+static err bulk_measure(const struct link_test *t, enum note_kind kind, double *bytes_per_s) {
+    TRY(bulk_run(t, kind, 1, FIRST_BYTES, bytes_per_s));
+    double part = *bytes_per_s * BULK_US * 1e-6 / PARTS;
+    if (part < FIRST_BYTES) return OK; /* so slow that it took long enough */
+    uint32_t part_bytes = part < BULK_BYTES_MAX / PARTS ? (uint32_t)part : BULK_BYTES_MAX / PARTS;
+    return bulk_run(t, kind, PARTS, part_bytes, bytes_per_s);
+}
+
+static err measure(struct link_test *t, struct probed_link *out) {
+    TRY(trips_measure(t));
+    out->to = (uint32_t)t->peer;
+    out->latency_s = t->trip_s / 2;
+    TRY(bulk_measure(t, NOTE_TAKE, &out->bytes_per_s));
+    TRY(bulk_measure(t, NOTE_GIVE, &out->back_per_s));
+    return note_send(t, &(struct note){NOTE_END, 0, 0});
+}
+
+/* The lower rank measures. */
+static err meet(struct link_test *t, int peer, struct probed_link *links, uint32_t *n_links) {
+    t->peer = peer;
+    if (wire_rank(t->w) > peer) return serve(t);
+    return measure(t, &links[(*n_links)++]);
+}
+
+/* ---- all of them ---- */
+
+/* Who speaks for the hosts: the first rank of each, in order; of this rank's host also the second, -1 none. */
+struct speakers {
+    int *of_host; /* [n_hosts] */
+    uint32_t n_hosts, here; /* here: this rank's */
+    int second;
+};
+
+static int is_same_host(const struct wire *w, int a, int b) { return strcmp(wire_host(w, a), wire_host(w, b)) == 0; }
+
+static err speakers_find(const struct wire *w, struct speakers *s) {
+    *s = (struct speakers){.second = -1};
+    TRY(NEW(s->of_host, (size_t)wire_size(w)));
+    for (int r = 0; r < wire_size(w); r++) {
+        uint32_t h = 0;
+        int is_here = is_same_host(w, r, wire_rank(w));
+        while (h < s->n_hosts && !is_same_host(w, s->of_host[h], r)) h++;
+        if (h < s->n_hosts && is_here && s->second < 0) s->second = r;
+        if (h == s->n_hosts) s->of_host[s->n_hosts++] = r;
+        if (is_here) s->here = h;
+    }
+    return OK;
+}
+
+static err rounds_run(struct link_test *t, const struct speakers *s, struct probed_link *links, uint32_t *n_links) {
+    for (uint32_t r = 0; r < links_n_rounds(s->n_hosts); r++) {
+        int host = links_partner(s->n_hosts, r, s->here);
+        if (host >= 0) TRY(meet(t, s->of_host[host], links, n_links));
+    }
+    return OK;
+}
+
+/* The others of a host do nothing that could be felt until its first rank is done. */
+static err host_wait(struct link_test *t, int first) {
+    int rank = wire_rank(t->w);
+    struct note end = {NOTE_END, 0, 0};
+    t->peer = first;
+    if (rank != first) return note_receive(t, &end);
+    for (t->peer = 0; t->peer < wire_size(t->w); t->peer++)
+        if (t->peer != rank && is_same_host(t->w, t->peer, rank)) TRY(note_send(t, &end));
+    return OK;
+}
+
+static err all_meet(struct link_test *t, const struct speakers *s, struct probed_link *links, uint32_t *n_links) {
+    int rank = wire_rank(t->w), first = s->of_host[s->here];
+    if (rank == s->second) TRY(meet(t, first, links, n_links));
+    if (rank != first) return host_wait(t, first);
+    if (s->second >= 0) TRY(meet(t, s->second, links, n_links));
+    TRY(rounds_run(t, s, links, n_links));
+    return host_wait(t, first);
+}
+
+err links_measure(struct wire *w, struct probed_link **out, uint32_t *n_out) {
+    struct speakers s;
+    struct link_test t = {.w = w};
+    *n_out = 0;
+    *out = NULL;
+    err e = speakers_find(w, &s);
+    if (e == OK) e = NEW(*out, s.n_hosts + 1);
+    if (e == OK) e = NEW(t.bulk, BULK_BYTES_MAX);
+    if (e == OK) memset(t.bulk, 1, BULK_BYTES_MAX); /* real pages */
+    if (e == OK) e = all_meet(&t, &s, *out, n_out);
+    if (e == OK) free(t.bulk); /* else messages may still be under way into it; the process ends */
+    free(s.of_host);
+    return e;
+}

@@ -1,0 +1,130 @@
+#include "node/probe.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "kernels/probe.h"
+#include "node/links.h"
+
+#define PAUSE_US 1000
+#define PARTS 100 /* of the work of one rank, for signs of progress */
+#define MEMORY_SHARE 4 /* a quarter of what is free may be measured on */
+
+/* The device is measured in a thread of its own, which touches neither MPI nor the link. */
+struct probing {
+    struct node *node;
+    struct probe_message asked;
+    struct probed_rank found;
+    uint64_t memory_max_bytes;
+    pthread_t thread;
+    atomic_uint n_parts;
+    atomic_int is_done;
+    err result;
+    char text[1024]; /* error texts belong to a thread */
+};
+
+static void on_figure(void *context, uint32_t n_done, uint32_t n_all) {
+    struct probing *p = context;
+    atomic_store(&p->n_parts, n_done * PARTS / n_all);
+}
+
+static err backend_measure(struct probing *p, struct backend *b, const struct device_choice *choice) {
+    struct probed_rank *f = &p->found;
+    struct probe_request r = {.choice = choice, .n_threads = choice ? p->node->cores.n_threads : 1,
+                              .memory_max_bytes = p->memory_max_bytes, .on_figure = on_figure, .context = p};
+    memcpy(r.has_format, p->asked.has_format, sizeof r.has_format);
+    snprintf(f->device, sizeof f->device, "%.60s / %.60s", b->platform, b->device);
+    f->is_host = b->is_host;
+    f->memory_bytes = b->memory_bytes;
+    f->threads = b->is_host ? r.n_threads : 0;
+    return probe_device(b, &r, &f->rates);
+}
+
+static err device_measure(struct probing *p) {
+    const struct plan_device *d = &p->asked.devices[p->node->rank];
+    const struct device_choice choice = {d->select, d->index, d->has_index};
+    int is_reference = p->asked.is_reference;
+    struct backend *b;
+    TRY(is_reference ? backend_reference(&b) : backend_opencl_choice(&choice, &b));
+    err e = b->can_call ? setup_cores(p->node, d->threads, 1) : OK;
+    if (e == OK) e = backend_measure(p, b, is_reference ? NULL : &choice);
+    b->ops->destroy(b);
+    mem_return_unused();
+    return e;
+}
+
+static void *probe_thread(void *probing) {
+    struct probing *p = probing;
+    p->result = device_measure(p);
+    if (p->result != OK) snprintf(p->text, sizeof p->text, "%s", err_text());
+    atomic_store(&p->is_done, 1);
+    return NULL;
+}
+
+/* On failure of the watch the job ends: the thread keeps `p`. */
+static err device_watch(struct probing *p) {
+    TRY(setup_cores(p->node, p->asked.devices[p->node->rank].threads, 0));
+    if (pthread_create(&p->thread, NULL, probe_thread, p) != 0)
+        return err_set(ERR_INTERNAL, "cannot start a thread that measures");
+    while (!atomic_load(&p->is_done)) {
+        TRY(setup_watch(p->node, atomic_load(&p->n_parts)));
+        clock_sleep_us(PAUSE_US);
+    }
+    pthread_join(p->thread, NULL);
+    if (p->result != OK) return err_set(p->result, "%s", p->text);
+    return setup_watch(p->node, PARTS);
+}
+
+static err answer(struct probing *p) {
+    struct bytes json = {0};
+    err e = probed_put_rank(p->node->rank, &p->found, &json);
+    if (e == OK) e = back_put(p->node, FRAME_PROBED, 0, json.data, json.len);
+    bytes_free(&json);
+    return e;
+}
+
+/* Ranks of this host measure at the same time. */
+static uint64_t memory_share(const struct node *n) {
+    uint64_t n_here = 0;
+    for (int i = 0; i < n->size; i++) n_here += strcmp(wire_host(n->w, i), wire_host(n->w, n->rank)) == 0;
+    return setup_memory_bytes() / MEMORY_SHARE / n_here;
+}
+
+static err probe_all(struct probing *p) {
+    struct node *n = p->node;
+    if (p->asked.n_ranks != (uint32_t)n->size)
+        return err_set(ERR_JOB, "%u ranks are to be measured, the job has %d", p->asked.n_ranks, n->size);
+    if (p->asked.deadline_ms > wire_deadline_ms(n->w)) wire_set_deadline(n->w, p->asked.deadline_ms);
+    p->memory_max_bytes = memory_share(n);
+    TRY(links_measure(n->w, &p->found.links, &p->found.n_links));
+    TRY(device_watch(p));
+    TRY(answer(p));
+    return n->rank == 0 ? setup_gather(n, 1, "to measure its device") : OK;
+}
+
+err probe_run(struct node *n, const char *body, size_t n_bytes) {
+    struct probing *p;
+    TRY(NEW(p, 1));
+    p->node = n;
+    TRY(probe_message_get(body, n_bytes, &p->asked));
+    n->is_measuring = 1;
+    if (n->rank == 0) {
+        back_gather(n, FRAME_PROBED, 0);
+        n->back.total_bytes = (uint64_t)n->size * PARTS;
+        memset(n->back.loaded_bytes, 0, (size_t)n->size * sizeof *n->back.loaded_bytes);
+    }
+    TRY(probe_all(p)); /* the job ends: its other thread may go on with `p` */
+    if (n->rank == 0) {
+        n->back.total_bytes = 0;
+        memset(n->back.loaded_bytes, 0, (size_t)n->size * sizeof *n->back.loaded_bytes);
+    }
+    n->is_measuring = 0;
+    free(p->found.links);
+    probe_message_free(&p->asked);
+    free(p);
+    return OK;
+}
