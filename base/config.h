@@ -48,6 +48,10 @@ enum config_group {
       "a part of the OpenCL platform's or device's name; empty: the best")     \
     X(threads, WHOLE, CONFIG_JOB, 0, 4096, "0", "",                            \
       "threads of a rank on a CPU device; 0: its share of the host's cores")   \
+    X(numerics, TEXT, CONFIG_JOB, 1, 31, "reproducible", "reproducible|fast", \
+      "reproducible: the same bits whatever the plan; fast: what payload says may round")  \
+    X(payload, TEXT, CONFIG_JOB, 1, 31, "f32", "f32|f16|int8",                 \
+      "how partial sums travel between the hosts of a stage; other than f32: numerics must be fast") \
     X(deadline_s, REAL, CONFIG_JOB, 1, 86400, "60", "s",                       \
       "a wait between ranks that takes longer ends the job")                   \
     X(hosts, TEXT, CONFIG_JOB, 0, 1023, "", "path",                            \

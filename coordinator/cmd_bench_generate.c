@@ -10,6 +10,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/link.h"
 #include "coordinator/model.h"
+#include "coordinator/numerics.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
 #include "coordinator/streams.h"
@@ -284,9 +285,9 @@ static err print_json(const struct bench *t, const char *commit) {
             r->decode / t->rows[i % t->n_prompts].decode));
     }
     return report_print_json(json_pack(
-        "{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes", (json_int_t)t->weight_bytes,
-        "device", t->device, "commit", commit, "tokens", (json_int_t)t->n_tokens, "repeat",
-        (json_int_t)t->n_repeats, "streams", (json_int_t)t->n_streams, "rows", rows));
+        "{s:s, s:I, s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes",
+        (json_int_t)t->weight_bytes, "device", t->device, "commit", commit, "numerics", numerics_text(&t->config),
+        "tokens", (json_int_t)t->n_tokens, "repeat", (json_int_t)t->n_repeats, "streams", (json_int_t)t->n_streams, "rows", rows));
 }
 
 static err bench(struct bench *t, const char *path, const char *commit) {

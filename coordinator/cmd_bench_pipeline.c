@@ -9,6 +9,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/link.h"
 #include "coordinator/model.h"
+#include "coordinator/numerics.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
 #include "coordinator/streams.h"
@@ -286,8 +287,9 @@ static err print_json(const struct bench *t, const char *commit) {
     for (uint32_t i = 0; i < t->n_runs; i++) json_array_append_new(runs, run_json(t, &t->runs[i]));
     if (one && plan->n_stages > 1) hop = json_real(hop_s(t, one));
     return report_print_json(json_pack(
-        "{s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:o, s:o}", "model", t->model.path, "device",
-        t->readings.ranks[AT_END][0].device, "commit", commit, "plan", report_plan(plan), "prompt_tokens",
+        "{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:o, s:o}", "model", t->model.path, "device",
+        t->readings.ranks[AT_END][0].device, "commit", commit, "numerics",
+        numerics_text(&t->config), "plan", report_plan(plan), "prompt_tokens",
         (json_int_t)t->n_prompt, "tokens", (json_int_t)t->n_tokens, "rows_max", (json_int_t)plan->rows_max,
         "hop_s", hop, "runs", runs));
 }

@@ -9,6 +9,7 @@
 #include "coordinator/commands.h"
 #include "coordinator/engine.h"
 #include "coordinator/model.h"
+#include "coordinator/numerics.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
 #include "coordinator/sampling.h"
@@ -227,14 +228,14 @@ static err print_json(struct generate *g, const struct engine_rank *ranks) {
     const char *text = sequence_text(g->sequence, &n_text);
     const struct plan *plan = engine_plan(g->engine);
     return report_print_json(json_pack(
-        "{s:o, s:o, s:s%, s:s, s:I, s:{s:f, s:f, s:f, s:f}, s:o, s:o}",
+        "{s:o, s:o, s:s%, s:s, s:I, s:{s:f, s:f, s:f, s:f}, s:s, s:o, s:o}",
         "prompt_tokens", report_tokens(g->prompt_tokens.ids, g->prompt_tokens.n),
         "tokens", report_tokens(tokens, n_tokens), "text", text, n_text,
         "finish_reason", sequence_finish(g->sequence) == SEQUENCE_STOP ? "stop" : "length",
         "seed", (json_int_t)g->seed, "timings", "load_s", t.load_s,
         "prefill_tokens_per_s", t.prefill_tokens_per_s, "decode_tokens_per_s",
         t.decode_tokens_per_s, "time_to_first_token_s", t.time_to_first_token_s,
-        "plan", report_plan(plan), "ranks", report_ranks(plan, ranks)));
+        "numerics", numerics_text(&g->config), "plan", report_plan(plan), "ranks", report_ranks(plan, ranks)));
 }
 
 static err print_table(struct generate *g, const struct engine_rank *ranks) {
@@ -248,6 +249,7 @@ static err print_table(struct generate *g, const struct engine_rank *ranks) {
             t.load_s, g->prompt_tokens.n, t.prefill_tokens_per_s, t.time_to_first_token_s, n,
             t.decode_tokens_per_s);
     if (g->config.temperature > 0) fprintf(stderr, "; seed %llu", (unsigned long long)g->seed);
+    if (g->config.is_set[CONFIG_numerics]) fprintf(stderr, "; numerics %s", numerics_text(&g->config));
     fprintf(stderr, "\n");
     return OK;
 }

@@ -8,6 +8,7 @@
 #include "coordinator/commands.h"
 #include "coordinator/engine.h"
 #include "coordinator/model.h"
+#include "coordinator/numerics.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
 #include "model/limits.h"
@@ -129,9 +130,10 @@ static err logits(struct logits *l, const char *path) {
     TRY(engine_open(&o, &l->engine));
     TRY(run(l));
     if (!l->is_json) return OK;
-    return report_print_json(json_pack("{s:I, s:I, s:s, s:o}", "n_tokens", (json_int_t)l->tokens.n,
+    return report_print_json(json_pack("{s:I, s:I, s:s, s:s, s:o}", "n_tokens", (json_int_t)l->tokens.n,
                                        "n_vocab", (json_int_t)l->model.program->n_vocab, "out",
-                                       l->out_path, "plan", report_plan(engine_plan(l->engine))));
+                                       l->out_path, "numerics", numerics_text(&l->config), "plan",
+                                       report_plan(engine_plan(l->engine))));
 }
 
 static void logits_end(struct logits *l) {

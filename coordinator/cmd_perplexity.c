@@ -13,6 +13,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/link.h"
 #include "coordinator/model.h"
+#include "coordinator/numerics.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
 #include "model/limits.h"
@@ -139,10 +140,10 @@ static err report(const struct perplexity *x, double seconds) {
     if (!isfinite(nll)) return err_set(ERR_DEVICE, "the scores are not finite");
     if (x->is_json)
         return report_print_json(json_pack(
-            "{s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:o}", "perplexity", exp(nll), "nll", nll,
+            "{s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:s, s:o}", "perplexity", exp(nll), "nll", nll,
             "n_scored", (json_int_t)x->n_scored, "n_windows", (json_int_t)x->n_windows,
             "context", (json_int_t)x->window, "n_tokens", (json_int_t)x->tokens.n, "seconds",
-            seconds, "plan", report_plan(engine_plan(x->engine))));
+            seconds, "numerics", numerics_text(&x->config), "plan", report_plan(engine_plan(x->engine))));
     printf("perplexity %.4f  (mean negative log-likelihood %.6f; %llu tokens scored in %llu windows of %u)\n",
            exp(nll), nll, (unsigned long long)x->n_scored, (unsigned long long)x->n_windows, x->window);
     return OK;

@@ -7,6 +7,7 @@
 #include "coordinator/commands.h"
 #include "coordinator/conversation.h"
 #include "coordinator/http.h"
+#include "coordinator/numerics.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
 #include "partition/plan.h"
@@ -57,8 +58,8 @@ static void on_wake(void *context) {
     service_status(s->service, &status);
     if (status.state == SERVICE_READY && !s->was_ready) {
         s->was_ready = 1;
-        log_info("ready", "load_s=%.2f context=%u kv_tokens=%llu", status.load_s, status.context,
-                 (unsigned long long)status.n_blocks * KV_BLOCK_TOKENS);
+        log_info("ready", "load_s=%.2f context=%u kv_tokens=%llu numerics=\"%s\"", status.load_s, status.context,
+                 (unsigned long long)status.n_blocks * KV_BLOCK_TOKENS, numerics_text(&s->config));
     }
     int number = engine_take_signal();
     if (number && !s->is_stopping) log_info("draining", "signal=%d limit_s=%.0f", number, s->config.drain_s);
@@ -92,7 +93,9 @@ static err transport_open(struct serve *s) {
 
 /* All that can be known to be wrong before anything starts. */
 static err check(struct serve *s) {
+    enum payload payload;
     TRY(http_check(&s->config));
+    TRY(numerics_choose(&s->config, &payload));
     TRY(check_plan(s));
     printf("%s is good: model, plan, keys, certificates and template\n", s->model.path);
     return OK;

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "coordinator/link.h"
+#include "coordinator/numerics.h"
 #include "coordinator/supervisor.h"
 
 #define SECOND_US 1000000
@@ -23,6 +24,7 @@
 struct engine {
     struct engine_options o;
     struct plan *plan;
+    enum payload payload;
     struct supervisor *supervisor; /* NULL inside an MPI launch */
     struct link_watch quiet;       /* the watch inside an MPI launch */
     struct link_watch opening;     /* beside it until the job is ready */
@@ -374,7 +376,7 @@ static err send_plan(struct engine *e) {
         .layer_begin = plan->layer_begin, .shares = plan->shares,
         .rows_max = plan->rows_max, .n_blocks = plan->n_blocks, .context_max = plan->context,
         .deadline_ms = (uint32_t)(e->o.config->deadline_s * 1000),
-        .is_reference = e->o.is_reference};
+        .is_reference = e->o.is_reference, .payload = e->payload};
     struct bytes json = {0};
     err code = plan_weights_from_name(e->o.config->weights, &m.weights);
     if (code == OK) code = model_path(e->o.model, m.weights, m.model, sizeof m.model);
@@ -447,6 +449,7 @@ static err make_plan(struct engine *e) {
             return err_set(ERR_USAGE, "--ranks %u inside a launch of %d ranks; leave it out", r.n_ranks, inside_ranks);
         r.n_ranks = (uint32_t)inside_ranks;
     }
+    TRY(numerics_choose(c, &e->payload));
     TRY(plan_create(e->o.program, &r, &e->plan));
     return NEW(e->ranks, e->plan->n_ranks);
 }

@@ -315,11 +315,12 @@ static json_t *json_devices(const struct plan_message *m) {
 
 err plan_message_put(const struct plan_message *m, struct bytes *json) {
     json_t *root = json_pack(
-        "{s:s%, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:s}", "model", m->model, strlen(m->model),
+        "{s:s%, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:s, s:s, s:I}", "model", m->model, strlen(m->model),
         "layer_begin", json_layers(m), "shares", json_shares(m), "order", json_order(m), "devices", json_devices(m),
         "rows_max", (json_int_t)m->rows_max, "n_blocks", (json_int_t)m->n_blocks, "context_max",
         (json_int_t)m->context_max, "deadline_ms", (json_int_t)m->deadline_ms, "is_reference", m->is_reference,
-        "weights", weights_names[m->weights]);
+        "weights", weights_names[m->weights], "payload", payload_names[m->payload], "hop_bytes",
+        (json_int_t)m->hop_bytes);
     if (!root)
         return err_set(ERR_CONFIG, "the model's path or a device's name is not valid UTF-8");
     return json_take(root, json);
@@ -438,6 +439,11 @@ static err plan_read(const json_t *root, struct plan_message *m) {
     TRY(get_count(root, "context_max", INT32_MAX, &m->context_max));
     TRY(get_count(root, "deadline_ms", PLAN_DEADLINE_MAX_MS, &m->deadline_ms));
     m->is_reference = json_is_true(json_object_get(root, "is_reference"));
+    const char *payload = json_string_value(json_object_get(root, "payload"));
+    if (payload && !payload_find(payload, &m->payload))
+        return err_set(ERR_INTERNAL, "plan: no payload '%s'", payload);
+    if (json_integer_value(json_object_get(root, "hop_bytes")) != 0)
+        TRY(get_count(root, "hop_bytes", INT32_MAX, &m->hop_bytes));
     char weights[16];
     TRY(get_text(root, "weights", 0, weights, sizeof weights));
     return plan_weights_from_name(weights, &m->weights);

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "model/device_rates.h"
 #include "model/limits.h"
+#include "node/payload.h"
 
 #define FRAME_MAGIC 0x56415243u /* "CRAV" */
 #define FRAME_BYTES_MAX (1u << 30)
@@ -169,6 +170,8 @@ struct plan_message {
     uint32_t deadline_ms;             /* of every wait between ranks */
     int is_reference;                 /* plain C in place of a device */
     enum plan_weights weights;
+    enum payload payload;             /* between the hosts of a stage; not f32: numerics = fast */
+    uint32_t hop_bytes;               /* that a link between hosts carries in the time of its latency; 0: not known */
 };
 err plan_message_put(const struct plan_message *m, struct bytes *json);
 /* Validates; on failure nothing is left to free. */

@@ -177,8 +177,8 @@ static err meet_with(struct node *n, const uint32_t *host_of, struct shard_group
         .n_groups = n_groups,
         .rows_max = n->limits.rows_max,
         .has_board = n->board != NULL,
-        .payload = PAYLOAD_F32,
-        .hop_bytes = HOP_BYTES,
+        .payload = is_one_host ? PAYLOAD_F32 : n->plan.payload,
+        .hop_bytes = n->plan.hop_bytes ? n->plan.hop_bytes : HOP_BYTES,
         .link = {n, round_receive, round_send, round_wait},
     };
     return sums_create(&setup, &m->sums);

@@ -13,6 +13,15 @@ const char *const payload_names[N_PAYLOADS] = {
 #undef PAYLOAD_NAME
 };
 
+int payload_find(const char *name, enum payload *out) {
+    for (int i = 0; i < N_PAYLOADS; i++)
+        if (strcmp(name, payload_names[i]) == 0) {
+            *out = (enum payload)i;
+            return 1;
+        }
+    return 0;
+}
+
 struct int8_block {
     float scale;
     int8_t q[PAYLOAD_BLOCK];

@@ -19,6 +19,8 @@ enum payload {
 #define PAYLOAD_BLOCK 32 /* values that share a scale */
 
 extern const char *const payload_names[N_PAYLOADS];
+/* By name; 0 where there is none of it. */
+int payload_find(const char *name, enum payload *out);
 
 size_t payload_bytes(enum payload p, size_t n);
 /* `out` [payload_bytes(p, n)], at a multiple of 4 bytes. */

@@ -53,4 +53,41 @@ same 1x4_hosts_in_turn a,b,a,b --shards 4
 same 2x2_across_hosts a,b,a,b --stages 2 --shards 2
 same 1x4_by_messages a,a,b,b --shards 4 --reference
 
+
+# Fewer bytes for other bits: f16 half as many between hosts, int8 about a quarter, and the same answer or one near it.
+sums_of() { set -- $(sent); echo $(($1 + $2)); }
+tokens a,b --shards 2
+full=$(sums_of)
+for payload in f16 int8; do
+  tokens a,b --shards 2 --numerics fast --payload $payload
+  n=$(sums_of)
+  [ -s "$dir/tokens" ] && [ $((n * 10)) -lt $((full * 8)) ] && grep -q "\"numerics\": \"fast ($payload between hosts)\"" "$dir/json" &&
+    ok payload_$payload || bad payload_$payload "$full bytes before, $n now: $(tail -3 "$dir/err")"
+done
+same fast_alone_keeps_the_bits a,b --shards 2 --numerics fast
+
+# perplexity HOSTS FLAGS...: of the demo model; a number with 4 digits after the point, without the point.
+perplexity() {
+  local hosts=$1
+  shift
+  launch "$hosts" perplexity models/demo.gguf --file "$dir/text" --context 256 "$@" 2>"$dir/err" </dev/null |
+    sed -n 's/^perplexity \([0-9]*\)\.\([0-9]*\) .*/\1\2/p'
+}
+head -c 6000 models/heldout.txt >"$dir/text"
+before=$(perplexity a)
+for payload in f16 int8; do
+  now=$(perplexity a,b --shards 2 --numerics fast --payload $payload)
+  [ -n "$before" ] && [ -n "$now" ] && [ $((now * 100)) -lt $((before * 101)) ] && [ $((now * 101)) -gt $((before * 100)) ] &&
+    ok perplexity_$payload || bad perplexity_$payload "$before before, $now now: $(tail -3 "$dir/err")"
+done
+
+refused() {
+  local name=$1 text=$2
+  shift 2
+  "$CARAVAN" generate $model --prompt x "$@" >"$dir/out" 2>"$dir/err" && bad "$name" "was taken" && return
+  grep -qF "$text" "$dir/err" && ok "$name" || bad "$name" "$(cat "$dir/err")"
+}
+refused payload_needs_fast 'payload = "f16" rounds sums between hosts: it needs numerics = "fast"' --payload f16
+refused unknown_payload 'payload = "f8": expected f32, f16 or int8' --numerics fast --payload f8
+refused unknown_numerics 'numerics = "quick": expected reproducible or fast' --numerics quick
 exit $failed

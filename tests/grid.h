@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/mem.h"
 #include "node/stage.h"
@@ -89,7 +90,14 @@ static inline err grid_receive(void *context, enum sum_round round, uint32_t fro
 static inline err grid_take(struct grid_shard *s, const struct grid_receive *r) {
     struct grid *g = s->grid;
     pthread_mutex_lock(&g->lock);
-    while (!g->messages[r->from][s->shard]) pthread_cond_wait(&g->has_come, &g->lock);
+    struct timespec limit;
+    clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_sec += 60;
+    while (!g->messages[r->from][s->shard])
+        if (pthread_cond_timedwait(&g->has_come, &g->lock, &limit) != 0) {
+            pthread_mutex_unlock(&g->lock);
+            return err_set(ERR_TIMEOUT, "shard %u waits for shard %u", s->shard, r->from);
+        }
     struct grid_message *m = g->messages[r->from][s->shard];
     g->messages[r->from][s->shard] = m->next;
     pthread_mutex_unlock(&g->lock);

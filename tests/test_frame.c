@@ -289,7 +289,7 @@ static void test_plan_round_trip(void **state) {
     struct plan_message m = {.model = "/models/\"quoted\" \\ ü.gguf", .n_stages = 2, .n_shards = 3,
                              .layer_begin = begin, .shares = shares, .order = order, .devices = devices,
                              .rows_max = 512, .n_blocks = 100000, .context_max = 131072, .deadline_ms = 60000,
-                             .is_reference = 1, .weights = WEIGHTS_LOCAL};
+                             .is_reference = 1, .weights = WEIGHTS_LOCAL, .payload = PAYLOAD_INT8, .hop_bytes = 12345};
     struct plan_message got;
     struct bytes b = {0};
     assert_int_equal(plan_message_put(&m, &b), OK);
@@ -312,6 +312,8 @@ static void test_plan_round_trip(void **state) {
     assert_int_equal(got.deadline_ms, 60000);
     assert_int_equal(got.is_reference, 1);
     assert_int_equal(got.weights, WEIGHTS_LOCAL);
+    assert_int_equal(got.payload, PAYLOAD_INT8);
+    assert_int_equal(got.hop_bytes, 12345);
     plan_message_free(&got);
     for (size_t n = 0; n < b.len; n++) {
         char *copy = (char *)copy_of(b.data, n);

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include <math.h>
+
 #include "tests/grid.h"
 
 #define FOLDER "tests/golden/"
@@ -173,8 +175,87 @@ static void every_network(void **state) {
     }
 }
 
+/* Payloads of fewer bits: all shards go on with the same sums, which are near those of full precision. Where weights are
+ * quantised, activations are rounded to 8 bits anyway, and the least change rounds some of them the other way. */
+static void rounded_payloads(void **state) {
+    (void)state;
+    static const struct {
+        enum payload payload;
+        double most[2]; /* of the error, to the size of the logits: dense, quantised */
+    } payloads[] = {{PAYLOAD_F16, {0.002, 0.06}}, {PAYLOAD_INT8, {0.05, 0.09}}};
+    static const size_t hop_bytes[] = {0, SIZE_MAX / 4};
+    for (size_t m = 0; m < 2; m++) {
+        tokens_read(m);
+        float *expected = run(m, NULL, 1, 1, 64, 1);
+        double size = 0;
+        for (size_t i = 0; i < n_logits; i++) size += (double)expected[i] * (double)expected[i];
+        for (size_t k = 0; k < 4; k++) {
+            struct grid_network network = {.host_of = {0, 0, 1, 2}, .payload = payloads[k % 2].payload,
+                                           .hop_bytes = hop_bytes[k / 2]};
+            float *got = run_on(&network, m, NULL, 1, 4, 64, 1);
+            double error = 0;
+            for (size_t i = 0; i < n_logits; i++)
+                error += (double)(got[i] - expected[i]) * (double)(got[i] - expected[i]);
+            error = sqrt(error / size);
+            print_message("%s, %s: error %.2g\n", models[m].file, payload_names[network.payload], error);
+            assert_true(error > 0 && error < payloads[k % 2].most[m]);
+            free(got);
+        }
+        free(expected);
+    }
+}
+
+/* Subtrees that a run of shards owns together. */
+static uint64_t n_owned(const struct program *p, enum axis axis, uint32_t n_shards, struct shard_group g) {
+    struct cut first, last;
+    struct tree tree;
+    cut_make(p, n_shards, g.begin, NULL, &first);
+    cut_make(p, n_shards, g.end - 1, NULL, &last);
+    tree_own(p->axes[axis].n_segments, (struct range){first.segments[axis].begin, last.segments[axis].end}, &tree);
+    return tree.n_results;
+}
+
+/* Nothing but owned subtrees travels: one row, sent at once, every byte accounted for. */
+static void only_owned_subtrees_travel(void **state) {
+    (void)state;
+    static const struct grid_network networks_of_4[] = {{.host_of = {0, 1, 2, 3}}, {.host_of = {0, 0, 1, 1}},
+                                                       {.host_of = {0, 1, 1, 1}}};
+    tokens_read(0);
+    for (size_t k = 0; k < sizeof networks_of_4 / sizeof *networks_of_4; k++) {
+        struct grid_network network = networks_of_4[k];
+        struct shard_group groups[GRID_SHARDS_MAX];
+        struct grid g;
+        uint32_t n_groups = sums_group(network.host_of, 4, groups);
+        network.hop_bytes = SIZE_MAX / 4;
+        assert_int_equal(grid_open_network(&g, FOLDER "llama-shards.f16.gguf", NULL, 1, 4, 64, 128, &network), OK);
+        const struct program *p = g.program;
+        float *hidden = malloc((size_t)p->dim * sizeof *hidden);
+        assert_int_equal(grid_rows(&g, tokens, 1, 1, NULL, hidden), OK);
+        for (uint32_t i = 0; i < n_groups; i++)
+            for (uint32_t s = groups[i].begin; s < groups[i].end; s++) {
+                struct shard_group alone = {s, s + 1};
+                int is_first = s == groups[i].begin;
+                uint64_t sum = (uint64_t)p->n_layers * p->dim * sizeof(float), inside = 0, hosts = 0;
+                for (int a = 0; a < 2; a++) {
+                    enum axis axis = a ? AXIS_FF : AXIS_HEADS;
+                    if (is_first) hosts += sum * n_owned(p, axis, 4, groups[i]) * (n_groups - 1);
+                    else inside += sum * n_owned(p, axis, 4, alone);
+                }
+                assert_int_equal(g.bytes_sent[s][SUM_OF_GROUP], inside);
+                assert_int_equal(g.bytes_sent[s][SUM_OF_HOSTS], hosts);
+                assert_int_equal(g.bytes_sent[s][SUM_OF_PARTS], 0);
+                assert_int_equal(g.bytes_sent[s][SUM_BACK],
+                                 is_first ? 2 * sum * (groups[i].end - groups[i].begin - 1) : 0);
+            }
+        free(hidden);
+        grid_close(&g);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_grid_and_chunk), cmocka_unit_test(every_network),
+                                       cmocka_unit_test(rounded_payloads),
+                                       cmocka_unit_test(only_owned_subtrees_travel),
                                        cmocka_unit_test(every_device)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
