@@ -287,7 +287,8 @@ static err print_json(const struct bench *t, const char *commit) {
     return report_print_json(json_pack(
         "{s:s, s:I, s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes",
         (json_int_t)t->weight_bytes, "device", t->device, "commit", commit, "numerics", numerics_text(&t->config),
-        "tokens", (json_int_t)t->n_tokens, "repeat", (json_int_t)t->n_repeats, "streams", (json_int_t)t->n_streams, "rows", rows));
+        "tokens", (json_int_t)t->n_tokens, "repeat", (json_int_t)t->n_repeats, "streams",
+        (json_int_t)t->n_streams, "rows", rows));
 }
 
 static err bench(struct bench *t, const char *path, const char *commit) {
