@@ -17,6 +17,7 @@
 #include "base/env.h"
 #include "base/log.h"
 #include "kernels/backend.h"
+#include "node/allowance.h"
 #include "node/node_parts.h"
 #include "node/probe.h"
 
@@ -27,27 +28,6 @@
 #define LOAD_PAUSE_US 1000
 
 /* ---- hello ---- */
-
-static uint64_t file_number(const char *path, const char *key) {
-    FILE *f = fopen(path, "re");
-    char line[256];
-    uint64_t found = 0;
-    size_t n = strlen(key);
-    while (f && fgets(line, sizeof line, f))
-        if (strncmp(line, key, n) == 0 && sscanf(line + n, "%lu", &found) == 1) break;
-    if (f) fclose(f);
-    return found;
-}
-
-uint64_t setup_memory_bytes(void) {
-    uint64_t n = file_number("/proc/meminfo", "MemAvailable:") * 1024;
-    uint64_t max = file_number("/sys/fs/cgroup/memory.max", "");
-    uint64_t used = file_number("/sys/fs/cgroup/memory.current", "");
-    uint64_t cache = file_number("/sys/fs/cgroup/memory.stat", "inactive_file ");
-    used = used > cache ? used - cache : 0;
-    if (max > used && max - used < n) n = max - used;
-    return n;
-}
 
 static err json_back(struct node *n, enum frame_kind kind, json_t *take) {
     char *text = take ? json_dumps(take, JSON_COMPACT) : NULL;
@@ -64,7 +44,7 @@ static err hello_put(struct node *n) {
     return json_back(n, FRAME_HELLO,
                      json_pack("{s:i,s:s,s:i,s:i,s:I}", "rank", n->rank, "host",
                                wire_host(n->w, n->rank), "pid", (int)getpid(), "n_cores", n_cores,
-                               "memory_bytes", (json_int_t)setup_memory_bytes()));
+                               "memory_bytes", (json_int_t)allowance_bytes("")));
 }
 
 static err ready_put(struct node *n) {

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "kernels/probe.h"
+#include "node/allowance.h"
 #include "node/links.h"
 
 #define PAUSE_US 1000
@@ -91,7 +92,7 @@ static err answer(struct probing *p) {
 static uint64_t memory_share(const struct node *n) {
     uint64_t n_here = 0;
     for (int i = 0; i < n->size; i++) n_here += strcmp(wire_host(n->w, i), wire_host(n->w, n->rank)) == 0;
-    return setup_memory_bytes() / MEMORY_SHARE / n_here;
+    return allowance_bytes("") / MEMORY_SHARE / n_here;
 }
 
 static err probe_all(struct probing *p) {
