@@ -455,6 +455,8 @@ static err make_plan(struct engine *e) {
 }
 
 err engine_open(const struct engine_options *o, struct engine **out) {
+    if (o->program->n_experts)
+        return err_set(ERR_UNSUPPORTED, "%s is a mixture of experts, which can be planned but not run yet", o->model);
     struct engine *e;
     TRY(NEW(e, 1));
     e->o = *o;

@@ -9,6 +9,7 @@
 #define DIMENSION_MAX (1u << 24)
 #define LAYERS_MAX 4096u
 #define HEADS_MAX 65536u
+#define EXPERTS_MAX 65536u
 
 static void key_name(const struct program *p, const char *suffix, char key[128]) {
     snprintf(key, 128, "%s.%s", p->arch, suffix);
@@ -82,6 +83,14 @@ static err vocabulary_size(struct program *p, const struct gguf *g) {
     return OK;
 }
 
+static err read_experts(struct program *p, const struct gguf *g) {
+    TRY(arch_u32_or(p, g, "expert_count", 0, &p->n_experts));
+    if (!p->n_experts) return OK;
+    TRY(check_range(g, "expert_count", p->n_experts, EXPERTS_MAX));
+    TRY(arch_u32(p, g, "expert_used_count", &p->n_experts_used));
+    return check_range(g, "expert_used_count", p->n_experts_used, p->n_experts);
+}
+
 err arch_read_dimensions(struct program *p, const struct gguf *g) {
     TRY(arch_u32(p, g, "block_count", &p->n_layers));
     TRY(check_range(g, "block_count", p->n_layers, LAYERS_MAX));
@@ -107,11 +116,13 @@ err arch_read_dimensions(struct program *p, const struct gguf *g) {
     TRY(arch_u32(p, g, "context_length", &p->n_context));
     TRY(check_range(g, "context_length", p->n_context, DIMENSION_MAX));
     TRY(vocabulary_size(p, g));
+    TRY(read_experts(p, g));
     axis_set(p, AXIS_DIM, "dim", p->dim, 32);
     axis_set(p, AXIS_HEADS, "heads", p->n_heads * p->head_dim, heads_unit(p, g));
     axis_set(p, AXIS_KV, "kv", p->n_kv_heads * p->head_dim, p->head_dim);
     axis_set(p, AXIS_FF, "ff", p->ff, 32);
     axis_set(p, AXIS_VOCAB, "vocab", p->n_vocab, 32);
+    if (p->n_experts) axis_set(p, AXIS_EXPERTS, "experts", p->n_experts, 1);
     return OK;
 }
 
@@ -198,15 +209,16 @@ static err weight_add(struct program *p, struct weight w, int *out) {
 }
 
 static err tensor_bind(const struct gguf *g, const char *fmt, va_list args, uint64_t cols,
-                       uint64_t rows, struct weight *w) {
+                       uint64_t rows, uint64_t depth, struct weight *w) {
     vsnprintf(w->name, sizeof w->name, fmt, args);
     const struct gguf_tensor *t = gguf_find_tensor(g, w->name);
     if (!t) return err_set(ERR_FORMAT, "%s: tensor '%s' is missing", gguf_path(g), w->name);
-    if (t->dims[0] != cols || t->dims[1] != rows || t->dims[2] != 1 || t->dims[3] != 1)
-        return err_set(ERR_FORMAT, "%s: tensor '%s' has shape [%llu, %llu, %llu, %llu], expected [%llu, %llu, 1, 1]",
+    if (t->dims[0] != cols || t->dims[1] != rows || t->dims[2] != depth || t->dims[3] != 1)
+        return err_set(ERR_FORMAT, "%s: tensor '%s' has shape [%llu, %llu, %llu, %llu], expected [%llu, %llu, %llu, 1]",
                        gguf_path(g), w->name, (unsigned long long)t->dims[0],
                        (unsigned long long)t->dims[1], (unsigned long long)t->dims[2],
-                       (unsigned long long)t->dims[3], (unsigned long long)cols, (unsigned long long)rows);
+                       (unsigned long long)t->dims[3], (unsigned long long)cols, (unsigned long long)rows,
+                       (unsigned long long)depth);
     w->tensor = t;
     return OK;
 }
@@ -217,7 +229,19 @@ err arch_matrix(struct program *p, const struct gguf *g, int *out, enum axis out
                        .cols = p->axes[in_axis].size, .out_axis = out_axis, .in_axis = in_axis};
     va_list args;
     va_start(args, fmt);
-    err e = tensor_bind(g, fmt, args, w.cols, tensor_rows ? tensor_rows : w.rows, &w);
+    err e = tensor_bind(g, fmt, args, w.cols, tensor_rows ? tensor_rows : w.rows, 1, &w);
+    va_end(args);
+    TRY(e);
+    return weight_add(p, w, out);
+}
+
+err arch_experts(struct program *p, const struct gguf *g, int *out, enum axis out_axis, enum axis in_axis,
+                 const char *fmt, ...) {
+    struct weight w = {.rows = p->axes[out_axis].size, .cols = p->axes[in_axis].size, .out_axis = out_axis,
+                       .in_axis = in_axis, .n_experts = p->n_experts, .n_used = p->n_experts_used};
+    va_list args;
+    va_start(args, fmt);
+    err e = tensor_bind(g, fmt, args, w.cols, w.rows, w.n_experts, &w);
     va_end(args);
     TRY(e);
     return weight_add(p, w, out);
@@ -229,7 +253,7 @@ err arch_vector(struct program *p, const struct gguf *g, int *out, enum axis axi
                        .out_axis = axis, .in_axis = axis};
     va_list args;
     va_start(args, fmt);
-    err e = tensor_bind(g, fmt, args, tensor_cols ? tensor_cols : cols, 1, &w);
+    err e = tensor_bind(g, fmt, args, tensor_cols ? tensor_cols : cols, 1, 1, &w);
     va_end(args);
     TRY(e);
     if (format_info(w.tensor->format)->is_quantised)

@@ -27,6 +27,7 @@ err arch_value(struct program *p, const char *name, enum axis axis, int *out);
 /* The values every decoder has. */
 struct decoder_values {
     int x, h, q, k, v, att, part, y, gate, up, f;
+    int scores; /* of the experts of a mixture; else -1 */
 };
 err arch_decoder_values(struct program *p, struct decoder_values *out);
 
@@ -35,6 +36,9 @@ err arch_decoder_values(struct program *p, struct decoder_values *out);
 err arch_matrix(struct program *p, const struct gguf *g, int *out, enum axis out_axis, enum axis in_axis,
                 uint64_t row_begin, uint64_t tensor_rows, const char *fmt, ...)
     __attribute__((format(printf, 8, 9)));
+/* The same of every expert of a mixture, in one tensor: [in, out, experts]. */
+err arch_experts(struct program *p, const struct gguf *g, int *out, enum axis out_axis, enum axis in_axis,
+                 const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 /* A vector over an axis, of `cols` values from col_begin on (tensor_cols in all). */
 err arch_vector(struct program *p, const struct gguf *g, int *out, enum axis axis, uint32_t cols,
                 uint64_t col_begin, uint64_t tensor_cols, const char *fmt, ...)

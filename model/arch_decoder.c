@@ -16,6 +16,8 @@ err arch_decoder_values(struct program *p, struct decoder_values *out) {
     TRY(arch_value(p, "gate", AXIS_FF, &out->gate));
     TRY(arch_value(p, "up", AXIS_FF, &out->up));
     TRY(arch_value(p, "f", AXIS_FF, &out->f));
+    out->scores = -1;
+    if (p->n_experts) TRY(arch_value(p, "scores", AXIS_EXPERTS, &out->scores));
     p->values[out->part].is_partial = 1;
     p->value_x = out->x;
     return OK;
@@ -110,14 +112,28 @@ static err gated_attention(struct program *p, const struct gguf *g, const struct
     return arch_residual(p, g, i, d, d->att, o, "attn_output");
 }
 
+/* The matrices of the feed-forward part; of a mixture those of all experts, after the scores that choose among them. */
+static err ff_matrices(struct program *p, const struct gguf *g, const struct decoder_values *d, int i, int *gate,
+                       int *up, int *down) {
+    if (!p->n_experts) {
+        TRY(arch_matrix(p, g, gate, AXIS_FF, AXIS_DIM, 0, 0, "blk.%d.ffn_gate.weight", i));
+        TRY(arch_matrix(p, g, up, AXIS_FF, AXIS_DIM, 0, 0, "blk.%d.ffn_up.weight", i));
+        return arch_matrix(p, g, down, AXIS_DIM, AXIS_FF, 0, 0, "blk.%d.ffn_down.weight", i);
+    }
+    int router;
+    TRY(arch_matrix(p, g, &router, AXIS_EXPERTS, AXIS_DIM, 0, 0, "blk.%d.ffn_gate_inp.weight", i));
+    TRY(arch_linear(p, i, d->h, router, d->scores));
+    TRY(arch_experts(p, g, gate, AXIS_FF, AXIS_DIM, "blk.%d.ffn_gate_exps.weight", i));
+    TRY(arch_experts(p, g, up, AXIS_FF, AXIS_DIM, "blk.%d.ffn_up_exps.weight", i));
+    return arch_experts(p, g, down, AXIS_DIM, AXIS_FF, "blk.%d.ffn_down_exps.weight", i);
+}
+
 static err gated_ff(struct program *p, const struct gguf *g, const struct decoder_values *d, int i,
                     float eps) {
     int norm, gate, up, down;
     TRY(arch_vector(p, g, &norm, AXIS_DIM, p->dim, 0, 0, "blk.%d.ffn_norm.weight", i));
-    TRY(arch_matrix(p, g, &gate, AXIS_FF, AXIS_DIM, 0, 0, "blk.%d.ffn_gate.weight", i));
-    TRY(arch_matrix(p, g, &up, AXIS_FF, AXIS_DIM, 0, 0, "blk.%d.ffn_up.weight", i));
-    TRY(arch_matrix(p, g, &down, AXIS_DIM, AXIS_FF, 0, 0, "blk.%d.ffn_down.weight", i));
     TRY(arch_norm(p, i, NORM_RMS, eps, p->dim, d->x, norm, -1, d->h));
+    TRY(ff_matrices(p, g, d, i, &gate, &up, &down));
     TRY(arch_linear(p, i, d->h, gate, d->gate));
     TRY(arch_linear(p, i, d->h, up, d->up));
     TRY(optional_bias(p, g, i, d->gate, "ffn_gate"));

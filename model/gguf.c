@@ -324,6 +324,39 @@ err gguf_open_header(const char *name, const void *header, size_t n, struct gguf
     return finish_open(open_header(g, name, header, n), g, out);
 }
 
+static err describe(struct gguf *g, const char *path, const struct gguf_kv *kv, size_t n_kv,
+                    const struct gguf_tensor *tensors, size_t n_tensors) {
+    struct file *f;
+    TRY(file_new(g, &f));
+    f->path = strdup(path);
+    if (!f->path) return err_set(ERR_MEMORY, "cannot allocate a path");
+    TRY(NEW(g->header.kv, n_kv));
+    TRY(NEW(g->header.kv_sorted, n_kv));
+    TRY(NEW(g->tensors, n_tensors));
+    memcpy(g->header.kv, kv, n_kv * sizeof *kv);
+    g->header.n_kv = n_kv;
+    gguf_header_sort(&g->header);
+    uint64_t at = 0;
+    for (; g->n_tensors < n_tensors; g->n_tensors++) {
+        struct gguf_tensor *t = &g->tensors[g->n_tensors];
+        *t = tensors[g->n_tensors];
+        t->file = 0;
+        t->file_offset = at;
+        t->n_bytes = format_bytes(t->format, (size_t)(t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3]));
+        at += t->n_bytes;
+    }
+    f->n_bytes = at;
+    return index_tensors(g);
+}
+
+err gguf_describe(const char *path, const struct gguf_kv *kv, size_t n_kv, const struct gguf_tensor *tensors,
+                  size_t n_tensors, struct gguf **out) {
+    struct gguf *g;
+    *out = NULL;
+    TRY(NEW(g, 1));
+    return finish_open(describe(g, path, kv, n_kv, tensors, n_tensors), g, out);
+}
+
 void gguf_close(struct gguf *g) {
     if (!g) return;
     for (size_t i = 0; i < g->n_files; i++) {

@@ -76,6 +76,11 @@ err gguf_fingerprint(const struct gguf *g, struct gguf_fingerprint *out);
 uint64_t gguf_change_stamp(const struct gguf *g);
 void gguf_close(struct gguf *g);
 
+/* A model that is described, not there: metadata and tensors without data, for which gguf_read fails. `path` is what
+ * messages call it. The lists are copied, what they point to is not; n_bytes and file_offset of the tensors are set. */
+err gguf_describe(const char *path, const struct gguf_kv *kv, size_t n_kv, const struct gguf_tensor *tensors,
+                  size_t n_tensors, struct gguf **out);
+
 const char *gguf_path(const struct gguf *g);
 uint32_t gguf_version(const struct gguf *g);
 uint64_t gguf_file_bytes(const struct gguf *g); /* all splits */

@@ -335,6 +335,11 @@ const struct gguf_kv *gguf_header_find(const struct gguf_header *h,
     return hit ? *hit : NULL;
 }
 
+void gguf_header_sort(struct gguf_header *h) {
+    for (size_t i = 0; i < h->n_kv; i++) h->kv_sorted[i] = &h->kv[i];
+    qsort(h->kv_sorted, h->n_kv, sizeof *h->kv_sorted, compare_kv);
+}
+
 static err parse_metadata(struct cursor *c, struct gguf_arena *a,
                           struct gguf_header *h) {
     TRY(NEW(h->kv, h->n_kv));
@@ -344,9 +349,8 @@ static err parse_metadata(struct cursor *c, struct gguf_arena *a,
         c->index = i;
         c->name = NULL;
         TRY(parse_kv(c, a, &h->kv[i]));
-        h->kv_sorted[i] = &h->kv[i];
     }
-    qsort(h->kv_sorted, h->n_kv, sizeof *h->kv_sorted, compare_kv);
+    gguf_header_sort(h);
     for (size_t i = 1; i < h->n_kv; i++)
         if (compare_kv(&h->kv_sorted[i - 1], &h->kv_sorted[i]) == 0) {
             c->name = h->kv_sorted[i]->key;

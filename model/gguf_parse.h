@@ -36,6 +36,8 @@ err gguf_header_parse(struct gguf_arena *a, const char *path,
                       uint64_t n_file_bytes, struct gguf_header *out);
 void gguf_header_free(struct gguf_header *h);
 
+/* Fills kv_sorted, which has room for n_kv, from kv. */
+void gguf_header_sort(struct gguf_header *h);
 const struct gguf_kv *gguf_header_find(const struct gguf_header *h,
                                        const char *key);
 

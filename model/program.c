@@ -89,8 +89,10 @@ err program_print(const struct program *p, struct bytes *out) {
     TRY(bytes_printf(out, "%s: %u layers, dim %u, %u heads of %u (%u kv), ff %u, vocabulary %u\n",
                      p->arch, p->n_layers, p->dim, p->n_heads, p->head_dim, p->n_kv_heads,
                      p->ff, p->n_vocab));
+    if (p->n_experts)
+        TRY(bytes_printf(out, "%u experts, of which a row uses %u\n", p->n_experts, p->n_experts_used));
     for (int a = 0; a < N_AXES; a++)
-        TRY(bytes_printf(out, "axis %-6s %6u values in %u units of %u, %u segments\n",
+        if (p->axes[a].size) TRY(bytes_printf(out, "axis %-6s %6u values in %u units of %u, %u segments\n",
                          p->axes[a].name, p->axes[a].size, p->axes[a].n_units,
                          p->axes[a].unit, p->axes[a].n_segments));
     return fuse_print(p, out);

@@ -16,9 +16,9 @@
 #include "model/gguf.h"
 #include "model/segment.h"
 
-/* The directions along which a value or a weight extends. DIM is never cut
- * between shards; the others are, each by whole units. */
-enum axis { AXIS_DIM, AXIS_HEADS, AXIS_KV, AXIS_FF, AXIS_VOCAB, N_AXES };
+/* The directions along which a value or a weight extends. DIM and EXPERTS (a score for each expert of a
+ * mixture) are never cut between shards; the others are, each by whole units. */
+enum axis { AXIS_DIM, AXIS_HEADS, AXIS_KV, AXIS_FF, AXIS_VOCAB, AXIS_EXPERTS, N_AXES };
 
 struct axis_info {
     const char *name;
@@ -125,6 +125,7 @@ struct program {
     const char *name; /* general.name or "" */
     uint32_t n_layers, dim, n_heads, n_kv_heads, head_dim, ff, n_vocab;
     uint32_t n_context; /* trained */
+    uint32_t n_experts, n_experts_used; /* of a mixture, whose ff is of one expert; 0: none. Planned, not run yet */
     struct axis_info axes[N_AXES];
     struct rope rope;
     enum format kv_format; /* F32 for dense models, else F16 */

@@ -44,6 +44,7 @@ void cut_make(const struct program *p, uint32_t n_shards, uint32_t shard, const 
     struct range units = {border(vocab->n_units, n_shards, shard, shares),
                           border(vocab->n_units, n_shards, shard + 1, shares)};
     out->values[AXIS_VOCAB] = unit_values(vocab, units);
+    out->values[AXIS_EXPERTS] = (struct range){0, p->axes[AXIS_EXPERTS].size};
 
     struct range heads = out->values[AXIS_HEADS];
     if (heads.begin == heads.end) return; /* no heads, no keys */

@@ -9,7 +9,7 @@
 
 /* What one shard owns. */
 struct cut {
-    struct range segments[N_AXES]; /* of DIM: all; of KV and VOCAB: unused */
+    struct range segments[N_AXES]; /* of DIM: all; of KV, VOCAB and EXPERTS: unused */
     struct range values[N_AXES];   /* values of each axis */
 };
 
