@@ -44,8 +44,10 @@ enum config_group {
       "memory that one rank may use; 0: its share of what its host has")       \
     X(weights, TEXT, CONFIG_JOB, 1, 15, "shared", "shared|local|send",           \
       "where ranks read the model: one file all see, a copy on every host, or sent by rank 0") \
-    X(cluster, TEXT, CONFIG_GRID, 0, 1023, "", "path",                         \
-      "file of hosts, devices and links: chooses devices") \
+    X(cache_gb, REAL, CONFIG_JOB, 0, 1000000, NULL, "GB",                      \
+      "packed slices kept on each host's disk for the next start; 0: none; unset: 16 where they are sent") \
+    X(cache_dir, TEXT, CONFIG_JOB, 0, 1023, "", "path",                        \
+      "where they are kept; empty: ~/.cache/caravan/slices, or below $XDG_CACHE_HOME") \
     X(device, TEXT, CONFIG_JOB, 0, 255, "", "name",                            \
       "a part of the OpenCL platform's or device's name; empty: the best")     \
     X(threads, WHOLE, CONFIG_JOB, 0, 4096, "0", "",                            \

@@ -10,7 +10,6 @@
 #include "base/err.h"
 #include "model/program.h"
 #include "node/frame.h"
-#include "partition/cost.h"
 #include "partition/plan.h"
 
 struct engine;
@@ -37,19 +36,13 @@ struct engine_rank {
     char host[256], platform[128], device[256];
     uint64_t memory_bytes, weight_bytes, kv_bytes, bytes_read, peak_rss_bytes, rss_bytes, n_steps;
     uint64_t bytes_sent, bytes_received;
+    uint64_t bytes_streamed, bytes_from_cache; /* of the model: sent by rank 0; packed, from its host's disk */
     uint64_t one_row_steps, full_steps; /* of n_steps: those of one row; of rows_max rows */
     double load_s;
     double clock_s; /* of the rank's own clock; since loading, and never of the same time: */
     double compute_s, wait_s, send_s, share_s; /* with nothing to compute; for what was sent; for the other shards */
     double one_row_s, full_s; /* of compute_s */
 };
-
-/* What can be said of a job before it starts; needs config, program, context, n_blocks and rows_max. */
-struct engine_bounds {
-    uint32_t n_stages, n_shards; /* 0: chosen once the devices are known */
-    uint32_t n_ranks, stages_max;
-};
-err engine_foresee(const struct engine_options *o, struct engine_bounds *out);
 
 /* Launches (or joins) the job, checks the memory of every rank against the plan and
  * loads the model. */
@@ -58,12 +51,6 @@ err engine_open(const struct engine_options *o, struct engine **out);
 void engine_close(struct engine *e);
 
 const struct plan *engine_plan(const struct engine *e);
-/* Hosts, devices by rank of the launch (plan_cell.device), links; rates are 0 where none are known. */
-const struct cluster *engine_cluster(const struct engine *e);
-/* What the plan should reach; NULL where no rate of a device is known. */
-const struct forecast *engine_forecast(const struct engine *e);
-/* Ranks of the job: the plan's, and behind them those without a cell. */
-uint32_t engine_n_ranks(const struct engine *e);
 /* Seconds from the start to a model that is ready. */
 double engine_load_s(const struct engine *e);
 /* Steps that may be under way at once; one more keeps every stage busy. */
@@ -82,7 +69,7 @@ err engine_poll(struct engine *e, int64_t timeout_us, struct result *out, int *h
 
 /* Asks every rank for its figures; the answer comes during engine_poll, in order with the steps. */
 err engine_ask_stats(struct engine *e);
-/* The figures that came last, [engine_n_ranks], and how often they came so far. Belongs to the engine. */
+/* The figures that came last, [n_ranks], and how often they came so far. Belongs to the engine. */
 const struct engine_rank *engine_ranks(const struct engine *e, uint64_t *n_times);
 /* Asks and waits. No step may be pending. */
 err engine_stats(struct engine *e, const struct engine_rank **out);

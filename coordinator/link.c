@@ -192,23 +192,34 @@ err link_send_step(struct link *l, uint32_t id, const struct step *s) {
 
 #define BAR_CELLS 24
 #define BAR_EVERY_US 100000
+#define RATE_US 3000000
+
+static double recent_rate(struct link_progress *p, int64_t now, uint64_t done) {
+    if (now - p->since_us[1] > RATE_US) {
+        p->since_us[0] = p->since_us[1];
+        p->since_done[0] = p->since_done[1];
+        p->since_us[1] = now;
+        p->since_done[1] = done;
+    }
+    double seconds = (double)(now - p->since_us[0]) * 1e-6;
+    return seconds > 0 && done > p->since_done[0] ? (double)(done - p->since_done[0]) / seconds : 0;
+}
 
 void link_progress_show(struct link_progress *p, const char *what, uint64_t done, uint64_t total,
                         int is_bytes) {
     if (!isatty(STDERR_FILENO) || total == 0) return;
     int64_t now = clock_us();
-    if (!p->begin_us) p->begin_us = now;
+    if (!p->since_us[0]) p->since_us[0] = p->since_us[1] = now;
     if (done < total && now - p->drawn_us < BAR_EVERY_US) return;
     p->drawn_us = now;
     p->is_shown = 1;
     double part = done < total ? (double)done / (double)total : 1;
-    double seconds = (double)(now - p->begin_us) * 1e-6;
-    double rate = seconds > 0 ? (double)done / seconds : 0;
+    double rate = recent_rate(p, now, done);
     char bar[BAR_CELLS + 1];
     for (int i = 0; i < BAR_CELLS; i++) bar[i] = i < part * BAR_CELLS ? '=' : ' ';
     bar[BAR_CELLS] = 0;
-    fprintf(stderr, is_bytes ? "\r%s [%s] %3.0f%%  %.2f GB/s" : "\r%s [%s] %3.0f%%  %.0f/s", what, bar,
-            part * 100, is_bytes ? rate * 1e-9 : rate);
+    fprintf(stderr, is_bytes ? "\r%s [%s] %3.0f%%  %.0f MB/s" : "\r%s [%s] %3.0f%%  %.0f/s", what, bar,
+            part * 100, is_bytes ? rate * 1e-6 : rate);
     if (rate > 0) fprintf(stderr, "  %.0f s left", (double)(total - (done < total ? done : total)) / rate);
     fprintf(stderr, "\x1b[K");
 }

@@ -56,7 +56,9 @@ err link_watch_poll(struct link_watch *watch, int extra_fd, int *extra_is_ready,
 /* A bar on a terminal (stderr) with rate and time left; a pipe gets nothing. */
 struct link_progress {
     int is_shown;
-    int64_t begin_us, drawn_us;
+    int64_t drawn_us;
+    int64_t since_us[2];   /* two times a few seconds apart, and what was done by then: the rate is a recent one */
+    uint64_t since_done[2];
 };
 void link_progress_show(struct link_progress *p, const char *what, uint64_t done, uint64_t total,
                         int is_bytes);

@@ -9,12 +9,14 @@ json_t *report_plan(const struct plan *plan) {
 
 static json_t *rank_json(const struct plan_cell *c, const struct engine_rank *r) {
     return json_pack(
-        "{s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "rank",
-        (json_int_t)c->rank, "host", r->host, "device", r->device, "layer_begin",
+        "{s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:f,"
+        " s:f, s:f, s:f}", "rank", (json_int_t)c->rank, "host", r->host, "device", r->device, "layer_begin",
         (json_int_t)c->layer_begin, "layer_end", (json_int_t)c->layer_end, "stage",
         (json_int_t)c->stage, "shard", (json_int_t)c->shard, "weight_bytes",
         (json_int_t)r->weight_bytes, "kv_bytes", (json_int_t)r->kv_bytes, "bytes_read",
-        (json_int_t)r->bytes_read, "peak_rss_bytes", (json_int_t)r->peak_rss_bytes, "rss_bytes",
+        (json_int_t)r->bytes_read, "bytes_streamed", (json_int_t)r->bytes_streamed, "bytes_from_cache",
+        (json_int_t)r->bytes_from_cache, "load_s", r->load_s, "peak_rss_bytes",
+        (json_int_t)r->peak_rss_bytes, "rss_bytes",
         (json_int_t)r->rss_bytes, "n_steps", (json_int_t)r->n_steps, "bytes_sent",
         (json_int_t)r->bytes_sent, "bytes_received", (json_int_t)r->bytes_received, "compute_s",
         r->compute_s, "wait_s", r->wait_s, "send_s", r->send_s, "share_s", r->share_s);

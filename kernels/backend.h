@@ -10,6 +10,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "base/err.h"
 #include "model/format.h"
@@ -64,6 +65,15 @@ struct matrix_source {
                 uint64_t col_end, void *dst);
 };
 
+/* A copy of a packed matrix that is kept elsewhere, in parts (kernels/pack.h). Several threads of the loader call
+ * these, for a part's planes in order. */
+struct packed_copy {
+    void *context;
+    int is_there; /* else it is made while the matrix is packed */
+    err (*read)(void *context, uint32_t part, const struct iovec *planes, int n); /* fails: the part is damaged */
+    void (*write)(void *context, uint32_t part, const struct iovec *planes, int n);
+};
+
 /* A matrix to load: rows x columns of a source. col_begin is a multiple of 32 where the format is
  * quantised. */
 struct matrix_order {
@@ -71,6 +81,7 @@ struct matrix_order {
     uint64_t row_begin, row_end, col_begin, col_end;
     struct matrix **out;
     const char *name; /* for messages; may be NULL */
+    const struct packed_copy *copy; /* NULL: none. Only where the backend is_packed */
 };
 
 /* One of the matrices that a linear op multiplies: its rows [row_begin, row_end) into `out`. */
@@ -129,6 +140,7 @@ struct backend {
     const char *tuning;            /* the file that its tunables come from; "": defaults */
     int is_host;                   /* the device is this host's CPU and memory */
     int keeps_compiler;            /* it compiled in this process, where the compiler stays until the end */
+    int is_packed;                 /* its matrices lie in the layout of model/packed.h */
     int can_call;                  /* buffer_wrap and call are there: the device is threads of this process */
     const struct backend_ops *ops;
 };
@@ -193,7 +205,7 @@ struct backend_ops {
 /* One matrix alone. */
 static inline err matrix_load(struct backend *b, const struct matrix_source *source, uint64_t row_begin,
                               uint64_t row_end, uint64_t col_begin, uint64_t col_end, struct matrix **out) {
-    struct matrix_order order = {*source, row_begin, row_end, col_begin, col_end, out, NULL};
+    struct matrix_order order = {*source, row_begin, row_end, col_begin, col_end, out, NULL, NULL};
     return b->ops->matrices_load(b, &order, 1);
 }
 

@@ -9,7 +9,6 @@
 
 #include "kernels/pack.h"
 
-#define BATCH_BYTES ((size_t)256 << 10) /* of the file, about: what is read is packed out of the core's cache */
 #define THREADS_MAX 8
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
 #define MATRIX_ALIGN ((size_t)4096) /* CPU drivers take a pointer as it is when a page begins there */
@@ -70,7 +69,7 @@ struct piece {
     size_t row_bytes;
     uint32_t block_first;
     size_t plane_at[N_PLANES], group_bytes[N_PLANES];
-    uint32_t batch_groups;
+    uint32_t batch_groups; /* a batch is a part, see pack_part_groups */
     uint32_t batch_begin, batch_end; /* counted over all pieces */
 };
 
@@ -82,6 +81,8 @@ struct loader {
     atomic_uint batch;                /* the next one to take */
     atomic_int has_failed;
     pthread_mutex_t lock; /* of what follows */
+    uint32_t *damaged;    /* [n_damaged] batches whose copies were no good, to be loaded when all others are */
+    uint32_t n_damaged;
     err result;
     char text[1024]; /* error texts belong to a thread */
 };
@@ -96,9 +97,8 @@ static void piece_make(const struct matrix_order *o, struct matrix *m, uint32_t 
     p->block_first = (uint32_t)((o->col_begin - p->col_begin) / PACKED_BLOCK);
     pack_group_bytes(l, &p->group_bytes[QUANTS], &p->group_bytes[HIGH], &p->group_bytes[SCALES],
                      &p->group_bytes[SUPERS]);
-    size_t groups = BATCH_BYTES / (p->row_bytes * PACKED_LANES + 1) + 1;
-    p->batch_groups = groups < l->n_groups ? (uint32_t)groups : l->n_groups;
-    uint32_t n_batches = l->n_groups && l->cols ? (l->n_groups + p->batch_groups - 1) / p->batch_groups : 0;
+    p->batch_groups = pack_part_groups(l);
+    uint32_t n_batches = p->batch_groups ? (l->n_groups + p->batch_groups - 1) / p->batch_groups : 0;
     p->batch_begin = batch_begin;
     p->batch_end = batch_begin + n_batches;
 }
@@ -111,41 +111,98 @@ struct worker {
     uint8_t *rows, *staging;
 };
 
-/* Groups [group, group + n_groups) of a piece; `rows` holds their file blocks. */
-static err groups_pack(struct device *d, const struct piece *p, uint32_t group, uint32_t n_groups,
-                       uint32_t n_rows, const struct worker *w) {
-    uint8_t *planes[N_PLANES], *staging = w->staging;
+/* Groups [group, group + n_groups) of a piece, and where their planes go: to its memory, or first to staging. */
+struct batch {
+    const struct piece *p;
+    uint32_t part, group, n_groups;
+    uint64_t row; /* of the matrix */
+    uint32_t n_rows;
+    struct iovec planes[N_PLANES];
+};
+
+static void batch_make(const struct piece *p, uint32_t number, const struct worker *w, struct batch *b) {
+    const struct packed_layout *l = &p->matrix->layout;
+    uint8_t *staging = w->staging;
+    *b = (struct batch){.p = p, .part = number - p->batch_begin};
+    b->group = b->part * p->batch_groups;
+    b->n_groups = l->n_groups - b->group < p->batch_groups ? l->n_groups - b->group : p->batch_groups;
+    b->row = (uint64_t)b->group * PACKED_LANES;
+    uint64_t rows_left = l->rows - b->row, most = (uint64_t)b->n_groups * PACKED_LANES;
+    b->n_rows = (uint32_t)(rows_left < most ? rows_left : most);
     for (int i = 0; i < N_PLANES; i++) {
-        planes[i] = p->mapped ? p->mapped + p->plane_at[i] + group * p->group_bytes[i] : staging;
-        if (!p->mapped) staging += n_groups * p->group_bytes[i];
+        size_t n = b->n_groups * p->group_bytes[i];
+        b->planes[i].iov_base = p->mapped ? p->mapped + p->plane_at[i] + b->group * p->group_bytes[i] : staging;
+        b->planes[i].iov_len = n;
+        if (!p->mapped) staging += n;
     }
-    for (uint32_t g = 0; g < n_groups; g++) {
-        uint32_t first = g * PACKED_LANES, left = n_rows - first;
-        struct packed_group out = {planes[QUANTS] + g * p->group_bytes[QUANTS],
-                                   planes[HIGH] + g * p->group_bytes[HIGH],
-                                   planes[SCALES] + g * p->group_bytes[SCALES],
-                                   planes[SUPERS] + g * p->group_bytes[SUPERS]};
-        pack_group(&p->matrix->layout, w->rows + first * p->row_bytes, p->row_bytes,
-                   left < PACKED_LANES ? left : PACKED_LANES, p->block_first, &out);
-    }
+}
+
+static err batch_send(struct device *d, const struct batch *b) {
+    const struct piece *p = b->p;
     for (int i = 0; i < N_PLANES && !p->mapped; i++) {
-        size_t n = n_groups * p->group_bytes[i], at = p->plane_at[i] + group * p->group_bytes[i];
-        if (n) TRY(device_check(d, clEnqueueWriteBuffer(d->queue, p->matrix->mem, CL_TRUE, at, n, planes[i], 0,
-                                                        NULL, NULL), "write weights"));
+        size_t n = b->planes[i].iov_len, at = p->plane_at[i] + b->group * p->group_bytes[i];
+        if (n) TRY(device_check(d, clEnqueueWriteBuffer(d->queue, p->matrix->mem, CL_TRUE, at, n,
+                                                        b->planes[i].iov_base, 0, NULL, NULL), "write weights"));
     }
     return OK;
 }
 
-static err batch_load(struct device *d, const struct piece *p, uint32_t batch, const struct worker *w) {
-    const struct packed_layout *l = &p->matrix->layout;
-    const struct matrix_order *o = p->order;
-    uint32_t group = (batch - p->batch_begin) * p->batch_groups, left = l->n_groups - group;
-    uint32_t n_groups = left < p->batch_groups ? left : p->batch_groups;
-    uint32_t row = group * PACKED_LANES, rows_left = l->rows - row;
-    uint32_t n_rows = rows_left < n_groups * PACKED_LANES ? rows_left : n_groups * PACKED_LANES;
-    TRY(o->source.read(o->source.context, o->row_begin + row, o->row_begin + row + n_rows, p->col_begin,
-                       p->col_end, w->rows));
-    return groups_pack(d, p, group, n_groups, n_rows, w);
+static void batch_pack(const struct batch *b, const uint8_t *rows) {
+    const struct piece *p = b->p;
+    for (uint32_t g = 0; g < b->n_groups; g++) {
+        uint32_t first = g * PACKED_LANES, left = b->n_rows - first;
+        uint8_t *at[N_PLANES];
+        for (int i = 0; i < N_PLANES; i++) at[i] = (uint8_t *)b->planes[i].iov_base + g * p->group_bytes[i];
+        struct packed_group out = {at[QUANTS], at[HIGH], at[SCALES], at[SUPERS]};
+        pack_group(&p->matrix->layout, rows + first * p->row_bytes, p->row_bytes,
+                   left < PACKED_LANES ? left : PACKED_LANES, p->block_first, &out);
+    }
+}
+
+/* From the model; what is packed goes to the copy, too. */
+static err batch_load(struct device *d, const struct batch *b, const struct worker *w) {
+    const struct matrix_order *o = b->p->order;
+    uint64_t row = o->row_begin + b->row;
+    TRY(o->source.read(o->source.context, row, row + b->n_rows, b->p->col_begin, b->p->col_end, w->rows));
+    batch_pack(b, w->rows);
+    if (o->copy) o->copy->write(o->copy->context, b->part, b->planes, N_PLANES);
+    return batch_send(d, b);
+}
+
+/* From the copy, where it is good. */
+static err batch_copy(struct loader *l, const struct batch *b, uint32_t number) {
+    const struct packed_copy *copy = b->p->order->copy;
+    if (copy->read(copy->context, b->part, b->planes, N_PLANES) == OK) return batch_send(l->d, b);
+    pthread_mutex_lock(&l->lock);
+    err e = OK;
+    uint32_t *grown = mem_resized(l->damaged, l->n_damaged + 1, sizeof *grown);
+    if (grown) {
+        l->damaged = grown;
+        l->damaged[l->n_damaged++] = number;
+    } else {
+        e = ERR_MEMORY;
+    }
+    pthread_mutex_unlock(&l->lock);
+    return e;
+}
+
+static const struct piece *piece_find(const struct loader *l, uint32_t number) {
+    uint32_t i = 0;
+    while (number >= l->pieces[i].batch_end) i++;
+    return &l->pieces[i];
+}
+
+/* What is left over: a source that streams has the rest before it. */
+static err damaged_load(struct loader *l, struct worker *w) {
+    for (;;) {
+        pthread_mutex_lock(&l->lock);
+        uint32_t number = l->n_damaged ? l->damaged[--l->n_damaged] : UINT32_MAX;
+        pthread_mutex_unlock(&l->lock);
+        if (number == UINT32_MAX || atomic_load(&l->has_failed)) return OK;
+        struct batch b;
+        batch_make(piece_find(l, number), number, w, &b);
+        TRY(batch_load(l->d, &b, w));
+    }
 }
 
 /* Takes batches in order until none is left, or another thread failed. */
@@ -156,12 +213,14 @@ static err batches_load(struct loader *l, struct worker *w) {
         uint32_t batch = atomic_fetch_add(&l->batch, 1);
         while (w->piece < l->n_pieces && batch >= l->pieces[w->piece].batch_end) w->piece++;
         if (w->piece == l->n_pieces) break;
-        const struct piece *p = &l->pieces[w->piece];
-        err e = batch_load(l->d, p, batch, w);
-        if (e != OK && p->order->name) err_context(e, "tensor '%s'", p->order->name);
+        const struct matrix_order *o = l->pieces[w->piece].order;
+        struct batch b;
+        batch_make(&l->pieces[w->piece], batch, w, &b);
+        err e = o->copy && o->copy->is_there ? batch_copy(l, &b, batch) : batch_load(l->d, &b, w);
+        if (e != OK && o->name) err_context(e, "tensor '%s'", o->name);
         TRY(e);
     }
-    return OK;
+    return damaged_load(l, w);
 }
 
 /* The first failure ends all of them. */
@@ -317,5 +376,6 @@ err loader_run(struct device *d, const struct matrix_order *orders, uint32_t n) 
         *orders[i].out = NULL;
     }
     free(l.pieces);
+    free(l.damaged);
     return e;
 }

@@ -65,7 +65,8 @@ static err matrices_load(struct op_time *t, uint64_t working_bytes) {
     uint64_t n = working_bytes / layout.n_bytes + 1;
     n = n < MATRICES_MAX ? n : MATRICES_MAX;
     for (uint64_t i = 0; i < n; i++)
-        orders[i] = (struct matrix_order){{f, &f, plain_read}, 0, t->row.out, 0, t->row.in, &t->matrices[i], NULL};
+        orders[i] = (struct matrix_order){{f, &f, plain_read}, 0, t->row.out, 0, t->row.in, &t->matrices[i], NULL,
+                                              NULL};
     TRY(t->b->ops->matrix_prepare(t->b, f, t->row.op == OP_EMBED)); /* kernels may compile: no part of loading */
     double begin = clock_s();
     TRY(t->b->ops->matrices_load(t->b, orders, (uint32_t)n));

@@ -491,6 +491,7 @@ static err opencl_open(struct opencl *o, const struct device_choice *c, const st
     o->base.lanes_per_item = d->forms.lanes_per_item;
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
+    o->base.is_packed = 1;
     o->base.can_call = o->device.can_call;
     for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->attend_kernels[f].forms = o->device.forms;
     o->plain_forms = o->device.forms;

@@ -5,6 +5,7 @@
 #include "kernels/codes.h"
 
 #define LANES PACKED_LANES
+#define PART_BYTES ((size_t)256 << 10)
 
 void pack_group_bytes(const struct packed_layout *l, size_t *quants, size_t *high, size_t *scales,
                       size_t *supers) {
@@ -13,6 +14,18 @@ void pack_group_bytes(const struct packed_layout *l, size_t *quants, size_t *hig
     *high = (size_t)LANES * l->n_blocks * info->high_bytes;
     *scales = (size_t)LANES * l->n_blocks * info->scale_bytes;
     *supers = (size_t)LANES * l->n_supers * info->super_bytes;
+}
+
+size_t pack_group_total(const struct packed_layout *l) {
+    size_t quants, high, scales, supers;
+    pack_group_bytes(l, &quants, &high, &scales, &supers);
+    return quants + high + scales + supers;
+}
+
+uint32_t pack_part_groups(const struct packed_layout *l) {
+    if (!l->n_groups || !l->cols) return 0;
+    size_t groups = PART_BYTES / (pack_group_total(l) + 1) + 1;
+    return groups < l->n_groups ? (uint32_t)groups : l->n_groups;
 }
 
 static void put_word(uint8_t *plane, size_t index, uint32_t lane, const uint8_t bytes[4]) {

@@ -315,12 +315,13 @@ static json_t *json_devices(const struct plan_message *m) {
 
 err plan_message_put(const struct plan_message *m, struct bytes *json) {
     json_t *root = json_pack(
-        "{s:s%, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:s, s:s, s:I}", "model", m->model, strlen(m->model),
-        "layer_begin", json_layers(m), "shares", json_shares(m), "order", json_order(m), "devices", json_devices(m),
-        "rows_max", (json_int_t)m->rows_max, "n_blocks", (json_int_t)m->n_blocks, "context_max",
-        (json_int_t)m->context_max, "deadline_ms", (json_int_t)m->deadline_ms, "is_reference", m->is_reference,
-        "weights", weights_names[m->weights], "payload", payload_names[m->payload], "hop_bytes",
-        (json_int_t)m->hop_bytes);
+        "{s:s%, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:b, s:s, s:s, s:I, s:I, s:s}", "model", m->model,
+        strlen(m->model), "layer_begin", json_layers(m), "shares", json_shares(m), "order", json_order(m),
+        "devices", json_devices(m), "rows_max", (json_int_t)m->rows_max, "n_blocks",
+        (json_int_t)m->n_blocks, "context_max", (json_int_t)m->context_max, "deadline_ms",
+        (json_int_t)m->deadline_ms, "is_reference", m->is_reference, "weights", weights_names[m->weights],
+        "payload", payload_names[m->payload], "hop_bytes", (json_int_t)m->hop_bytes, "cache_mb",
+        (json_int_t)m->cache_mb, "cache_dir", m->cache_dir);
     if (!root)
         return err_set(ERR_CONFIG, "the model's path or a device's name is not valid UTF-8");
     return json_take(root, json);
@@ -446,7 +447,9 @@ static err plan_read(const json_t *root, struct plan_message *m) {
         TRY(get_count(root, "hop_bytes", INT32_MAX, &m->hop_bytes));
     char weights[16];
     TRY(get_text(root, "weights", 0, weights, sizeof weights));
-    return plan_weights_from_name(weights, &m->weights);
+    TRY(plan_weights_from_name(weights, &m->weights));
+    TRY(get_number(root, "cache_mb", 0, UINT32_MAX, &m->cache_mb));
+    return get_text(root, "cache_dir", 1, m->cache_dir, sizeof m->cache_dir);
 }
 
 err plan_message_get(const char *json, size_t n, struct plan_message *out) {

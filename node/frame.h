@@ -25,7 +25,9 @@ enum frame_kind {
     FRAME_PROGRESS,  /* JSON {loaded_bytes, total_bytes} of the job, while loading; {measured, to_measure} before
                         FRAME_PROBED, in parts of whatever size */
     FRAME_READY,     /* JSON [{rank, host, platform, device, memory_bytes, layer_begin, layer_end,
-                        shard, weight_bytes, kv_bytes, bytes_read, load_s}]; memory of the device */
+                        shard, weight_bytes, kv_bytes, bytes_read, bytes_streamed, bytes_from_cache,
+                        load_s}]; memory of the device; what was loaded from the model's file here, from rank
+                        0, from the cache of packed slices */
     FRAME_RESULT,    /* struct result; the id of its step */
     FRAME_PONG,      /* empty: the ping with this id walked through every rank */
     FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, rss_bytes, clock_s, compute_s, wait_s, send_s, share_s, n_steps,
@@ -172,6 +174,8 @@ struct plan_message {
     enum plan_weights weights;
     enum payload payload;             /* between the hosts of a stage; not f32: numerics = fast */
     uint32_t hop_bytes;               /* that a link between hosts carries in the time of its latency; 0: not known */
+    uint32_t cache_mb;                /* of packed slices on a host's disk; 0: none */
+    char cache_dir[1024];             /* "": each host's own */
 };
 err plan_message_put(const struct plan_message *m, struct bytes *json);
 /* Validates; on failure nothing is left to free. */

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "node/node_parts.h"
+#include "node/slice_cache.h"
 #include "node/stream.h"
 
 #define AHEAD 8      /* chunks read ahead for one rank */
@@ -228,7 +229,7 @@ static err stream_read(void *in, const struct source_range *r, uint64_t place, v
 
 static err receiving_begin(struct receiving *r, const struct node *n, struct source *source) {
     TRY(stream_in_create(n->gguf, STREAM_WINDOW, STREAM_CHUNK_BYTES, &r->in));
-    *source = (struct source){r->in, n->gguf, stream_want, stream_read};
+    *source = (struct source){r->in, n->gguf, stream_want, stream_read, NULL};
     r->heard_us = wire_clock_us(n->w);
     return receiving_post(r, n->w);
 }
@@ -238,6 +239,7 @@ static err receiving_begin(struct receiving *r, const struct node *n, struct sou
 /* Body of FRAME_MODEL; the header follows where slices are sent. */
 struct model_card {
     struct gguf_fingerprint fingerprint;
+    uint64_t change_stamp;
 };
 
 /* Rank 0: to every rank that has a cell. */
@@ -267,11 +269,16 @@ static err model_hear(struct node *n, struct model_card *card) {
     return e;
 }
 
+/* Of the file that this rank has. */
+static err card_make(const struct node *n, struct model_card *out) {
+    out->change_stamp = gguf_change_stamp(n->gguf);
+    return gguf_fingerprint(n->gguf, &out->fingerprint);
+}
+
 /* A copy of the file must be one. */
-static err copy_check(const struct node *n, const struct model_card *theirs) {
-    struct gguf_fingerprint mine;
-    TRY(gguf_fingerprint(n->gguf, &mine));
-    if (memcmp(&mine, &theirs->fingerprint, sizeof mine) == 0) return OK;
+static err copy_check(const struct node *n, const struct model_card *theirs, struct model_card *mine) {
+    TRY(card_make(n, mine));
+    if (memcmp(&mine->fingerprint, &theirs->fingerprint, sizeof mine->fingerprint) == 0) return OK;
     return err_set(ERR_FILE, "%s on host %s is another model than on host %s; copy it there, or set weights = "
                              "\"send\"", n->plan.model, wire_host(n->w, n->rank), wire_host(n->w, 0));
 }
@@ -282,27 +289,47 @@ static err file_open(struct node *n) {
     return OK;
 }
 
-static err first_open(struct node *n) {
-    struct model_card card;
+static int needs_card(const struct node *n) {
+    return n->plan.cache_mb > 0 || (n->plan.weights != WEIGHTS_SHARED && n->n_cells > 1);
+}
+
+static err first_open(struct node *n, struct model_card *card) {
     TRY(file_open(n));
+    if (needs_card(n)) TRY(card_make(n, card));
     if (n->plan.weights == WEIGHTS_SHARED || n->n_cells == 1) return OK;
-    TRY(gguf_fingerprint(n->gguf, &card.fingerprint));
-    TRY(model_tell(n, &card));
+    TRY(model_tell(n, card));
     if (n->plan.weights != WEIGHTS_SEND) return OK;
     TRY(NEW(n->weights->sending, 1));
     return sending_begin(n->weights->sending, n->gguf, n->n_cells);
 }
 
-err weights_open(struct node *n) {
-    struct model_card card;
-    TRY(NEW(n->weights, 1));
-    if (n->rank == 0) return first_open(n);
+static err other_open(struct node *n, struct model_card *card) {
+    struct model_card theirs;
     if (n->plan.weights != WEIGHTS_SEND) TRY(file_open(n));
-    if (n->plan.weights == WEIGHTS_SHARED) return OK;
-    TRY(model_hear(n, &card));
-    if (n->plan.weights == WEIGHTS_LOCAL) return copy_check(n, &card);
+    if (n->plan.weights == WEIGHTS_SHARED) return needs_card(n) ? card_make(n, card) : OK;
+    TRY(model_hear(n, &theirs));
+    if (n->plan.weights == WEIGHTS_LOCAL) return copy_check(n, &theirs, card);
+    *card = theirs;
     TRY(NEW(n->weights->receiving, 1));
     return receiving_begin(n->weights->receiving, n, &n->weights->source);
+}
+
+/* A host without a place for it goes without. A file that was changed in place keeps its fingerprint, if only
+ * bytes between the samples differ: then its time tells. */
+static void cache_open(struct node *n, const struct model_card *card) {
+    const struct gguf_fingerprint *f = &card->fingerprint;
+    const struct slice_model model = {{f->hash[0], f->hash[1], card->change_stamp}};
+    if (!n->plan.cache_mb) return;
+    if (slice_cache_open(n->plan.cache_dir, (uint64_t)n->plan.cache_mb << 20, &model, &n->weights->source.cache) != OK)
+        log_warn("slice_cache.none", "text=\"%s\"", err_text());
+}
+
+err weights_open(struct node *n) {
+    struct model_card card = {0};
+    TRY(NEW(n->weights, 1));
+    TRY(n->rank == 0 ? first_open(n, &card) : other_open(n, &card));
+    cache_open(n, &card);
+    return OK;
 }
 
 const struct source *weights_source(const struct node *n) { return &n->weights->source; }
@@ -347,6 +374,7 @@ err weights_close(struct node *n) {
     }
     sending_free(n->weights->sending);
     receiving_free(n->weights->receiving);
+    slice_cache_close(n->weights->source.cache);
     free(n->weights);
     n->weights = NULL;
     return OK;

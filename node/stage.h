@@ -44,7 +44,8 @@ struct stage_limits {
 
 struct stage_sizes {
     uint64_t weight_bytes, kv_bytes;
-    uint64_t bytes_read, bytes_received; /* of the model's blocks: from its file, from another rank */
+    uint64_t bytes_read, bytes_streamed; /* of the model's blocks: from its file, from another rank */
+    uint64_t bytes_cached;               /* packed, from the cache of slices */
 };
 
 /* Builds and checks every kernel that the cell needs, and holds nothing after. */

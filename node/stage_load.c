@@ -2,7 +2,10 @@
  * is allocated here. */
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "kernels/pack.h"
+#include "node/slice_cache.h"
 #include "node/stage_parts.h"
 
 /* The bytes that gguf_read will read for a slice: whole blocks of the file. */
@@ -31,7 +34,7 @@ err stage_file_bytes(const struct program *p, const struct cell *cell, uint64_t 
 /* What is loaded for one cell, by several threads. */
 struct reading {
     const struct source *source;
-    atomic_ullong n_bytes;
+    atomic_ullong n_bytes, n_source, n_cached; /* of the model's blocks: all, from the source; of copies */
     void (*progress)(void *context, uint64_t bytes_loaded);
     void *context;
 };
@@ -42,6 +45,10 @@ struct tensor_reader {
     const struct gguf_tensor *tensor;
     struct source_range range; /* all of it, in whole blocks */
     uint64_t place;            /* of the range, once it is wanted */
+    int is_wanted;
+    struct slice_copy *kept;   /* of a matrix; NULL: there is no cache */
+    struct packed_layout layout; /* where it is kept */
+    struct packed_copy copy;
 };
 
 static void reader_make(struct tensor_reader *r, const struct gguf_tensor *t, const struct slice *s) {
@@ -55,7 +62,14 @@ static void reader_make(struct tensor_reader *r, const struct gguf_tensor *t, co
 
 static err reader_want(struct tensor_reader *r) {
     const struct source *source = r->reading->source;
+    r->is_wanted = 1;
     return source->want ? source->want(source->context, &r->range, &r->place) : OK;
+}
+
+/* So many more of the file's bytes are loaded, wherever they came from. */
+static void reading_add(struct reading *r, uint64_t n) {
+    n += atomic_fetch_add(&r->n_bytes, n);
+    if (r->progress) r->progress(r->context, n);
 }
 
 static err tensor_read(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
@@ -64,10 +78,44 @@ static err tensor_read(void *context, uint64_t row_begin, uint64_t row_end, uint
     const struct source *source = r->reading->source;
     struct source_range range = {r->range.tensor, 0, row_begin, row_end, col_begin, col_end};
     struct source_range before = {r->range.tensor, 0, r->range.row_begin, row_begin, col_begin, col_end};
-    TRY(source->read(source->context, &range, r->place + source_range_bytes(source->gguf, &before), dst));
-    uint64_t n = source_range_bytes(source->gguf, &range);
-    n += atomic_fetch_add(&r->reading->n_bytes, n);
-    if (r->reading->progress) r->reading->progress(r->reading->context, n);
+    uint64_t place = r->place + source_range_bytes(source->gguf, &before), n = source_range_bytes(source->gguf, &range);
+    /* A part of a copy that turned out to be damaged. */
+    if (!r->is_wanted && source->want) TRY(source->want(source->context, &range, &place));
+    TRY(source->read(source->context, &range, place, dst));
+    atomic_fetch_add(&r->reading->n_source, n);
+    reading_add(r->reading, n);
+    return OK;
+}
+
+/* ---- copies in the cache ---- */
+
+/* Rows of a part, as file blocks. */
+static uint64_t part_file_bytes(const struct tensor_reader *r, uint32_t part) {
+    uint64_t per = (uint64_t)pack_part_groups(&r->layout) * PACKED_LANES, left = r->layout.rows - part * per;
+    struct source_range range = r->range;
+    range.row_end = range.row_begin + (left < per ? left : per);
+    return source_range_bytes(r->reading->source->gguf, &range);
+}
+
+static err copy_read(void *context, uint32_t part, const struct iovec *planes, int n) {
+    struct tensor_reader *r = context;
+    TRY(slice_copy_read(r->kept, part, planes, n));
+    for (int i = 0; i < n; i++) atomic_fetch_add(&r->reading->n_cached, planes[i].iov_len);
+    reading_add(r->reading, part_file_bytes(r, part));
+    return OK;
+}
+
+static void copy_write(void *context, uint32_t part, const struct iovec *planes, int n) {
+    slice_copy_write(((struct tensor_reader *)context)->kept, part, planes, n);
+}
+
+static err copy_find(struct slice_cache *cache, struct matrix_order *o) {
+    struct tensor_reader *r = o->source.context;
+    const uint64_t range[4] = {o->row_begin, o->row_end, o->col_begin, o->col_end};
+    packed_layout_make(o->source.format, o->row_end - o->row_begin, o->col_begin, o->col_end, &r->layout);
+    TRY(slice_cache_find(cache, r->tensor->name, &r->layout, range, &r->kept));
+    r->copy = (struct packed_copy){r, slice_copy_is_there(r->kept), copy_read, copy_write};
+    o->copy = &r->copy;
     return OK;
 }
 
@@ -131,7 +179,7 @@ static void weights_order(struct stage *s, const struct holding *h, struct weigh
         out->row_end = (uint32_t)(slice->row_end - slice->row_begin);
         l->orders[l->n_orders++] =
             (struct matrix_order){{w->tensor->format, &l->readers[i], tensor_read}, slice->row_begin,
-                                  slice->row_end, slice->col_begin, slice->col_end, &out->matrix, w->name};
+                                  slice->row_end, slice->col_begin, slice->col_end, &out->matrix, w->name, NULL};
     }
     qsort(l->orders, l->n_orders, sizeof *l->orders, compare_places);
 }
@@ -140,11 +188,19 @@ static int is_loaded_vector(const struct stage *s, const struct holding *h, uint
     return must_load(&h[weight]) && s->program->weights[weight].is_vector;
 }
 
+static err weights_find(const struct stage *s, struct slice_cache *cache, struct weights_load *l) {
+    if (!cache || !s->backend->is_packed) return OK;
+    for (uint32_t i = 0; i < l->n_orders; i++) TRY(copy_find(cache, &l->orders[i]));
+    slice_cache_reserve(cache);
+    return OK;
+}
+
 /* Says what will be read, in that order. */
 static err weights_want(const struct stage *s, const struct holding *h, struct weights_load *l) {
     for (uint32_t i = 0; i < s->program->n_weights; i++)
         if (is_loaded_vector(s, h, i)) TRY(reader_want(&l->readers[i]));
-    for (uint32_t i = 0; i < l->n_orders; i++) TRY(reader_want(l->orders[i].source.context));
+    for (uint32_t i = 0; i < l->n_orders; i++)
+        if (!l->orders[i].copy || !l->orders[i].copy->is_there) TRY(reader_want(l->orders[i].source.context));
     return OK;
 }
 
@@ -167,6 +223,7 @@ static err weights_load(struct stage *s, struct reading *r, const struct holding
     TRY_GOTO(NEW(l.orders, s->program->n_weights), done);
     for (uint32_t i = 0; i < s->program->n_weights; i++) l.readers[i].reading = r;
     weights_order(s, h, &l);
+    TRY_GOTO(weights_find(s, r->source->cache, &l), done);
     TRY_GOTO(weights_want(s, h, &l), done);
     TRY_GOTO(weights_read(s, h, &l), done);
 done:
@@ -184,7 +241,8 @@ static err holdings_load(struct stage *s, struct reading *r) {
     err e = weights_load(s, r, h);
     for (uint32_t i = 0; i < p->n_weights && e == OK; i++)
         if (h[i].is_held && h[i].within >= 0) weight_share(s, i, &h[i], &h[h[i].within]);
-    *(r->source->want ? &s->sizes.bytes_received : &s->sizes.bytes_read) = atomic_load(&r->n_bytes);
+    *(r->source->want ? &s->sizes.bytes_streamed : &s->sizes.bytes_read) = atomic_load(&r->n_source);
+    s->sizes.bytes_cached = atomic_load(&r->n_cached);
     free(h);
     return e;
 }

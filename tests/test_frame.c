@@ -329,7 +329,7 @@ static void test_plan_bad(void **state) {
     static const char good[] =
         "{\"model\":\"m\",\"layer_begin\":[0,1,3],\"shares\":[1,2],\"order\":[0,4],\"devices\":[{\"select\":\"\",\"index\":0,"
         "\"threads\":0,\"n_cells\":2}],\"rows_max\":1,\"n_blocks\":1,\"context_max\":1,\"deadline_ms\":1,"
-        "\"weights\":\"send\"}";
+        "\"weights\":\"send\",\"cache_mb\":7,\"cache_dir\":\"\"}";
     static const char *const not_at_all[] = {"", "[]", "null", "{}", "{\"model\":1}"};
     static const struct {
         const char *from, *to;
@@ -345,7 +345,7 @@ static void test_plan_bad(void **state) {
         {"\"select\":\"\"", "\"select\":7"}, {"\"devices\":[", "\"devices\":[1,"}, {"\"devices\"", "\"device\""},
         {"\"rows_max\":1", "\"rows_max\":0"}, {"\"n_blocks\":1", "\"n_blocks\":-1"},
         {"\"context_max\":1", "\"context_max\":1.5"}, {"\"deadline_ms\"", "\"deadline\""},
-        {"\"send\"", "\"sent\""}, {"\"weights\"", "\"weight\""}};
+        {"\"send\"", "\"sent\""}, {"\"weights\"", "\"weight\""}, {"\"cache_mb\":7", "\"cache_mb\":-1"}, {"\"cache_dir\"", "\"cache\""}};
     struct plan_message m;
     assert_int_equal(plan_message_get(good, strlen(good), &m), OK);
     plan_message_free(&m);
