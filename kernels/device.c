@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #endif
 
+#include "base/cache_file.h"
 #include "base/env.h"
 #include "base/log.h"
 #include "kernels/program_cache.h"
@@ -23,6 +24,13 @@ static const struct {
 } sources[] = {
 #include "kernel_sources.inc"
 };
+
+uint64_t device_sources_hash(void) {
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
+        for (const char *c = sources[i].text; *c; c++) h = (h ^ (uint8_t)*c) * 0x100000001b3u;
+    return h;
+}
 
 static const char *source_text(const char *name) {
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
@@ -71,9 +79,9 @@ static void cache_folder_choose(void) {
     if (!home || env_get("POCL_CACHE_DIR") || env_get("XDG_CACHE_HOME")) return;
     char path[600];
     snprintf(path, sizeof path, "%.500s/.cache", home);
-    if (program_cache_folder(path)) return;
+    if (cache_folder_make(path)) return;
     snprintf(path, sizeof path, "%.500s/caravan-kernels-%u", tmp && *tmp ? tmp : "/tmp", (unsigned)geteuid());
-    if (!program_cache_folder(path) || env_set("POCL_CACHE_DIR", path) != OK)
+    if (!cache_folder_make(path) || env_set("POCL_CACHE_DIR", path) != OK)
         log_warn("device.cache", "text=\"neither %s/.cache nor %s can be written; set POCL_CACHE_DIR\"", home, path);
 }
 

@@ -32,6 +32,9 @@ struct device {
 err device_open(const struct device_choice *c, struct device *out);
 void device_close(struct device *d);
 
+/* Of all kernel texts: which version of them this program has. */
+uint64_t device_sources_hash(void);
+
 /* Builds the kernel texts named in `files` (NULL-terminated) as one program.
  * A name that starts with '#' is a line of text of its own. Tunables that the text names are defined. */
 err device_build(struct device *d, const struct kernel_forms *forms, const char *const *files,

@@ -5,9 +5,11 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/read_bandwidth.h"
+#include "kernels/device.h"
 #include "kernels/op_time.h"
 #include "kernels/peak.h"
 
+#define MEASURE_VERSION 1 /* of this file: another one may measure otherwise */
 #define FIGURE_S 0.5 /* whole periods of a quota, which are 100 ms unless somebody chose otherwise */
 #define LESSER_S 0.3 /* of figures that fill gaps */
 #define MANY_ROWS 128
@@ -202,4 +204,16 @@ err probe_device(struct backend *b, const struct probe_request *r, struct device
     TRY(step_measure(&p));
     TRY(copy_measure(&p));
     return roofs_measure(&p);
+}
+
+err probe_identity(const struct device_choice *choice, struct bytes *out) {
+    struct device d;
+    if (!choice) return bytes_printf(out, "plain C, measured as %d", MEASURE_VERSION);
+    TRY(device_open(choice, &d));
+    tune_find(&(struct tune_device){d.platform, d.name, d.driver}, &d.tuning);
+    err e = bytes_printf(out, "%s / %s, %s, driver %s, kernels %016llx, measured as %d, tuned", d.platform, d.name,
+                         d.version, d.driver, (unsigned long long)device_sources_hash(), MEASURE_VERSION);
+    for (int i = 0; e == OK && i < N_TUNABLES; i++) e = bytes_printf(out, " %u", d.tuning.values[i]);
+    device_close(&d);
+    return e;
 }

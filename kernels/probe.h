@@ -8,6 +8,7 @@
 #ifndef KERNELS_PROBE_H
 #define KERNELS_PROBE_H
 
+#include "base/mem.h"
 #include "kernels/backend.h"
 #include "model/device_rates.h"
 
@@ -24,5 +25,9 @@ struct probe_request {
 
 /* Fills what was asked for and leaves the rest of `out` as it is. */
 err probe_device(struct backend *b, const struct probe_request *r, struct device_rates *out);
+
+/* Which device that is, with all that its rates depend on here: names, driver, tunables, the kernels' texts. Appended
+ * as one line of text; two are equal only where rates may be taken for each other's. NULL: plain C. */
+err probe_identity(const struct device_choice *choice, struct bytes *out);
 
 #endif

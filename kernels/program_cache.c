@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/env.h"
+#include "base/cache_file.h"
 
 #define PATH_BYTES 700
 #define PROGRAM_BYTES_MAX ((size_t)256 << 20)
@@ -38,26 +38,8 @@ static void key_make(const struct device *d, const char *options, const struct b
     }
 }
 
-int program_cache_folder(const char *path) {
-    struct stat s;
-    if (mkdir(path, 0700) == 0) return 1;
-    return errno == EEXIST && stat(path, &s) == 0 && s.st_uid == geteuid() && access(path, W_OK) == 0;
-}
-
-/* Where the user's caches are, or where PoCL's are when these cannot be written (see device.c). */
-static int folder_find(char out[PATH_BYTES]) {
-    const char *pocl = env_get("POCL_CACHE_DIR"), *xdg = env_get("XDG_CACHE_HOME"), *home = env_get("HOME");
-    if (xdg && *xdg) snprintf(out, PATH_BYTES, "%.500s", xdg);
-    else if (pocl && *pocl) snprintf(out, PATH_BYTES, "%.500s", pocl);
-    else if (home && *home) snprintf(out, PATH_BYTES, "%.500s/.cache", home);
-    else return 0;
-    if (!program_cache_folder(out)) return 0;
-    strncat(out, "/caravan", PATH_BYTES - strlen(out) - 1);
-    return program_cache_folder(out);
-}
-
 static int path_make(const uint64_t key[2], char out[PATH_BYTES]) {
-    if (!folder_find(out)) return 0;
+    if (!cache_folder_find("", out, PATH_BYTES - 40)) return 0;
     size_t n = strlen(out);
     snprintf(out + n, PATH_BYTES - n, "/%016llx%016llx", (unsigned long long)key[0], (unsigned long long)key[1]);
     return 1;

@@ -6,9 +6,6 @@
 
 #include "kernels/device.h"
 
-/* Makes a folder that only this user can write, or finds it; 0 when somebody else owns it. */
-int program_cache_folder(const char *path);
-
 /* The built program, or NULL: not there, not ours, damaged, or refused by the driver. */
 cl_program program_cache_get(const struct device *d, const char *options, const struct bytes *source);
 

@@ -10,6 +10,8 @@
 #include "kernels/probe.h"
 #include "node/allowance.h"
 #include "node/links.h"
+#include "node/probe_cache.h"
+#include "node/quota.h"
 
 #define PAUSE_US 1000
 #define PARTS 100 /* of the work of one rank, for signs of progress */
@@ -20,6 +22,7 @@ struct probing {
     struct node *node;
     struct probe_message asked;
     struct probed_rank found;
+    uint32_t n_here; /* ranks of this host, which all measure now */
     uint64_t memory_max_bytes;
     pthread_t thread;
     atomic_uint n_parts;
@@ -33,28 +36,64 @@ static void on_figure(void *context, uint32_t n_done, uint32_t n_all) {
     atomic_store(&p->n_parts, n_done * PARTS / n_all);
 }
 
-static err backend_measure(struct probing *p, struct backend *b, const struct device_choice *choice) {
+/* All that a device's rates depend on; two ranks with one key may take each other's. */
+static err key_make(const struct probing *p, const struct device_choice *choice, struct bytes *out) {
+    const struct node *n = p->node;
+    TRY(bytes_printf(out, "host %s, %u ranks, cores %s, %u threads, quota %.3f, ", wire_host(n->w, n->rank), p->n_here,
+                     n->cores.text, n->cores.n_threads, quota_processors("")));
+    return probe_identity(choice, out);
+}
+
+/* What is known from before; `missing` are the formats that are not. 1: nothing is left to measure. */
+static int cache_look(struct probing *p, const char *key, uint8_t missing[N_FORMATS], int *is_known) {
+    struct probed_rank *f = &p->found, old = {0};
+    int n_missing = 0;
+    *is_known = !p->asked.is_again && probe_cache_get(key, &old);
+    for (int i = 0; i < N_FORMATS; i++) {
+        missing[i] = p->asked.has_format[i] && !(old.rates.row_per_s[i] > 0);
+        n_missing += missing[i];
+    }
+    if (!*is_known) return 0;
+    old.links = f->links;
+    old.n_links = f->n_links;
+    *f = old;
+    f->is_cached = n_missing == 0;
+    return f->is_cached;
+}
+
+static err backend_measure(struct probing *p, struct backend *b, const struct probe_request *r) {
     struct probed_rank *f = &p->found;
-    struct probe_request r = {.choice = choice, .n_threads = choice ? p->node->cores.n_threads : 1,
-                              .memory_max_bytes = p->memory_max_bytes, .on_figure = on_figure, .context = p};
-    memcpy(r.has_format, p->asked.has_format, sizeof r.has_format);
     snprintf(f->device, sizeof f->device, "%.60s / %.60s", b->platform, b->device);
     f->is_host = b->is_host;
     f->memory_bytes = b->memory_bytes;
-    f->threads = b->is_host ? r.n_threads : 0;
-    return probe_device(b, &r, &f->rates);
+    f->threads = b->is_host ? r->n_threads : 0;
+    return probe_device(b, r, &f->rates);
+}
+
+static err device_open_and_measure(struct probing *p, const struct device_choice *choice,
+                                   const struct probe_request *r) {
+    struct backend *b;
+    TRY(choice ? backend_opencl_choice(choice, &b) : backend_reference(&b));
+    err e = b->can_call ? setup_cores(p->node, p->asked.devices[p->node->rank].threads, 1) : OK;
+    if (e == OK) e = backend_measure(p, b, r);
+    b->ops->destroy(b);
+    mem_return_unused();
+    return e;
 }
 
 static err device_measure(struct probing *p) {
     const struct plan_device *d = &p->asked.devices[p->node->rank];
-    const struct device_choice choice = {d->select, d->index, d->has_index};
-    int is_reference = p->asked.is_reference;
-    struct backend *b;
-    TRY(is_reference ? backend_reference(&b) : backend_opencl_choice(&choice, &b));
-    err e = b->can_call ? setup_cores(p->node, d->threads, 1) : OK;
-    if (e == OK) e = backend_measure(p, b, is_reference ? NULL : &choice);
-    b->ops->destroy(b);
-    mem_return_unused();
+    const struct device_choice named = {d->select, d->index, d->has_index};
+    const struct device_choice *choice = p->asked.is_reference ? NULL : &named;
+    struct probe_request r = {.choice = choice, .n_threads = choice ? p->node->cores.n_threads : 1,
+                              .memory_max_bytes = p->memory_max_bytes, .on_figure = on_figure, .context = p};
+    struct bytes key = {0};
+    err e = key_make(p, choice, &key);
+    if (e == OK && !cache_look(p, (const char *)key.data, r.has_format, &r.only_formats)) {
+        e = device_open_and_measure(p, choice, &r);
+        if (e == OK) probe_cache_put((const char *)key.data, &p->found);
+    }
+    bytes_free(&key);
     return e;
 }
 
@@ -88,11 +127,10 @@ static err answer(struct probing *p) {
     return e;
 }
 
-/* Ranks of this host measure at the same time. */
-static uint64_t memory_share(const struct node *n) {
-    uint64_t n_here = 0;
+static uint32_t count_here(const struct node *n) {
+    uint32_t n_here = 0;
     for (int i = 0; i < n->size; i++) n_here += strcmp(wire_host(n->w, i), wire_host(n->w, n->rank)) == 0;
-    return allowance_bytes("") / MEMORY_SHARE / n_here;
+    return n_here;
 }
 
 static err probe_all(struct probing *p) {
@@ -100,7 +138,8 @@ static err probe_all(struct probing *p) {
     if (p->asked.n_ranks != (uint32_t)n->size)
         return err_set(ERR_JOB, "%u ranks are to be measured, the job has %d", p->asked.n_ranks, n->size);
     if (p->asked.deadline_ms > wire_deadline_ms(n->w)) wire_set_deadline(n->w, p->asked.deadline_ms);
-    p->memory_max_bytes = memory_share(n);
+    p->n_here = count_here(n);
+    p->memory_max_bytes = allowance_bytes("") / MEMORY_SHARE / p->n_here;
     TRY(links_measure(n->w, &p->found.links, &p->found.n_links));
     TRY(device_watch(p));
     TRY(answer(p));

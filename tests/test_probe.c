@@ -1,5 +1,5 @@
 /* What ranks measure on its way to the planner: frames, their decoders against hostile bodies, the cluster made of
- * them. */
+ * them, what is kept for the next start and what it depends on. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,10 +11,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "base/env.h"
+#include "base/log.h"
 #include "coordinator/measured.h"
 #include "node/frame.h"
 #include "node/links.h"
+#include "node/probe_cache.h"
+#include "node/quota.h"
 
 enum { N_RANKS = 4 };
 
@@ -281,6 +287,134 @@ static void test_tournament(void **state) {
     }
 }
 
+/* ---- what is kept ---- */
+
+static char folder[64]; /* of this test alone */
+
+static void write_file(const char *name, const char *text) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "we");
+    assert_non_null(f);
+    assert_int_equal(fwrite(text, 1, strlen(text), f), strlen(text));
+    fclose(f);
+}
+
+/* The one file of the cache, its text and its path. */
+static void cache_file(char path[512], char text[8192]) {
+    char command[256];
+    snprintf(command, sizeof command, "ls %s/caravan/probe/*", folder);
+    FILE *f = popen(command, "r");
+    assert_non_null(fgets(path, 512, f));
+    assert_null(fgets(text, 8192, f)); /* nothing half written beside it */
+    pclose(f);
+    path[strcspn(path, "\n")] = 0;
+    f = fopen(path, "re");
+    text[fread(text, 1, 8191, f)] = 0;
+    fclose(f);
+}
+
+static void replace(const char *path, const char *text) {
+    assert_int_equal(unlink(path), 0);
+    write_file(path + strlen(folder) + 1, text);
+}
+
+static void test_cache(void **state) {
+    (void)state;
+    static const char key[] = "host \"a\", 2 ranks, cores 0-1, driver 1.0";
+    char path[512], text[8192], other[8192];
+    struct probed_rank want[N_RANKS], got;
+    answers(want);
+    assert_int_equal(probe_cache_get(key, &got), 0);
+    probe_cache_put(key, &want[0]);
+    memset(&got, 0xff, sizeof got);
+    assert_int_equal(probe_cache_get(key, &got), 1);
+    assert_string_equal(got.device, want[0].device);
+    assert_memory_equal(&got.rates, &want[0].rates, sizeof got.rates);
+    assert_int_equal(got.threads, 2);
+    assert_int_equal(got.n_links, 0);
+    assert_null(got.links);
+    assert_int_equal(probe_cache_get("host \"a\", 2 ranks, cores 0-1, driver 1.1", &got), 0);
+    cache_file(path, text);
+    snprintf(other, sizeof other, "%s", text);
+    *strchr(strstr(other, "cores"), '1') = '3'; /* as if two keys had one name */
+    replace(path, other);
+    assert_int_equal(probe_cache_get(key, &got), 0);
+    static const char *const broken[] = {"", "{", "[]", "null", "{\"key\":1}", "\xff\xfe"};
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        replace(path, broken[i]);
+        assert_int_equal(probe_cache_get(key, &got), 0);
+    }
+    for (size_t n = 0; n + 1 < strlen(text); n += 7) { /* cut short */
+        snprintf(other, sizeof other, "%.*s", (int)n, text);
+        replace(path, other);
+        assert_int_equal(probe_cache_get(key, &got), 0);
+    }
+    replace(path, text);
+    assert_int_equal(probe_cache_get(key, &got), 1);
+    assert_int_equal(chmod(path, 0666), 0); /* somebody else could have written it */
+    assert_int_equal(probe_cache_get(key, &got), 0);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(probe_cache_get(key, &got), 0);
+    probe_cache_put(key, &want[0]); /* only slower the next time */
+    assert_int_equal(rmdir(path), 0);
+    probe_cache_put(key, &want[1]); /* what was refused can be written anew */
+    assert_int_equal(probe_cache_get(key, &got), 1);
+    assert_string_equal(got.device, want[1].device);
+}
+
+static void make_folder(const char *name) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    assert_int_equal(mkdir(path, 0700), 0);
+}
+
+#define CGROUPS "sys/fs/cgroup"
+
+static double quota(const char *cgroups) {
+    write_file("proc/self/cgroup", cgroups);
+    return quota_processors(folder);
+}
+
+static void test_quota(void **state) {
+    (void)state;
+    static const char *const folders[] = {"proc", "proc/self", "sys", "sys/fs", CGROUPS, CGROUPS "/a", CGROUPS "/a/b",
+                                          CGROUPS "/cpu", CGROUPS "/cpu/c"};
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) make_folder(folders[i]);
+    assert_true(quota("0::/a/b\n") == 0);
+    write_file(CGROUPS "/a/b/cpu.max", "max 100000\n");
+    assert_true(quota("0::/a/b\n") == 0);
+    write_file(CGROUPS "/a/b/cpu.max", "150000 100000\n");
+    assert_true(quota("0::/a/b\n") == 1.5);
+    write_file(CGROUPS "/a/cpu.max", "25000 50000\n"); /* the group above gives less */
+    assert_true(quota("0::/a/b\n") == 0.5);
+    assert_true(quota("0::/\n") == 0);
+    write_file(CGROUPS "/cpu/c/cpu.cfs_quota_us", "-1\n");
+    write_file(CGROUPS "/cpu/c/cpu.cfs_period_us", "100000\n");
+    assert_true(quota("4:cpu,cpuacct:/c\n0::/\n") == 0);
+    write_file(CGROUPS "/cpu/c/cpu.cfs_quota_us", "50000\n");
+    assert_true(quota("9:name=systemd:/c\n4:cpuacct,cpu:/c\n0::/\n") == 0.5);
+    assert_true(quota("9:name=systemd:/c\n4:cpuset:/c\n") == 0);
+    assert_true(quota("0::/a/b\n4:cpu:/c\n") == 0.5);
+    assert_true(quota("nonsense\n::\n4:cpu\n") == 0);
+    assert_true(quota("4:cpu:/gone\n") == 0);
+}
+
+static int folder_begin(void **state) {
+    (void)state;
+    log_set_level(0); /* every broken file is warned of */
+    snprintf(folder, sizeof folder, "/tmp/caravan-test-probe-XXXXXX");
+    return mkdtemp(folder) && env_set("XDG_CACHE_HOME", folder) == OK ? 0 : -1;
+}
+
+static int folder_end(void **state) {
+    char command[128];
+    (void)state;
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    return system(command);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_probe_round_trip),
@@ -292,6 +426,8 @@ int main(void) {
         cmocka_unit_test(test_cluster),
         cmocka_unit_test(test_memory_of_a_rank),
         cmocka_unit_test(test_tournament),
+        cmocka_unit_test(test_cache),
+        cmocka_unit_test(test_quota),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, folder_begin, folder_end);
 }
