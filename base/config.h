@@ -48,6 +48,8 @@ enum config_group {
       "packed slices kept on each host's disk for the next start; 0: none; unset: 16 where they are sent") \
     X(cache_dir, TEXT, CONFIG_JOB, 0, 1023, "", "path",                        \
       "where they are kept; empty: ~/.cache/caravan/slices, or below $XDG_CACHE_HOME") \
+    X(cluster, TEXT, CONFIG_GRID, 0, 1023, "", "path",                         \
+      "file of hosts, devices and links: chooses devices") \
     X(device, TEXT, CONFIG_JOB, 0, 255, "", "name",                            \
       "a part of the OpenCL platform's or device's name; empty: the best")     \
     X(threads, WHOLE, CONFIG_JOB, 0, 4096, "0", "",                            \

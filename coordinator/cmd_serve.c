@@ -75,11 +75,18 @@ static err check_plan(const struct serve *s) {
     struct plan *plan;
     uint32_t context;
     TRY(model_context(&s->model, &s->config, &context));
-    struct plan_request r = {.n_stages = (uint32_t)s->config.stages, .n_shards = (uint32_t)s->config.shards,
-                             .n_ranks = engine_n_inside() ? (uint32_t)engine_n_inside() : (uint32_t)s->config.ranks,
-                             .context = context,
-                             .n_blocks = service_count_blocks(&s->config, context),
+    struct plan_request r = {.context = context, .n_blocks = service_count_blocks(&s->config, context),
                              .rows_max = (uint32_t)s->config.prefill_chunk};
+    const struct engine_options o = {.config = &s->config, .program = s->model.program, .context = context,
+                                     .n_blocks = r.n_blocks, .rows_max = r.rows_max, .is_reference = s->is_reference};
+    struct engine_bounds b;
+    TRY(engine_foresee(&o, &b));
+    if (!b.n_stages) {
+        printf("%u ranks; the plan is made once their devices are known\n", b.n_ranks);
+        return OK;
+    }
+    r.n_stages = b.n_stages;
+    r.n_shards = b.n_shards;
     TRY(plan_create(s->model.program, &r, &plan));
     err e = report_print_plan(s->model.program, plan, stdout);
     plan_free(plan);

@@ -10,6 +10,8 @@
 #include <jansson.h>
 
 #include "base/clock.h"
+#include "base/log.h"
+#include "coordinator/job_plan.h"
 #include "coordinator/link.h"
 #include "coordinator/numerics.h"
 #include "coordinator/supervisor.h"
@@ -24,13 +26,14 @@
 
 struct engine {
     struct engine_options o;
-    struct plan *plan;
+    struct job_plan *job;
     enum payload payload;
     struct supervisor *supervisor; /* NULL inside an MPI launch */
     struct link_watch quiet;       /* the watch inside an MPI launch */
     struct link_watch opening;     /* beside it until the job is ready */
     struct link *link;
-    struct engine_rank *ranks;
+    struct engine_rank *ranks; /* [job->n_ranks]; by cells once the plan went out, then those without one */
+    int is_planned;
     struct link_progress progress;
     uint32_t first_id, next_id;    /* of pending steps: [first_id, next_id) */
     int64_t begin_us, sent_us, heard_us, looked_us;
@@ -84,14 +87,18 @@ static err on_opening_tick(void *engine) {
 
 /* `host` may be NULL: as the rank's hello said, if it came so far. */
 static const char *rank_text(const struct engine *e, int rank, const char *host, char *out, size_t cap) {
-    if (rank < 0 || (uint32_t)rank >= e->plan->n_ranks) {
+    if (rank < 0 || (uint32_t)rank >= e->job->n_ranks) {
         snprintf(out, cap, "a rank");
         return out;
     }
     if (!host) host = e->ranks[rank].host;
-    const struct plan_cell *c = &e->plan->cells[rank];
-    snprintf(out, cap, "rank %d (%s%s%slayers %u-%u)", rank, *host ? "host " : "", host,
-             *host ? ", " : "", c->layer_begin, c->layer_end);
+    char layers[48] = "";
+    const struct plan *plan = e->job->plan;
+    if (e->is_planned && (uint32_t)rank < plan->n_ranks)
+        snprintf(layers, sizeof layers, "layers %u-%u", plan->cells[rank].layer_begin, plan->cells[rank].layer_end);
+    else if (e->is_planned)
+        snprintf(layers, sizeof layers, "no layers");
+    snprintf(out, cap, "rank %d (%s%s%s%s)", rank, *host ? "host " : "", host, *host && *layers ? ", " : "", layers);
     return out;
 }
 
@@ -117,11 +124,18 @@ static void drain(struct engine *e) {
         if (f.kind == FRAME_ERROR) take_error(e, &f);
 }
 
+/* The launcher counts ranks as it started them, the plan by cells. */
+static int rank_of_launch(const struct engine *e, int rank) {
+    for (uint32_t i = 0; e->is_planned && i < e->job->n_ranks; i++)
+        if (e->job->order[i] == (uint32_t)rank) return (int)i;
+    return rank;
+}
+
 /* A rank of this host that is stopped, or -1. */
 static int find_stopped(const struct engine *e) {
     char here[256] = "", path[64], stat[512];
     gethostname(here, sizeof here - 1);
-    for (uint32_t r = 0; e->ranks && r < e->plan->n_ranks; r++) {
+    for (uint32_t r = 0; r < e->job->n_ranks; r++) {
         if (strcmp(e->ranks[r].host, here) != 0) continue;
         snprintf(path, sizeof path, "/proc/%d/stat", e->ranks[r].pid);
         FILE *f = fopen(path, "re");
@@ -144,7 +158,7 @@ static err explain_timeout(struct engine *e, const char *text) {
 
 static err explain_host(const struct engine *e, const char *host) {
     char who[400];
-    for (uint32_t r = 0; r < e->plan->n_ranks; r++)
+    for (uint32_t r = 0; r < e->job->n_ranks; r++)
         if (strcmp(e->ranks[r].host, host) == 0)
             return err_set(ERR_JOB, "host %s does not answer any more: %s is lost", host,
                            rank_text(e, (int)r, NULL, who, sizeof who));
@@ -167,7 +181,7 @@ static err explain_end(struct engine *e) {
     supervisor_verdict(e->supervisor, &v);
     if (v.kind == VERDICT_SIGNAL)
         return err_set(ERR_JOB, "%s was ended by signal %d (%s)",
-                       rank_text(e, v.rank, v.host, who, sizeof who), v.number, strsignal(v.number));
+                       rank_text(e, rank_of_launch(e, v.rank), v.host, who, sizeof who), v.number, strsignal(v.number));
     if (v.kind == VERDICT_HOST) return explain_host(e, v.host);
     if (*e->error) return err_set(ERR_JOB, "%s", e->error);
     const char *mpirun = e->o.config->mpirun;
@@ -177,7 +191,7 @@ static err explain_end(struct engine *e) {
         return err_set(ERR_JOB, "rank %d (host %s): %s%s", v.rank, v.host, v.text, elsewhere_text(e, &v));
     case VERDICT_EXIT:
         return err_set(ERR_JOB, "%s ended with exit code %d: %s",
-                       rank_text(e, v.rank, NULL, who, sizeof who), v.number,
+                       rank_text(e, rank_of_launch(e, v.rank), NULL, who, sizeof who), v.number,
                        *v.text ? v.text : "it gave no reason; --verbose shows what there is");
     case VERDICT_LAUNCHER_SIGNAL:
         return err_set(ERR_JOB, "the launcher %s was ended by signal %d (%s), and all ranks with it",
@@ -315,49 +329,28 @@ static err ranks_take(struct engine *e, const struct frame *f) {
     for (size_t i = 0; i < n; i++) {
         const json_t *o = json_array_get(root, i);
         uint64_t rank = field_u64(o, "rank");
-        if (rank < e->plan->n_ranks) rank_take(&e->ranks[rank], o);
+        if (rank < e->job->n_ranks) rank_take(&e->ranks[rank], o);
     }
     json_decref(root);
-    if (n == e->plan->n_ranks) return OK;
-    return err_set(ERR_JOB, "the job has %zu ranks, the plan %u", n, e->plan->n_ranks);
+    if (n == e->job->n_ranks) return OK;
+    return err_set(ERR_JOB, "the job has %zu ranks, the plan %u", n, e->job->n_ranks);
 }
 
 /* ---- opening ---- */
 
-static err check_memory(struct engine *e) {
-    uint32_t n = e->plan->n_ranks, n_pools = 0;
-    struct plan_pool *pools = NULL;
-    uint32_t *pool_of = NULL;
-    err code = NEW(pools, n);
-    if (code == OK) code = NEW(pool_of, n);
-    for (uint32_t r = 0; r < n && code == OK; r++) {
-        const struct engine_rank *rank = &e->ranks[r];
-        uint64_t own = e->o.config->memory_mb << 20;
-        uint32_t i = 0;
-        /* Ranks of one host share its memory, unless each has an allowance. */
-        while (i < n_pools && (own || strcmp(pools[i].host, rank->host) != 0)) i++;
-        if (i == n_pools)
-            pools[n_pools++] = (struct plan_pool){rank->host, own ? own : rank->memory_bytes};
-        pool_of[r] = i;
+/* Waits for a frame that comes after signs of progress; `keys`: how those are called, `what`: how it is shown. */
+static err await(struct engine *e, enum frame_kind kind, const char *what, const char *const keys[2], struct frame *f) {
+    for (;;) {
+        TRY(receive(e, deadline_us(e) * LOAD_DEADLINE_FACTOR, 0, f));
+        if (f->kind == kind) break;
+        if (f->kind != FRAME_PROGRESS) continue;
+        json_t *o = json_loadb(f->body, f->n_bytes, 0, NULL);
+        uint64_t done = field_u64(o, keys[0]), total = field_u64(o, keys[1]);
+        json_decref(o);
+        link_progress_show(&e->progress, what, done, total, kind == FRAME_READY);
+        if (kind == FRAME_READY && e->o.on_progress) e->o.on_progress(e->o.context_of_opening, done, total);
     }
-    if (code == OK) code = plan_check_memory(e->o.program, e->plan, pools, n_pools, pool_of);
-    free(pools);
-    free(pool_of);
-    return code;
-}
-
-/* Of every cell: which rank of the job has it, and with which device. */
-static err cells_choose(const struct engine *e, struct plan_message *m) {
-    uint32_t n = e->plan->n_ranks;
-    TRY(NEW(m->order, n));
-    TRY(NEW(m->devices, n));
-    for (uint32_t i = 0; i < n; i++) {
-        struct plan_device *d = &m->devices[i];
-        m->order[i] = i;
-        d->threads = (uint32_t)e->o.config->threads;
-        snprintf(d->select, sizeof d->select, "%.255s", e->o.config->device);
-        for (uint32_t k = 0; k < i; k++) d->index += strcmp(e->ranks[k].host, e->ranks[i].host) == 0;
-    }
+    link_progress_clear(&e->progress);
     return OK;
 }
 
@@ -378,8 +371,17 @@ static uint32_t cache_mb(const struct config *c, enum plan_weights weights) {
     return c->cache_gb > 0 && mb < 1 ? 1 : (uint32_t)mb;
 }
 
+/* What was chosen, where there was a choice; loud where a device stays out. */
+static err plan_log(const struct engine *e) {
+    struct bytes text = {0};
+    err code = job_plan_print(e->job, &text);
+    if (code == OK) (e->job->found.n_left_out ? log_warn : log_info)("plan", "%s", (const char *)text.data);
+    bytes_free(&text);
+    return code;
+}
+
 static err send_plan(struct engine *e) {
-    const struct plan *plan = e->plan;
+    const struct plan *plan = e->job->plan;
     struct plan_message m = {
         .n_stages = plan->n_stages, .n_shards = plan->n_shards,
         .layer_begin = plan->layer_begin, .shares = plan->shares,
@@ -392,7 +394,7 @@ static err send_plan(struct engine *e) {
     if (code == OK) code = path_of_ranks(e->o.model, m.weights != WEIGHTS_LOCAL, m.model, sizeof m.model);
     if (code == OK && *e->o.config->cache_dir)
         code = path_of_ranks(e->o.config->cache_dir, 0, m.cache_dir, sizeof m.cache_dir);
-    if (code == OK) code = cells_choose(e, &m);
+    if (code == OK) code = job_plan_cells(e->job, &m);
     if (code == OK) code = plan_message_put(&m, &json);
     if (code == OK) code = send_frame(e, FRAME_PLAN, json.data, json.len);
     bytes_free(&json);
@@ -401,20 +403,23 @@ static err send_plan(struct engine *e) {
     return code;
 }
 
+/* From here on ranks count by cells. */
+static err ranks_renumber(struct engine *e) {
+    struct engine_rank *ranks;
+    TRY(NEW(ranks, e->job->n_ranks));
+    for (uint32_t i = 0; i < e->job->n_ranks; i++) ranks[i] = e->ranks[e->job->order[i]];
+    free(e->ranks);
+    e->ranks = ranks;
+    e->is_planned = 1;
+    return OK;
+}
+
 static err load(struct engine *e) {
+    static const char *const keys[] = {"loaded_bytes", "total_bytes"};
     struct frame f;
     TRY(send_plan(e));
-    for (;;) {
-        TRY(receive(e, deadline_us(e) * LOAD_DEADLINE_FACTOR, 0, &f));
-        if (f.kind == FRAME_READY) break;
-        if (f.kind != FRAME_PROGRESS) continue;
-        json_t *o = json_loadb(f.body, f.n_bytes, 0, NULL);
-        uint64_t loaded = field_u64(o, "loaded_bytes"), total = field_u64(o, "total_bytes");
-        json_decref(o);
-        link_progress_show(&e->progress, "loading", loaded, total, 1);
-        if (e->o.on_progress) e->o.on_progress(e->o.context_of_opening, loaded, total);
-    }
-    link_progress_clear(&e->progress);
+    TRY(ranks_renumber(e));
+    TRY(await(e, FRAME_READY, "loading", keys, &f));
     return ranks_take(e, &f);
 }
 
@@ -430,8 +435,7 @@ static err connect_inside(struct engine *e) {
 static err connect_launched(struct engine *e) {
     int fd = -1;
     double limit_s = e->o.config->deadline_s > LAUNCH_DEADLINE_S ? e->o.config->deadline_s : LAUNCH_DEADLINE_S;
-    TRY(supervisor_start(e->o.config, e->plan->n_stages, e->plan->n_shards, e->o.is_verbose,
-                         &e->supervisor));
+    TRY(supervisor_start(e->o.config, &e->job->places, e->o.is_verbose, &e->supervisor));
     supervisor_watch(e->supervisor)->also = &e->opening;
     TRY(supervisor_accept(e->supervisor, (int64_t)(limit_s * SECOND_US), &fd));
     return link_open(fd, supervisor_watch(e->supervisor), &e->link);
@@ -443,27 +447,34 @@ static err start(struct engine *e) {
     e->heard_us = e->looked_us = clock_us();
     TRY(expect(e, FRAME_HELLO, deadline_us(e), 0, &f));
     TRY(ranks_take(e, &f));
-    TRY(check_memory(e));
+    TRY(job_plan_hello(e->job, e->ranks));
+    TRY(job_plan_make(e->job, e->ranks));
+    TRY(plan_log(e));
     TRY(load(e));
     *(e->supervisor ? &supervisor_watch(e->supervisor)->also : &e->quiet.also) = NULL;
     e->load_s = (double)(clock_us() - e->begin_us) * 1e-6;
     return OK;
 }
 
-static err make_plan(struct engine *e) {
-    const struct config *c = e->o.config;
+/* Before a job is started. */
+static err settings_take(struct engine *e) {
     enum plan_weights weights;
-    TRY(plan_weights_from_name(c->weights, &weights)); /* before a job is started */
-    struct plan_request r = {(uint32_t)c->stages, (uint32_t)c->shards, (uint32_t)c->ranks,
-                             e->o.context, e->o.n_blocks, e->o.rows_max};
-    if (inside_ranks) {
-        if (r.n_ranks && r.n_ranks != (uint32_t)inside_ranks)
-            return err_set(ERR_USAGE, "--ranks %u inside a launch of %d ranks; leave it out", r.n_ranks, inside_ranks);
-        r.n_ranks = (uint32_t)inside_ranks;
-    }
-    TRY(numerics_choose(c, &e->payload));
-    TRY(plan_create(e->o.program, &r, &e->plan));
-    return NEW(e->ranks, e->plan->n_ranks);
+    TRY(plan_weights_from_name(e->o.config->weights, &weights));
+    return numerics_choose(e->o.config, &e->payload);
+}
+
+static err job_begin(const struct engine_options *o, struct job_plan **out) {
+    const struct job_request r = {o->config, o->program, o->context, o->n_blocks, o->rows_max,
+                                  (uint32_t)inside_ranks, o->is_reference};
+    return job_plan_begin(&r, out);
+}
+
+err engine_foresee(const struct engine_options *o, struct engine_bounds *out) {
+    struct job_plan *j;
+    TRY(job_begin(o, &j));
+    *out = (struct engine_bounds){j->n_stages, j->n_shards, j->n_ranks, job_plan_stages_max(j)};
+    job_plan_free(j);
+    return OK;
 }
 
 err engine_open(const struct engine_options *o, struct engine **out) {
@@ -474,7 +485,9 @@ err engine_open(const struct engine_options *o, struct engine **out) {
     e->o = *o;
     e->begin_us = clock_us();
     e->opening = (struct link_watch){e, -1, NULL, on_opening_tick, NULL};
-    err code = make_plan(e);
+    err code = settings_take(e);
+    if (code == OK) code = job_begin(o, &e->job);
+    if (code == OK) code = NEW(e->ranks, e->job->n_ranks);
     if (code == OK) code = explain(e, start(e));
     if (code != OK) {
         e->is_failed = 1;
@@ -495,14 +508,17 @@ void engine_close(struct engine *e) {
     }
     supervisor_free(e->supervisor);
     link_close(e->link);
-    plan_free(e->plan);
+    job_plan_free(e->job);
     free(e->ranks);
     free(e);
 }
 
-const struct plan *engine_plan(const struct engine *e) { return e->plan; }
+const struct plan *engine_plan(const struct engine *e) { return e->job->plan; }
+const struct cluster *engine_cluster(const struct engine *e) { return e->job->cluster; }
+const struct forecast *engine_forecast(const struct engine *e) { return e->job->found.forecast; }
+uint32_t engine_n_ranks(const struct engine *e) { return e->job->n_ranks; }
 double engine_load_s(const struct engine *e) { return e->load_s; }
-uint32_t engine_depth(const struct engine *e) { return e->plan->n_stages + 1; }
+uint32_t engine_depth(const struct engine *e) { return e->job->plan->n_stages + 1; }
 
 /* ---- steps ---- */
 

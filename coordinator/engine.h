@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "model/program.h"
 #include "node/frame.h"
+#include "partition/cost.h"
 #include "partition/plan.h"
 
 struct engine;
@@ -44,6 +45,13 @@ struct engine_rank {
     double one_row_s, full_s; /* of compute_s */
 };
 
+/* What can be said of a job before it starts; needs config, program, context, n_blocks and rows_max. */
+struct engine_bounds {
+    uint32_t n_stages, n_shards; /* 0: chosen once the devices are known */
+    uint32_t n_ranks, stages_max;
+};
+err engine_foresee(const struct engine_options *o, struct engine_bounds *out);
+
 /* Launches (or joins) the job, checks the memory of every rank against the plan and
  * loads the model. */
 err engine_open(const struct engine_options *o, struct engine **out);
@@ -51,6 +59,12 @@ err engine_open(const struct engine_options *o, struct engine **out);
 void engine_close(struct engine *e);
 
 const struct plan *engine_plan(const struct engine *e);
+/* Hosts, devices by rank of the launch (plan_cell.device), links; rates are 0 where none are known. */
+const struct cluster *engine_cluster(const struct engine *e);
+/* What the plan should reach; NULL where no rate of a device is known. */
+const struct forecast *engine_forecast(const struct engine *e);
+/* Ranks of the job: the plan's, and behind them those without a cell. */
+uint32_t engine_n_ranks(const struct engine *e);
 /* Seconds from the start to a model that is ready. */
 double engine_load_s(const struct engine *e);
 /* Steps that may be under way at once; one more keeps every stage busy. */
@@ -69,7 +83,7 @@ err engine_poll(struct engine *e, int64_t timeout_us, struct result *out, int *h
 
 /* Asks every rank for its figures; the answer comes during engine_poll, in order with the steps. */
 err engine_ask_stats(struct engine *e);
-/* The figures that came last, [n_ranks], and how often they came so far. Belongs to the engine. */
+/* The figures that came last, [engine_n_ranks], and how often they came so far. Belongs to the engine. */
 const struct engine_rank *engine_ranks(const struct engine *e, uint64_t *n_times);
 /* Asks and waits. No step may be pending. */
 err engine_stats(struct engine *e, const struct engine_rank **out);

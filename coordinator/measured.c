@@ -17,18 +17,11 @@ static void hosts_take(const struct engine_rank *ranks, struct cluster *c) {
     }
 }
 
-static void device_take(const struct probed_rank *p, const struct plan_device *asked, const struct engine_rank *rank,
-                        const struct cluster *c, struct cluster_device *d) {
-    double host_bytes = (double)c->hosts[d->host].memory_bytes;
+static void device_take(const struct probed_rank *p, struct cluster_device *d) {
     snprintf(d->name, sizeof d->name, "%s", p->device);
-    snprintf(d->select, sizeof d->select, "%s", asked->select);
-    d->index = asked->index;
-    d->has_index = asked->has_index;
-    d->threads = asked->threads;
     d->is_host = p->is_host;
     d->rates = p->rates;
     if (!p->is_host) d->memory_bytes = p->memory_bytes;
-    else if ((double)rank->memory_bytes < OWN_LIMIT * host_bytes) d->memory_bytes = rank->memory_bytes;
 }
 
 static void slowest_take(struct cluster_link *slowest, const struct cluster_link *l) {
@@ -48,17 +41,46 @@ static void link_take(struct cluster *c, uint32_t from, const struct probed_link
     if (a != b) way_take(c, b, a, (struct cluster_link){p->latency_s, p->back_per_s});
 }
 
+/* Hosts and devices as they were asked for, nothing measured. */
+static err cluster_begin(const struct engine_rank *ranks, uint32_t n_ranks, const struct plan_device *asked,
+                         struct cluster *c) {
+    TRY(NEW(c->hosts, n_ranks));
+    TRY(NEW(c->devices, n_ranks));
+    c->n_devices = n_ranks;
+    hosts_take(ranks, c);
+    for (uint32_t r = 0; r < n_ranks; r++) {
+        struct cluster_device *d = &c->devices[r];
+        double host_bytes = (double)c->hosts[d->host].memory_bytes;
+        d->rank = (int)r;
+        snprintf(d->name, sizeof d->name, "%s", *asked[r].select ? asked[r].select : "any device");
+        snprintf(d->select, sizeof d->select, "%s", asked[r].select);
+        d->index = asked[r].index;
+        d->has_index = asked[r].has_index;
+        d->threads = asked[r].threads;
+        d->is_host = 1;
+        if ((double)ranks[r].memory_bytes < OWN_LIMIT * host_bytes) d->memory_bytes = ranks[r].memory_bytes;
+    }
+    return NEW(c->measured, (size_t)c->n_hosts * c->n_hosts);
+}
+
+/* Takes the error or the cluster. */
+static err finish(err e, struct cluster *c, struct cluster **out) {
+    if (e == OK) *out = c;
+    else cluster_free(c);
+    return e;
+}
+
+err measured_hello(const struct engine_rank *ranks, uint32_t n_ranks, const struct plan_device *asked,
+                   struct cluster **out) {
+    struct cluster *c;
+    TRY(NEW(c, 1));
+    return finish(cluster_begin(ranks, n_ranks, asked, c), c, out);
+}
+
 static err cluster_fill(const struct engine_rank *ranks, const struct probe_message *asked, const struct probed *p,
                         struct cluster *c) {
-    TRY(NEW(c->hosts, p->n_ranks));
-    TRY(NEW(c->devices, p->n_ranks));
-    c->n_devices = p->n_ranks;
-    hosts_take(ranks, c);
-    TRY(NEW(c->measured, (size_t)c->n_hosts * c->n_hosts));
-    for (uint32_t r = 0; r < p->n_ranks; r++) {
-        c->devices[r].rank = (int)r;
-        device_take(&p->ranks[r], &asked->devices[r], &ranks[r], c, &c->devices[r]);
-    }
+    TRY(cluster_begin(ranks, p->n_ranks, asked->devices, c));
+    for (uint32_t r = 0; r < p->n_ranks; r++) device_take(&p->ranks[r], &c->devices[r]);
     for (uint32_t r = 0; r < p->n_ranks; r++)
         for (uint32_t i = 0; i < p->ranks[r].n_links; i++) link_take(c, r, &p->ranks[r].links[i]);
     return OK;
@@ -67,17 +89,13 @@ static err cluster_fill(const struct engine_rank *ranks, const struct probe_mess
 err measured_cluster(const struct engine_rank *ranks, uint32_t n_ranks, const struct probe_message *asked,
                      const char *body, size_t n, struct cluster **out) {
     struct probed p;
-    struct cluster *c;
+    struct cluster *c = NULL;
     TRY(probed_get(body, n, &p));
     err e = OK;
     if (p.n_ranks != n_ranks || asked->n_ranks != n_ranks)
         e = err_set(ERR_JOB, "%u ranks of %u were measured, %u were asked", p.n_ranks, n_ranks, asked->n_ranks);
     if (e == OK) e = NEW(c, 1);
-    if (e == OK) {
-        e = cluster_fill(ranks, asked, &p, c);
-        if (e == OK) *out = c;
-        else cluster_free(c);
-    }
+    if (e == OK) e = cluster_fill(ranks, asked, &p, c);
     probed_free(&p);
-    return e;
+    return finish(e, c, out);
 }

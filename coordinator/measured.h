@@ -14,4 +14,8 @@
 err measured_cluster(const struct engine_rank *ranks, uint32_t n_ranks, const struct probe_message *asked,
                      const char *body, size_t n, struct cluster **out);
 
+/* The same before anything is measured: `asked` [n_ranks]. Devices count as their host's. */
+err measured_hello(const struct engine_rank *ranks, uint32_t n_ranks, const struct plan_device *asked,
+                   struct cluster **out);
+
 #endif

@@ -79,6 +79,8 @@ err scheduler_create(const struct scheduler_options *o, struct scheduler **out) 
     return OK;
 }
 
+void scheduler_set_groups(struct scheduler *s, uint32_t n_groups) { s->o.n_groups = n_groups; }
+
 void scheduler_free(struct scheduler *s) {
     if (!s) return;
     while (s->n_running) scheduler_remove(s, s->running[0]->q);

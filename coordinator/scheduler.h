@@ -50,6 +50,8 @@ struct scheduler_options {
 };
 
 err scheduler_create(const struct scheduler_options *o, struct scheduler **out);
+/* Fewer groups than at the creation, or as many again: what a job turned out to have. No step may be under way. */
+void scheduler_set_groups(struct scheduler *s, uint32_t n_groups);
 void scheduler_free(struct scheduler *s); /* not the sequences */
 
 /* Waits for its turn. `key`: keys take turns, so that many sequences of one do not keep out

@@ -160,18 +160,18 @@ uint32_t service_count_blocks(const struct config *c, uint32_t context) {
 
 static err parts_create(struct service *s) {
     struct scheduler_options o = {.n_blocks = s->n_blocks, .rows_max = (uint32_t)s->config.prefill_chunk,
-                                  .n_groups = 1, .context = s->context,
+                                  .context = s->context,
                                   .n_vocab = s->o.model->program->n_vocab, .on_begin = service_begun,
                                   .context_of_begin = s};
-    struct plan_request r = {.n_stages = (uint32_t)s->config.stages, .n_shards = (uint32_t)s->config.shards,
-                             .n_ranks = engine_n_inside() ? (uint32_t)engine_n_inside() : (uint32_t)s->config.ranks};
-    uint32_t n_shards;
-    TRY(plan_grid(s->o.model->program, r.n_stages, r.n_shards, r.n_ranks, &o.n_groups, &n_shards));
-    s->status.n_stages = o.n_groups;
-    s->status.n_shards = n_shards;
-    s->status.n_ranks = o.n_groups * n_shards;
-    TRY(NEW(s->compute_s, s->status.n_ranks));
-    TRY(NEW(s->sent, o.n_groups + 1));
+    const struct engine_options job = service_job_options(s);
+    struct engine_bounds b;
+    TRY(engine_foresee(&job, &b));
+    o.n_groups = b.stages_max;
+    s->status.n_stages = b.n_stages;
+    s->status.n_shards = b.n_shards;
+    s->status.n_ranks = b.n_stages * b.n_shards;
+    TRY(NEW(s->compute_s, b.n_ranks));
+    TRY(NEW(s->sent, b.stages_max + 1));
     return scheduler_create(&o, &s->scheduler);
 }
 

@@ -72,6 +72,7 @@ struct service {
 /* service_run.c: the thread; what the scheduler tells it. */
 void *service_thread(void *service);
 void service_begun(void *service, struct sequence *q);
+struct engine_options service_job_options(struct service *s);
 
 /* service.c, any thread */
 void service_set_state(struct service *s, enum service_state state, const char *reason);

@@ -353,12 +353,29 @@ static err on_wait(void *service) {
     return OK;
 }
 
-static err job_open(struct service *s) {
-    struct engine_options o = {
+struct engine_options service_job_options(struct service *s) {
+    return (struct engine_options){
         .config = &s->config, .program = s->o.model->program, .model = s->o.model->path,
         .is_reference = s->o.is_reference, .is_verbose = s->o.is_verbose, .context = s->context,
         .n_blocks = s->n_blocks, .rows_max = (uint32_t)s->config.prefill_chunk, .wake_fd = s->wake_fd,
         .on_progress = on_progress, .on_wait = on_wait, .context_of_opening = s};
+}
+
+/* The grid may be another one than that of the job before. */
+static void grid_take(struct service *s) {
+    const struct plan *plan = engine_plan(s->engine);
+    scheduler_set_groups(s->scheduler, plan->n_stages);
+    memset(s->compute_s, 0, plan->n_ranks * sizeof *s->compute_s);
+    pthread_mutex_lock(&s->lock);
+    s->status.n_stages = plan->n_stages;
+    s->status.n_shards = plan->n_shards;
+    s->status.n_ranks = plan->n_ranks;
+    s->status.load_s = engine_load_s(s->engine);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static err job_open(struct service *s) {
+    const struct engine_options o = service_job_options(s);
     s->ready_us = 0;
     s->is_first_load = s->status.load_s <= 0;
     engine_hold_signals(!s->is_first_load); /* nothing runs yet; later a signal asks for a drain */
@@ -371,10 +388,7 @@ static err job_open(struct service *s) {
     s->n_sent = s->n_done = 0;
     s->n_stats_taken = 0;
     s->stats_us = s->asked_stats_us = s->last_result_us = 0;
-    memset(s->compute_s, 0, s->status.n_ranks * sizeof *s->compute_s);
-    pthread_mutex_lock(&s->lock);
-    s->status.load_s = engine_load_s(s->engine);
-    pthread_mutex_unlock(&s->lock);
+    grid_take(s);
     service_set_state(s, SERVICE_READY, "");
     s->has_new_events = 1; /* who waits for a model that is ready hears of it */
     return OK;

@@ -194,43 +194,6 @@ static err on_tick(void *context) {
 
 /* ---- launching ---- */
 
-/* Lines of a host file that name a host. */
-static uint32_t count_hosts(const char *path) {
-    struct bytes text = {0};
-    uint32_t n = 0;
-    if (bytes_read_file(&text, path) == OK)
-        for (char *line = strtok((char *)text.data, "\n"); line; line = strtok(NULL, "\n")) {
-            line += strspn(line, " \t");
-            n += *line && *line != '#';
-        }
-    bytes_free(&text);
-    return n;
-}
-
-/* Hosts that mpirun will find, as far as this process can tell. */
-static uint32_t hosts_of_job(const struct config *c) {
-    const char *nodes = env_get("SLURM_JOB_NUM_NODES");
-    uint32_t n = 1;
-    if (*c->hosts)
-        n = count_hosts(c->hosts);
-    else if (nodes)
-        n = (uint32_t)strtoul(nodes, NULL, 10);
-    return n ? n : 1;
-}
-
-/* How the grid lies on the hosts. */
-struct layout {
-    uint32_t n_ranks, n_hosts, ranks_per_host;
-};
-
-static struct layout layout_of(const struct config *c, uint32_t n_stages, uint32_t n_shards) {
-    struct layout l = {.n_ranks = n_stages * n_shards, .n_hosts = hosts_of_job(c)};
-    l.ranks_per_host = (l.n_ranks + l.n_hosts - 1) / l.n_hosts;
-    /* Shards talk most: a stage is parted only where there are more hosts than stages. */
-    if (n_stages >= l.n_hosts) l.ranks_per_host = (n_stages + l.n_hosts - 1) / l.n_hosts * n_shards;
-    return l;
-}
-
 /* mpirun takes an MCA parameter once: what mpirun_args sets is left to it. */
 static err args_add_mca(struct args *a, const struct config *c, const char *name, const char *value) {
     if (strstr(c->mpirun_args, name)) return OK;
@@ -239,34 +202,52 @@ static err args_add_mca(struct args *a, const struct config *c, const char *name
     return args_add(a, "%s", value);
 }
 
-/* Which host a rank gets, and which cores. */
-static err args_add_places(struct args *a, const struct config *c, const struct layout *l) {
-    TRY(args_add(a, "-n"));
-    TRY(args_add(a, "%u", l->n_ranks));
-    if (!strstr(c->mpirun_args, "--bind-to")) {
-        /* The default would put all threads of a rank on one core. */
-        TRY(args_add(a, "--bind-to"));
-        TRY(args_add(a, "none"));
+/* Which host a rank gets. */
+static err args_add_hosts(struct args *a, const struct config *c, const struct places *p) {
+    int is_mapped = strstr(c->mpirun_args, "--map-by") != NULL;
+    if (p->is_named && !is_mapped) {
+        struct bytes list = {0};
+        err e = OK;
+        for (uint32_t i = 0; e == OK && i < p->n_hosts; i++)
+            e = bytes_printf(&list, "%s%s:%u", i ? "," : "", p->list[i].host, p->list[i].n_ranks);
+        if (e == OK) e = args_add(a, "--host");
+        if (e == OK) e = args_add(a, "%s", (const char *)list.data);
+        bytes_free(&list);
+        TRY(e);
+        TRY(args_add(a, "--map-by"));
+        return args_add(a, "slot");
     }
-    TRY(args_add(a, "--oversubscribe"));
-    if (l->n_hosts > 1 && !strstr(c->mpirun_args, "--map-by")) {
+    if (p->n_hosts > 1 && !is_mapped) {
         /* The default would fill the first host before it uses the second. */
         TRY(args_add(a, "--map-by"));
-        TRY(args_add(a, "ppr:%u:node", l->ranks_per_host));
+        TRY(args_add(a, "ppr:%u:node", p->list[0].n_ranks));
     }
     if (!*c->hosts) return OK;
     TRY(args_add(a, "--hostfile"));
     return args_add(a, "%s", c->hosts);
 }
 
+/* How many ranks, and which host and cores each gets. */
+static err args_add_places(struct args *a, const struct config *c, const struct places *p) {
+    TRY(args_add(a, "-n"));
+    TRY(args_add(a, "%u", p->n_ranks));
+    if (!strstr(c->mpirun_args, "--bind-to")) {
+        /* The default would put all threads of a rank on one core. */
+        TRY(args_add(a, "--bind-to"));
+        TRY(args_add(a, "none"));
+    }
+    TRY(args_add(a, "--oversubscribe"));
+    return args_add_hosts(a, c, p);
+}
+
 static err args_make(struct args *a, const struct supervisor *s, const struct config *c,
-                     const struct layout *l) {
+                     const struct places *p) {
     char exe[1024];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     if (n < 0) return err_set(ERR_INTERNAL, "/proc/self/exe: %s", strerror(errno));
     exe[n] = 0;
     TRY(args_add(a, "%s", c->mpirun));
-    TRY(args_add_places(a, c, l));
+    TRY(args_add_places(a, c, p));
     TRY(args_add_mca(a, c, "mpi_yield_when_idle", "1"));
     TRY(args_add_mca(a, c, "odls_base_sigkill_timeout", "0"));
     /* A host that lost power is noticed after seconds, not minutes. */
@@ -355,7 +336,7 @@ static void listen_close(struct supervisor *s) {
     *s->path = *s->dir = 0;
 }
 
-static err start_job(struct supervisor *s, const struct config *c, const struct layout *l) {
+static err start_job(struct supervisor *s, const struct config *c, const struct places *p) {
     TRY(listen_open(s));
     if (geteuid() == 0) {
         TRY(env_set("OMPI_ALLOW_RUN_AS_ROOT", "1"));
@@ -366,22 +347,20 @@ static err start_job(struct supervisor *s, const struct config *c, const struct 
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     supervisor_catch_signals();
     struct args a = {.what = "mpirun_args", .full = ERR_CONFIG};
-    err e = args_make(&a, s, c, l);
+    err e = args_make(&a, s, c, p);
     if (e == OK) e = launch(s, args_list(&a));
     args_free(&a);
     return e;
 }
 
-err supervisor_start(const struct config *c, uint32_t n_stages, uint32_t n_shards,
-                     int is_verbose, struct supervisor **out) {
-    struct layout layout = layout_of(c, n_stages, n_shards);
+err supervisor_start(const struct config *c, const struct places *p, int is_verbose, struct supervisor **out) {
     struct supervisor *s;
     TRY(NEW(s, 1));
     s->listen_fd = -1;
     s->is_verbose = is_verbose;
     s->noise_is_open = 1;
     s->watch = (struct link_watch){s, -1, on_output, on_tick, NULL};
-    err e = start_job(s, c, &layout);
+    err e = start_job(s, c, p);
     if (e != OK) {
         supervisor_free(s);
         return e;

@@ -8,13 +8,12 @@
 #include "base/config.h"
 #include "base/err.h"
 #include "coordinator/link.h"
+#include "coordinator/places.h"
 
 struct supervisor;
 
-/* Starts `mpirun ... caravan node --socket PATH`, one rank for each cell of the grid. Several
- * hosts are all used, as evenly as whole stages go (or shards, of more hosts than stages). */
-err supervisor_start(const struct config *c, uint32_t n_stages, uint32_t n_shards,
-                     int is_verbose, struct supervisor **out);
+/* Starts `mpirun ... caravan node --socket PATH` with the ranks of `p`. */
+err supervisor_start(const struct config *c, const struct places *p, int is_verbose, struct supervisor **out);
 /* Ends what still runs (first politely) and reaps it. NULL is fine. */
 void supervisor_free(struct supervisor *s);
 

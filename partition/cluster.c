@@ -41,18 +41,20 @@ static void rates_complete(struct device_rates *r, int is_host) {
     fill(&r->pack_per_s, PACK_PER_S);
 }
 
-void cluster_complete(struct cluster *c) {
-    for (uint32_t i = 0; i < c->n_devices; i++) rates_complete(&c->devices[i].rates, c->devices[i].is_host);
-    for (uint32_t i = 0; i < c->n_hosts; i++) fill(&c->hosts[i].file_per_s, FILE_PER_S);
-}
-
-/* ---- links ---- */
-
 /* What is said of one end, else what is said of all. */
 static struct cluster_link link_or(struct cluster_link said, struct cluster_link all) {
     return (struct cluster_link){said.latency_s > 0 ? said.latency_s : all.latency_s,
                                  said.bytes_per_s > 0 ? said.bytes_per_s : all.bytes_per_s};
 }
+
+void cluster_complete(struct cluster *c) {
+    for (uint32_t i = 0; i < c->n_devices; i++) rates_complete(&c->devices[i].rates, c->devices[i].is_host);
+    for (uint32_t i = 0; i < c->n_hosts; i++) fill(&c->hosts[i].file_per_s, FILE_PER_S);
+    c->between = link_or(c->between, CLUSTER_BETWEEN);
+    c->inside = link_or(c->inside, CLUSTER_INSIDE);
+}
+
+/* ---- links ---- */
 
 struct cluster_link cluster_link_of(const struct cluster *c, uint32_t a, uint32_t b) {
     uint32_t from = c->devices[a].host, to = c->devices[b].host;

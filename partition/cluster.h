@@ -63,6 +63,10 @@ struct cluster {
                                        bytes_per_s 0 where not measured */
 };
 
+/* Where nothing is said: a cable of 10 Gbit/s; memory of a host. */
+#define CLUSTER_BETWEEN ((struct cluster_link){50e-6, 10e9 / 8})
+#define CLUSTER_INSIDE ((struct cluster_link){1e-6, 80e9 / 8})
+
 void cluster_free(struct cluster *c);
 
 /* Reads a description. ERR_CONFIG names file, line and key. */
@@ -73,6 +77,8 @@ err cluster_correct(struct cluster *c, const char *path);
 /* Fills rates that are not known from those that are (row_per_s from read_per_s, products from int8 and f32), and
  * where nothing is known with the same for all, so that every one but copy_per_s of a host device is positive. */
 void cluster_complete(struct cluster *c);
+/* Devices that a file lists for each of the hosts: counts [n_hosts], 0 for one that it has not got. */
+err cluster_count_devices(const char *path, const char *const *hosts, uint32_t n_hosts, uint32_t *counts);
 
 /* The way from device a to device b: what was measured between their hosts, else what is described. */
 struct cluster_link cluster_link_of(const struct cluster *c, uint32_t a, uint32_t b);

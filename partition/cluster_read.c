@@ -16,9 +16,6 @@
 #define PARTS_MAX 7 /* of a path */
 #define LABEL_BYTES 128
 
-/* Where nothing is said: a cable of 10 Gbit/s; memory of a host. */
-static const struct cluster_link between_default = {50e-6, 10e9 / 8}, inside_default = {1e-6, 80e9 / 8};
-
 struct said_device {
     struct cluster_device d;
     uint32_t host, count; /* host: index of said_host */
@@ -171,6 +168,7 @@ static err take_device(struct said *s, char **parts, uint32_t n, const struct co
     if (strcmp(parts[0], "products_gop_s") == 0)
         return take_formats(d->d.rates.products_per_s, parts + 1, n - 1, item);
     if (strcmp(parts[0], "host_memory") == 0) d->has_host_memory = 1;
+    if (strcmp(parts[0], "index") == 0) d->d.has_index = 1;
     return config_take(device_fields, N_FIELDS(device_fields), parts[0], item, d);
 }
 
@@ -368,8 +366,8 @@ static err cluster_make(const struct said *s, struct cluster *c) {
     TRY(check_said(s));
     TRY(NEW(c->hosts, s->all_hosts));
     TRY(NEW(c->devices, s->all_devices));
-    c->between = between_default;
-    c->inside = inside_default;
+    c->between = CLUSTER_BETWEEN;
+    c->inside = CLUSTER_INSIDE;
     over(&c->between, s->between);
     over(&c->inside, s->inside);
     err e = add_hosts(s, &names, c);
@@ -398,6 +396,7 @@ err cluster_read(const char *path, struct cluster **out) {
 static void correct_device(struct cluster_device *d, const struct said_device *said, uint32_t copy) {
     if (*said->d.select) snprintf(d->select, sizeof d->select, "%s", said->d.select);
     d->index = said->d.index + copy;
+    d->has_index = said->d.has_index;
     if (said->d.threads) d->threads = said->d.threads;
     if (said->d.memory_bytes) d->memory_bytes = said->d.memory_bytes;
     if (said->has_host_memory) d->is_host = said->d.is_host;
@@ -507,6 +506,35 @@ err cluster_correct(struct cluster *c, const char *path) {
     TRY(said_read(path, &s));
     err e = host_names(c, &names);
     if (e == OK) e = correct_all(&s, &names, c);
+    strmap_free(&names);
+    said_free(&s);
+    return e;
+}
+
+/* ---- counting ---- */
+
+static err count_copies(const struct said *s, const struct strmap *names, uint32_t said_host, uint32_t *counts) {
+    const struct said_host *h = &s->hosts[said_host];
+    uint32_t n = devices_of_host(s, said_host);
+    for (uint32_t k = 0; k < h->count; k++) {
+        char name[256];
+        if (copy_name(name, sizeof name, h->name, k, h->count) != OK) return bad_host(s, h);
+        int32_t host = strmap_find(names, name, strlen(name), -1);
+        if (host >= 0) counts[host] = n;
+    }
+    return OK;
+}
+
+err cluster_count_devices(const char *path, const char *const *hosts, uint32_t n_hosts, uint32_t *counts) {
+    struct said s;
+    struct strmap names = {0};
+    memset(counts, 0, n_hosts * sizeof *counts);
+    TRY(said_read(path, &s));
+    err e = OK;
+    for (int is_short = 0; is_short < 2; is_short++)
+        for (uint32_t i = 0; e == OK && i < n_hosts; i++)
+            e = strmap_add(&names, hosts[i], is_short ? strcspn(hosts[i], ".") : strlen(hosts[i]), (int32_t)i);
+    for (uint32_t i = 0; e == OK && i < s.n_hosts; i++) e = count_copies(&s, &names, i, counts);
     strmap_free(&names);
     said_free(&s);
     return e;

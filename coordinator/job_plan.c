@@ -1,0 +1,195 @@
+#include "coordinator/job_plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "coordinator/measured.h"
+
+/* ---- before the launch ---- */
+
+static struct plan_request request_of(const struct job_plan *j) {
+    return (struct plan_request){j->n_stages, j->n_shards, j->n_ranks,
+                                 j->r.context, j->r.n_blocks, j->r.rows_max};
+}
+
+static int is_open(const struct job_plan *j) { return j->n_stages == 0; }
+
+/* As many as the command line or the launch says; 0: as many as there are devices. */
+static err ranks_asked(const struct job_request *r, uint32_t *out) {
+    *out = (uint32_t)r->config->ranks;
+    if (r->n_inside && *out && *out != r->n_inside)
+        return err_set(ERR_USAGE, "--ranks %u inside a launch of %u ranks; leave it out", *out, r->n_inside);
+    if (r->n_inside) *out = r->n_inside;
+    return OK;
+}
+
+static err grid_begin(struct job_plan *j) {
+    const struct config *c = j->r.config;
+    uint32_t stages = (uint32_t)c->stages, shards = (uint32_t)c->shards, ranks;
+    TRY(ranks_asked(&j->r, &ranks));
+    TRY(places_find(c, &j->places));
+    if (!stages && !shards && !ranks) {
+        TRY(places_by_devices(&j->places, c->cluster));
+        ranks = j->places.n_ranks;
+        TRY(plan_grid(j->r.program, 0, 0, ranks, &j->n_stages, &j->n_shards));
+        j->n_ranks = ranks;
+        return OK;
+    }
+    TRY(plan_grid(j->r.program, stages, shards, ranks, &stages, &shards));
+    places_spread(&j->places, stages, shards);
+    j->n_ranks = j->places.n_ranks;
+    j->n_stages = stages;
+    j->n_shards = shards;
+    return OK;
+}
+
+static err begin(struct job_plan *j) {
+    TRY(grid_begin(j));
+    if (is_open(j)) return OK;
+    struct plan_request r = request_of(j);
+    return plan_create(j->r.program, &r, &j->plan); /* what cannot be is said before anything starts */
+}
+
+err job_plan_begin(const struct job_request *r, struct job_plan **out) {
+    struct job_plan *j;
+    TRY(NEW(j, 1));
+    j->r = *r;
+    err e = begin(j);
+    if (e == OK) *out = j;
+    else job_plan_free(j);
+    return e;
+}
+
+void job_plan_free(struct job_plan *j) {
+    if (!j) return;
+    if (j->plan != j->found.plan) plan_free(j->plan);
+    cluster_free(j->cluster);
+    places_free(&j->places);
+    free(j->devices);
+    free(j->order);
+    free(j);
+}
+
+uint32_t job_plan_stages_max(const struct job_plan *j) {
+    if (!is_open(j)) return j->n_stages;
+    return j->n_ranks < j->r.program->n_layers ? j->n_ranks : j->r.program->n_layers;
+}
+
+/* ---- the devices ---- */
+
+/* What the file says goes over what is there. */
+static err cluster_take(struct job_plan *j, struct cluster *c) {
+    const struct config *config = j->r.config;
+    cluster_free(j->cluster);
+    j->cluster = c;
+    if (*config->cluster) TRY(cluster_correct(c, config->cluster));
+    for (uint32_t i = 0; config->memory_mb && i < c->n_devices; i++)
+        c->devices[i].memory_bytes = config->memory_mb << 20;
+    return OK;
+}
+
+/* Ranks of a host that select alike count up. */
+static uint32_t turn_of(const struct cluster *c, uint32_t rank) {
+    const struct cluster_device *d = &c->devices[rank];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < rank; i++)
+        n += c->devices[i].host == d->host && strcmp(c->devices[i].select, d->select) == 0;
+    return n;
+}
+
+err job_plan_hello(struct job_plan *j, const struct engine_rank *ranks) {
+    struct cluster *c;
+    TRY(NEW(j->devices, j->n_ranks));
+    for (uint32_t i = 0; i < j->n_ranks; i++) {
+        struct plan_device *d = &j->devices[i];
+        snprintf(d->select, sizeof d->select, "%.255s", j->r.config->device);
+        d->threads = (uint32_t)j->r.config->threads;
+    }
+    TRY(measured_hello(ranks, j->n_ranks, j->devices, &c));
+    TRY(cluster_take(j, c));
+    for (uint32_t i = 0; i < j->n_ranks; i++) {
+        const struct cluster_device *from = &c->devices[i];
+        struct plan_device *d = &j->devices[i];
+        snprintf(d->select, sizeof d->select, "%s", from->select);
+        d->threads = from->threads;
+        d->has_index = from->has_index;
+        d->index = from->has_index ? from->index : turn_of(c, i);
+    }
+    return OK;
+}
+
+/* ---- the plan ---- */
+
+/* Ranks of one host share its memory, unless each has an allowance. */
+static err check_memory(const struct job_plan *j, const struct engine_rank *ranks) {
+    uint32_t n = j->plan->n_ranks, n_pools = 0;
+    struct plan_pool *pools = NULL;
+    uint32_t *pool_of = NULL;
+    err e = NEW(pools, n);
+    if (e == OK) e = NEW(pool_of, n);
+    for (uint32_t r = 0; r < n && e == OK; r++) {
+        uint64_t own = j->r.config->memory_mb << 20;
+        uint32_t i = 0;
+        while (i < n_pools && (own || strcmp(pools[i].host, ranks[r].host) != 0)) i++;
+        if (i == n_pools) pools[n_pools++] = (struct plan_pool){ranks[r].host, own ? own : ranks[r].memory_bytes};
+        pool_of[r] = i;
+    }
+    if (e == OK) e = plan_check_memory(j->r.program, j->plan, pools, n_pools, pool_of);
+    free(pools);
+    free(pool_of);
+    return e;
+}
+
+/* All devices alike: cells in the order of ranks. */
+static err plan_equal(struct job_plan *j, const struct engine_rank *ranks) {
+    struct plan_request r = request_of(j);
+    if (!j->plan) TRY(plan_create(j->r.program, &r, &j->plan));
+    return check_memory(j, ranks);
+}
+
+/* Cells first, then ranks without one. */
+static err order_make(struct job_plan *j) {
+    uint8_t *has_cell;
+    TRY(NEW(has_cell, j->n_ranks));
+    err e = NEW(j->order, j->n_ranks);
+    uint32_t n = 0;
+    for (; e == OK && n < j->plan->n_ranks; n++) {
+        j->order[n] = j->plan->cells[n].device;
+        if (j->order[n] >= j->n_ranks || has_cell[j->order[n]]++)
+            e = err_set(ERR_INTERNAL, "the plan gives cell %u to rank %u of %u", n, j->order[n], j->n_ranks);
+    }
+    for (uint32_t i = 0; e == OK && i < j->n_ranks; i++)
+        if (!has_cell[i]) j->order[n++] = i;
+    free(has_cell);
+    return e;
+}
+
+err job_plan_make(struct job_plan *j, const struct engine_rank *ranks) {
+    TRY(plan_equal(j, ranks));
+    return order_make(j);
+}
+
+err job_plan_cells(const struct job_plan *j, struct plan_message *m) {
+    uint32_t n = j->plan->n_ranks;
+    TRY(NEW(m->order, n));
+    TRY(NEW(m->devices, n));
+    memcpy(m->order, j->order, n * sizeof *m->order);
+    for (uint32_t i = 0; i < n; i++) m->devices[i] = j->devices[j->order[i]];
+    return OK;
+}
+
+err job_plan_print(const struct job_plan *j, struct bytes *out) {
+    const struct forecast *f = j->found.forecast;
+    TRY(bytes_printf(out, "stages=%u shards=%u ranks=%u hosts=%u", j->plan->n_stages, j->plan->n_shards, j->n_ranks,
+                     j->cluster->n_hosts));
+    if (f)
+        TRY(bytes_printf(out, " decode_per_s=%.3g streams_per_s=%.3g prefill_per_s=%.3g", f->decode_per_s,
+                         f->streams_per_s, f->prefill_per_s));
+    for (uint32_t i = 0; i < j->found.n_left_out; i++) {
+        const struct left_out *l = &j->found.left_out[i];
+        const struct cluster_device *d = &j->cluster->devices[l->device];
+        TRY(bytes_printf(out, " left_out=\"%s on %s: %s\"", d->name, j->cluster->hosts[d->host].name, l->why));
+    }
+    return OK;
+}
