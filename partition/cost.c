@@ -161,63 +161,80 @@ uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_
 
 /* ---- what passes between shards, and stages ---- */
 
-static double way_s(const struct cluster *c, uint32_t from, uint32_t to, double bytes, double *latency_s) {
-    struct cluster_link l = cluster_link_of(c, from, to);
-    if (l.latency_s > *latency_s) *latency_s = l.latency_s;
-    return bytes / l.bytes_per_s;
+/* On one host partial sums of devices that are the host meet in its memory, and no device stops. */
+static int meet_in_memory(const struct cluster *c, const uint32_t *devices, uint32_t n_shards) {
+    for (uint32_t i = 0; i < n_shards; i++)
+        if (!c->devices[devices[i]].is_host || c->devices[devices[i]].host != c->devices[devices[0]].host) return 0;
+    return 1;
 }
 
-/* On one host partial sums of devices that are the host meet in its memory, and no device stops. */
-static int meet_in_memory(const struct cluster *c, const struct cost_shards *shards) {
-    for (uint32_t i = 0; i < shards->n_shards; i++) {
-        const struct cluster_device *d = &c->devices[shards->devices[i]];
-        if (!d->is_host || d->host != c->devices[shards->devices[0]].host) return 0;
+void cost_ways_make(const struct cluster *c, const uint32_t *devices, uint32_t n_shards, struct cost_ways *out) {
+    int in_memory = meet_in_memory(c, devices, n_shards);
+    for (uint32_t i = 0; i < n_shards; i++) {
+        out->latency_s[i] = 0;
+        out->stop_s[i] = in_memory ? 0 : c->devices[devices[i]].rates.step_s;
     }
-    return 1;
+    for (uint32_t i = 0; i < n_shards; i++)
+        for (uint32_t k = 0; k < n_shards; k++) {
+            if (i == k) continue;
+            struct cluster_link l = cluster_link_of(c, devices[i], devices[k]);
+            out->s_per_byte[i][k] = 1 / l.bytes_per_s;
+            out->latency_s[i] = fmax(out->latency_s[i], l.latency_s);
+            out->latency_s[k] = fmax(out->latency_s[k], l.latency_s);
+        }
+}
+
+void cost_exchange_of(const struct cost_ways *w, uint32_t n_shards, uint32_t shard, const uint32_t *n_results,
+                      double row_bytes, struct cost_exchange *out) {
+    double out_s = 0, in_s = 0, own_bytes = n_results[shard] * row_bytes, all_bytes = own_bytes;
+    for (uint32_t i = 0; i < n_shards; i++) {
+        if (i == shard) continue;
+        in_s += n_results[i] * row_bytes * w->s_per_byte[i][shard];
+        out_s += own_bytes * w->s_per_byte[shard][i];
+        all_bytes += n_results[i] * row_bytes;
+    }
+    out->share_s = w->latency_s[shard] + fmax(in_s, out_s) + w->stop_s[shard];
+    out->copy_bytes = (uint64_t)(own_bytes + all_bytes);
+    out->sent_bytes = (uint64_t)own_bytes * (n_shards - 1);
 }
 
 void cost_exchange_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard, enum axis axis,
                         const struct step_shape *s, struct cost_exchange *out) {
     *out = (struct cost_exchange){0};
     if (shards->n_shards == 1) return;
-    const struct program *p = m->program;
-    const struct cluster *c = m->cluster;
-    uint32_t me = shards->devices[shard];
-    double latency_s = 0, out_s = 0, in_s = 0, n_row = (double)s->n_rows * p->dim * 4;
-    struct tree own, theirs;
-    tree_own(p->axes[axis].n_segments, shards->cuts[shard].segments[axis], &own);
-    double own_bytes = own.n_results * n_row, all_bytes = own_bytes;
+    uint32_t n_results[SEGMENTS_MAX];
+    struct cost_ways ways;
     for (uint32_t i = 0; i < shards->n_shards; i++) {
-        if (i == shard) continue;
-        tree_own(p->axes[axis].n_segments, shards->cuts[i].segments[axis], &theirs);
-        double bytes = theirs.n_results * n_row;
-        in_s += way_s(c, shards->devices[i], me, bytes, &latency_s);
-        out_s += way_s(c, me, shards->devices[i], own_bytes, &latency_s);
-        all_bytes += bytes;
+        struct tree own;
+        tree_own(m->program->axes[axis].n_segments, shards->cuts[i].segments[axis], &own);
+        n_results[i] = own.n_results;
     }
-    out->share_s = latency_s + fmax(in_s, out_s);
-    if (!meet_in_memory(c, shards)) out->share_s += c->devices[me].rates.step_s;
-    out->copy_bytes = (uint64_t)(own_bytes + all_bytes);
-    out->sent_bytes = (uint64_t)own_bytes * (shards->n_shards - 1);
+    cost_ways_make(m->cluster, shards->devices, shards->n_shards, &ways);
+    cost_exchange_of(&ways, shards->n_shards, shard, n_results, (double)s->n_rows * m->program->dim * 4, out);
 }
 
-static double logits_bytes(const struct cut *cut, const struct step_shape *s) {
+double cost_logits_bytes(const struct cut *cut, const struct step_shape *s) {
     return (double)(cut->values[AXIS_VOCAB].end - cut->values[AXIS_VOCAB].begin) * s->n_outs * 4;
+}
+
+void cost_gather_of(const struct cost_ways *w, uint32_t n_shards, uint32_t shard, const double *bytes,
+                    struct cost_exchange *out) {
+    *out = (struct cost_exchange){.copy_bytes = (uint64_t)bytes[shard]};
+    if (shard > 0) out->sent_bytes = out->copy_bytes;
+    if (shard > 0 || n_shards == 1) return;
+    out->share_s = w->latency_s[0];
+    for (uint32_t i = 1; i < n_shards; i++) out->share_s += bytes[i] * w->s_per_byte[i][0];
 }
 
 void cost_gather_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard,
                       const struct step_shape *s, struct cost_exchange *out) {
-    double latency_s = 0, own_bytes = logits_bytes(&shards->cuts[shard], s);
-    *out = (struct cost_exchange){.copy_bytes = (uint64_t)own_bytes};
-    if (shards->n_shards == 1 || s->n_outs == 0) return;
-    if (shard > 0) {
-        out->share_s = way_s(m->cluster, shards->devices[shard], shards->devices[0], own_bytes, &latency_s);
-        out->sent_bytes = (uint64_t)own_bytes;
-    }
-    for (uint32_t i = 1; i < shards->n_shards && shard == 0; i++)
-        out->share_s += way_s(m->cluster, shards->devices[i], shards->devices[0], logits_bytes(&shards->cuts[i], s),
-                              &latency_s);
-    out->share_s += latency_s;
+    struct cost_ways ways;
+    double bytes[SEGMENTS_MAX];
+    *out = (struct cost_exchange){0};
+    if (s->n_outs == 0) return;
+    cost_ways_make(m->cluster, shards->devices, shards->n_shards, &ways);
+    for (uint32_t i = 0; i < shards->n_shards; i++) bytes[i] = cost_logits_bytes(&shards->cuts[i], s);
+    cost_gather_of(&ways, shards->n_shards, shard, bytes, out);
 }
 
 void cost_hop_make(const struct cost_model *m, const uint32_t *from, const uint32_t *to, uint32_t n_shards,

@@ -39,14 +39,28 @@ void cost_add_layer(const struct cost_model *m, const struct cut *cut, const str
 /* Launches of a stage. */
 uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_t layer_end,
                        const struct step_shape *s);
-/* One exchange of partial sums over `axis`; bytes between host and device, and to other shards. */
+/* The ways between the shards of a stage. */
+struct cost_ways {
+    double latency_s[SEGMENTS_MAX]; /* longest from or to any other shard */
+    double s_per_byte[SEGMENTS_MAX][SEGMENTS_MAX]; /* from, to */
+    double stop_s[SEGMENTS_MAX];    /* what an exchange by messages costs a device beside it */
+};
+void cost_ways_make(const struct cluster *c, const uint32_t *devices, uint32_t n_shards, struct cost_ways *out);
+
+/* One exchange of partial sums; bytes between host and device, and to other shards. */
 struct cost_exchange {
     double share_s;
     uint64_t copy_bytes, sent_bytes;
 };
+/* Every shard has n_results sums of row_bytes each; n_shards > 1. */
+void cost_exchange_of(const struct cost_ways *w, uint32_t n_shards, uint32_t shard, const uint32_t *n_results,
+                      double row_bytes, struct cost_exchange *out);
 void cost_exchange_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard, enum axis axis,
                         const struct step_shape *s, struct cost_exchange *out);
-/* The logits on their way to shard 0. */
+/* The logits on their way to shard 0, which waits for them: so many bytes of each shard. */
+double cost_logits_bytes(const struct cut *cut, const struct step_shape *s);
+void cost_gather_of(const struct cost_ways *w, uint32_t n_shards, uint32_t shard, const double *bytes,
+                    struct cost_exchange *out);
 void cost_gather_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard,
                       const struct step_shape *s, struct cost_exchange *out);
 /* All of a cell. */
