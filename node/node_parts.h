@@ -136,6 +136,8 @@ err weights_take_request(struct node *n, int from, const void *body, size_t n_by
 /* node.c: moves messages on while the device computes; *next_us: when it will be time again. */
 err node_look(struct node *n, int64_t *next_us);
 
+/* Ranks of the host that this one is on, itself included. */
+uint32_t setup_ranks_here(const struct node *n);
 /* Rank 0: waits until all ranks have answered; is_long: and tells how far they are. `what`: "to say hello". */
 err setup_gather(struct node *n, int is_long, const char *what);
 /* While another thread works: once in a while, with how far it is. The main thread's part, MPI's only user. */

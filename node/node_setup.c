@@ -25,6 +25,8 @@
 #define HELLO_DEADLINE_MS 60000 /* at least: hosts of a large job do not start together */
 #define LOAD_DEADLINE_MS 10000  /* at least: opening a large model shows no sign of life */
 #define PAUSE_MAX_US 1000
+/* A rank takes that beside its cell: the program, the OpenCL driver and its compiler (75 MB with PoCL 3.1). */
+#define RANK_BYTES (80ull << 20)
 #define LOAD_PAUSE_US 1000
 
 /* ---- hello ---- */
@@ -38,13 +40,25 @@ static err json_back(struct node *n, enum frame_kind kind, json_t *take) {
     return e;
 }
 
+uint32_t setup_ranks_here(const struct node *n) {
+    uint32_t n_here = 0;
+    for (int i = 0; i < n->size; i++) n_here += strcmp(wire_host(n->w, i), wire_host(n->w, n->rank)) == 0;
+    return n_here;
+}
+
+/* For what is planned: cells of this host. */
+static uint64_t memory_for_cells(const struct node *n) {
+    uint64_t all = allowance_bytes(""), beside = (uint64_t)setup_ranks_here(n) * RANK_BYTES;
+    return all > beside + RANK_BYTES ? all - beside : all / 2;
+}
+
 static err hello_put(struct node *n) {
     cpu_set_t cores;
     int n_cores = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
     return json_back(n, FRAME_HELLO,
                      json_pack("{s:i,s:s,s:i,s:i,s:I}", "rank", n->rank, "host",
                                wire_host(n->w, n->rank), "pid", (int)getpid(), "n_cores", n_cores,
-                               "memory_bytes", (json_int_t)allowance_bytes("")));
+                               "memory_bytes", (json_int_t)memory_for_cells(n)));
 }
 
 static err ready_put(struct node *n) {

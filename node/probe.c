@@ -127,18 +127,12 @@ static err answer(struct probing *p) {
     return e;
 }
 
-static uint32_t count_here(const struct node *n) {
-    uint32_t n_here = 0;
-    for (int i = 0; i < n->size; i++) n_here += strcmp(wire_host(n->w, i), wire_host(n->w, n->rank)) == 0;
-    return n_here;
-}
-
 static err probe_all(struct probing *p) {
     struct node *n = p->node;
     if (p->asked.n_ranks != (uint32_t)n->size)
         return err_set(ERR_JOB, "%u ranks are to be measured, the job has %d", p->asked.n_ranks, n->size);
     if (p->asked.deadline_ms > wire_deadline_ms(n->w)) wire_set_deadline(n->w, p->asked.deadline_ms);
-    p->n_here = count_here(n);
+    p->n_here = setup_ranks_here(n);
     p->memory_max_bytes = allowance_bytes("") / MEMORY_SHARE / p->n_here;
     TRY(links_measure(n->w, &p->found.links, &p->found.n_links));
     TRY(device_watch(p));

@@ -13,6 +13,7 @@
 #     tests/hosts.sh rate HOST|all RATE|off        of a host's network, both ways, as tc writes it: 1gbit
 #     tests/hosts.sh delay HOST|all TIME|off       one way (500us, 1ms); between two hosts the longer one counts
 #     tests/hosts.sh memory HOST|all MIB|off       what runs in a host is killed beyond that
+#     tests/hosts.sh memory-peak HOST   bytes that the kernel counted at most for what runs in it, files' pages too
 #     tests/hosts.sh partition HOST on|off         nothing passes, and nobody is told
 #     tests/hosts.sh kill HOST          power loss: cut off first, then all in it is killed at once
 #     tests/hosts.sh boot HOST          starts a killed host again
@@ -347,6 +348,8 @@ case $command in
     holder $1 >/dev/null && fail "$1 runs"
     rm -f $state/$1.cut; host_boot $1
     [ ! -f $state/rules ] || { rule_set $1 2 0; switch_run; };;
+  memory-peak) hosts=$(must_be "${1:-}") || exit
+    cat $groups/memory/caravan-$name/$hosts/memory.max_usage_in_bytes 2>/dev/null || cat "$tracker/$hosts/memory.peak";;
   pids) hosts=$(must_be "${1:-}") || exit
     for pid in $(cat "$tracker/$hosts/cgroup.procs"); do
       tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "${2:-}" && echo "$pid"
