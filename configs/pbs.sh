@@ -1,12 +1,12 @@
 #!/bin/bash
-# Caravan on two hosts of a PBS cluster, two ranks each; modelled on slurm.sbatch, NOT RUN under PBS yet (its
-# lines ran with a host file as PBS writes it):
+# Caravan on two hosts of a PBS cluster, two ranks each; modelled on slurm.sbatch, NOT RUN under PBS yet (it
+# ran with a file of hosts as PBS writes it):
 #
 #     qsub -v MODEL=/shared/model.gguf,PROMPT="Once upon a time" configs/pbs.sh
 #
-# Program and model lie at the same path on all hosts. Debian's Open MPI is built without PBS's library (tm):
-# mpirun gets the hosts from a file and reaches them by ssh. Where `ompi_info | grep tm` shows "MCA plm: tm"
-# it starts the ranks through PBS.
+# Program and model lie at the same path on all hosts. Debian's Open MPI is built without PBS's library (tm): Caravan
+# takes hosts and slots from $PBS_NODEFILE, and mpirun reaches them by ssh. Where `ompi_info | grep tm` shows
+# "MCA plm: tm" it starts the ranks through PBS.
 #PBS -N caravan
 #PBS -l select=2:ncpus=4:mpiprocs=2
 #PBS -l walltime=00:30:00
@@ -17,8 +17,4 @@ cd "${PBS_O_WORKDIR:-.}" || exit 1
 : "${CARAVAN:=./caravan}" "${MODEL:?a GGUF file}" "${PROMPT:?a text}"
 : "${STAGES:=2}" "${SHARDS:=2}" # stages x shards = hosts x mpiprocs
 
-hosts=$(mktemp) || exit 1
-trap 'rm -f "$hosts"' EXIT
-sort -u "$PBS_NODEFILE" >"$hosts" # one line a host; PBS writes one a rank
-
-"$CARAVAN" generate "$MODEL" --prompt "$PROMPT" --hosts "$hosts" --stages "$STAGES" --shards "$SHARDS" --json
+exec "$CARAVAN" generate "$MODEL" --prompt "$PROMPT" --stages "$STAGES" --shards "$SHARDS" --json

@@ -37,7 +37,9 @@ static err grid_begin(struct job_plan *j) {
         return OK;
     }
     TRY(plan_grid(j->r.program, stages, shards, ranks, &stages, &shards));
-    places_spread(&j->places, stages, shards);
+    /* A launch has its places already. */
+    int is_crowded = j->r.n_inside || strstr(c->mpirun_args, "oversubscribe");
+    TRY(places_spread(&j->places, stages, shards, is_crowded));
     j->n_ranks = j->places.n_ranks;
     j->n_stages = stages;
     j->n_shards = shards;

@@ -202,29 +202,37 @@ static err args_add_mca(struct args *a, const struct config *c, const char *name
     return args_add(a, "%s", value);
 }
 
-/* Which host a rank gets. */
+/* Hosts and their ranks, in the order of the ranks. */
+static err args_add_named(struct args *a, const struct places *p) {
+    struct bytes list = {0};
+    err e = OK;
+    for (uint32_t i = 0; e == OK && i < p->n_hosts; i++)
+        if (p->list[i].n_ranks)
+            e = bytes_printf(&list, "%s%s:%u", list.len ? "," : "", p->list[i].host, p->list[i].n_ranks);
+    if (e == OK) e = args_add(a, "--host");
+    if (e == OK) e = args_add(a, "%s", (const char *)list.data);
+    bytes_free(&list);
+    TRY(e);
+    TRY(args_add(a, "--map-by"));
+    return args_add(a, "slot");
+}
+
+/* Which host a rank gets: what mpirun_args say about it wins. */
 static err args_add_hosts(struct args *a, const struct config *c, const struct places *p) {
+    const char *file = *c->hosts ? c->hosts : env_get("PBS_NODEFILE");
     int is_mapped = strstr(c->mpirun_args, "--map-by") != NULL;
-    if (p->is_named && !is_mapped) {
-        struct bytes list = {0};
-        err e = OK;
-        for (uint32_t i = 0; e == OK && i < p->n_hosts; i++)
-            e = bytes_printf(&list, "%s%s:%u", i ? "," : "", p->list[i].host, p->list[i].n_ranks);
-        if (e == OK) e = args_add(a, "--host");
-        if (e == OK) e = args_add(a, "%s", (const char *)list.data);
-        bytes_free(&list);
-        TRY(e);
-        TRY(args_add(a, "--map-by"));
-        return args_add(a, "slot");
-    }
+    if (p->is_named && !is_mapped) return args_add_named(a, p);
     if (p->n_hosts > 1 && !is_mapped) {
+        uint32_t most = 0;
+        for (uint32_t i = 0; i < p->n_hosts; i++)
+            if (p->list[i].n_ranks > most) most = p->list[i].n_ranks;
         /* The default would fill the first host before it uses the second. */
         TRY(args_add(a, "--map-by"));
-        TRY(args_add(a, "ppr:%u:node", p->list[0].n_ranks));
+        TRY(args_add(a, "ppr:%u:node", most));
     }
-    if (!*c->hosts) return OK;
+    if (!file) return OK;
     TRY(args_add(a, "--hostfile"));
-    return args_add(a, "%s", c->hosts);
+    return args_add(a, "%s", file);
 }
 
 /* How many ranks, and which host and cores each gets. */
@@ -236,7 +244,7 @@ static err args_add_places(struct args *a, const struct config *c, const struct 
         TRY(args_add(a, "--bind-to"));
         TRY(args_add(a, "none"));
     }
-    TRY(args_add(a, "--oversubscribe"));
+    if (!strstr(c->mpirun_args, "oversubscribe")) TRY(args_add(a, "--oversubscribe"));
     return args_add_hosts(a, c, p);
 }
 

@@ -40,6 +40,29 @@ same shards_of_two_hosts "h1 h2" "$dir/two" --shards 2
 $hosts hostfile 2 | head -2 >"$dir/two"
 same stages_of_two_hosts_shards_inside "h1 h1 h2 h2" "$dir/two" --stages 2 --shards 2
 
+printf 'h1 slots=2\nh2 slots=1\nh3 slots=1\n' >"$dir/uneven"
+same uneven_slots "h1 h1 h2 h3" "$dir/uneven" --stages 2 --shards 2
+same own_mapping_wins "h1 h2 h3 h1" "$dir/uneven" --stages 4 --mpirun-args "$args --map-by node"
+generate "$dir/uneven" --stages 5
+[ $? = 2 ] && grep -q "5 ranks, but the hosts have 4 slots" "$dir/err" && ok too_few_slots || bad too_few_slots "$(cat "$dir/err")"
+
+# The PBS scripts, with a file of hosts as PBS writes it; mpirun is told what ssh would find by itself.
+printf '#!/bin/sh\nexec "%s" "$@" --threads 1 --max-tokens 24 --mpirun-args "%s"\n' "$CARAVAN" "$args" >"$dir/caravan"
+chmod +x "$dir/caravan"
+printf 'h2\nh2\nh3\nh3\n' >"$dir/nodes"
+pbs() { $hosts exec h2 env CARAVAN="$dir/caravan" MODEL=models/demo.gguf PBS_NODEFILE="$dir/nodes" PBS_O_WORKDIR="$PWD" "$@"; }
+pbs PROMPT="A violin is" timeout 60 configs/pbs.sh >"$dir/json" 2>"$dir/err"
+[ "$(tokens)" = "$expected" ] && [ "$(places)" = "h2 h2 h3 h3" ] && ok pbs_script || bad pbs_script "$(cat "$dir/err" "$dir/json")"
+sed -i 's/ --max-tokens 24//' "$dir/caravan"
+pbs timeout 60 configs/pbs-serve.sh >"$dir/served" 2>&1 &
+job=$!
+for _ in $(seq 150); do $hosts exec h2 curl -fs -m 2 http://127.0.0.1:8080/ready >/dev/null 2>&1 && break; sleep 0.2; done
+$hosts exec h2 curl -fsS -m 30 -H 'Content-Type: application/json' -d '{"prompt": "A violin is", "max_tokens": 5}' \
+  http://127.0.0.1:8080/v1/completions >"$dir/out" 2>"$dir/err"
+grep -q '"text"' "$dir/out" && ok pbs_serve_script || bad pbs_serve_script "$(cat "$dir/err" "$dir/served")"
+kill -TERM $($hosts pids h2 configs/pbs-serve.sh)
+wait $job
+
 # lost NAME COMMAND: a job of three hosts loses the third; what it says names the host.
 lost() {
   timeout 60 $hosts exec h1 "$CARAVAN" perplexity models/demo.gguf --file models/heldout.txt --context 64 --prefill-chunk 1 \

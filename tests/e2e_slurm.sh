@@ -84,13 +84,17 @@ expected=$(tokens "$dir/out")
 
 timeout 60 $hosts exec h1 srun --mpi=pmix --nodes=3 --ntasks=3 "$CARAVAN" "${ask[@]}" --stages 3 >"$dir/out" 2>"$dir/err"
 same srun_pmix "h1 h2 h3"
-timeout 60 $hosts exec h1 srun --mpi=pmix --nodes=2 --ntasks=4 --distribution=block "$CARAVAN" "${ask[@]}" --stages 2 --shards 2 \
+timeout 60 $hosts exec h1 srun --mpi=pmix --nodes=2 --nodelist=h1,h2 --ntasks=4 --distribution=block "$CARAVAN" "${ask[@]}" --stages 2 --shards 2 \
   >"$dir/out" 2>"$dir/err"
 same srun_pmix_two_each "h1 h1 h2 h2"
 timeout 60 $hosts exec h1 salloc --nodes=3 --ntasks=3 "$CARAVAN" "${ask[@]}" --stages 3 >"$dir/out" 2>"$dir/err"
 same salloc "h1 h2 h3"
-timeout 60 $hosts exec h1 salloc --nodes=2 --ntasks-per-node=2 "$CARAVAN" "${ask[@]}" --stages 2 --shards 2 >"$dir/out" 2>"$dir/err"
+timeout 60 $hosts exec h1 salloc --nodes=2 --nodelist=h1,h2 --ntasks-per-node=2 "$CARAVAN" "${ask[@]}" --stages 2 --shards 2 >"$dir/out" 2>"$dir/err"
 same salloc_two_each "h1 h1 h2 h2"
+timeout 60 $hosts exec h1 salloc --nodes=2 --nodelist=h1,h2 --ntasks=3 "$CARAVAN" "${ask[@]}" --stages 3 >"$dir/out" 2>"$dir/err"
+same salloc_uneven "h1 h1 h2"
+timeout 60 $hosts exec h1 salloc --nodes=2 --nodelist=h1,h2 --ntasks=2 "$CARAVAN" "${ask[@]}" --stages 3 >"$dir/out" 2>"$dir/err"
+check salloc_too_few_slots grep -q "3 ranks, but the hosts have 2 slots" "$dir/err"
 
 timeout 60 $hosts exec h1 env CARAVAN="$CARAVAN" MODEL="$model" PROMPT="A violin is" \
   sbatch --wait --chdir="$dir" --output="$dir/out" --error="$dir/err" configs/slurm.sbatch >"$dir/said" 2>&1

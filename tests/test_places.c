@@ -73,24 +73,23 @@ static void test_hosts_of_a_file(void **state) {
     snprintf(c.hosts, sizeof c.hosts, "%s",
              file_write("hosts", "# a comment\n\n  alpha slots=4\nbeta\t# slow\r\nalpha\ngamma.example.org"));
     assert_int_equal(places_find(&c, &p), OK);
-    places_spread(&p, 3, 2);
+    assert_int_equal(places_spread(&p, 3, 2, 0), OK);
     check_ranks(&p, "alpha:2 beta:2 gamma.example.org:2 ");
     assert_int_equal(p.n_ranks, 6);
-    places_spread(&p, 4, 1); /* whole stages: two on the first, one on the last */
-    check_ranks(&p, "alpha:2 beta:2 gamma.example.org:2 ");
+    assert_int_equal(places_spread(&p, 4, 1, 0), OK); /* whole stages */
+    check_ranks(&p, "alpha:2 beta:1 gamma.example.org:1 ");
     assert_int_equal(p.n_ranks, 4);
-    places_spread(&p, 1, 6); /* more hosts than stages: it is parted */
+    assert_int_equal(places_spread(&p, 1, 6, 0), OK); /* more hosts than stages: it is parted */
     check_ranks(&p, "alpha:2 beta:2 gamma.example.org:2 ");
+    assert_true(p.is_named);
     assert_int_equal(places_by_devices(&p, ""), OK);
-    check_ranks(&p, "alpha:1 beta:1 gamma.example.org:1 ");
-    assert_false(p.is_named);
+    check_ranks(&p, "alpha:4 beta:1 gamma.example.org:1 ");
     const char *cluster = file_write("cluster", "hosts = { alpha = { devices = { a = {}; b = { count = 2; }; }; };\n"
                                                 "gamma = { devices = { a = { device = \"x\"; }; }; };\n"
                                                 "delta = { devices = { a = {}; b = {}; }; }; };\n");
     assert_int_equal(places_by_devices(&p, cluster), OK);
     check_ranks(&p, "alpha:3 beta:1 gamma.example.org:1 ");
     assert_int_equal(p.n_ranks, 5);
-    assert_true(p.is_named);
     assert_int_equal(places_by_devices(&p, file_write("bad", "hosts = { alpha = 3; };")), ERR_CONFIG);
     places_free(&p);
 }
@@ -108,10 +107,88 @@ static void test_hosts_of_slurm(void **state) {
     places_free(&p);
     env_set("SLURM_JOB_NODELIST", "n[1-2]"); /* a list that does not agree */
     assert_int_equal(places_find(&c, &p), OK);
-    places_spread(&p, 2, 1);
-    check_ranks(&p, ":1 :1 :1 ");
+    assert_int_equal(places_spread(&p, 2, 1, 0), OK);
+    check_ranks(&p, ":1 :1 :0 ");
+    assert_false(p.is_named);
     places_free(&p);
     env_set("SLURM_JOB_NUM_NODES", "");
+}
+
+/* Shards of a stage in a host as far as slots go. */
+static void test_spread(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t slots[4], n_stages, n_shards;
+        const char *want; /* NULL: refused */
+    } cases[] = {{{2, 2, 0, 0}, 2, 2, "a:2 b:2 "},
+                 {{1, 1, 1, 1}, 2, 2, "a:1 b:1 c:1 d:1 "},
+                 {{1, 1, 1, 1}, 4, 1, "a:1 b:1 c:1 d:1 "},
+                 {{4, 4, 4, 0}, 2, 2, "a:2 b:2 c:0 "}, /* no stage of two hosts, where one has room */
+                 {{4, 2, 2, 0}, 4, 2, "a:4 b:2 c:2 "}, /* uneven */
+                 {{2, 4, 2, 0}, 4, 2, "a:2 b:4 c:2 "},
+                 {{2, 1, 1, 0}, 2, 2, "a:2 b:1 c:1 "}, /* nowhere room for the second stage */
+                 {{1, 3, 0, 0}, 2, 2, "a:1 b:3 "},
+                 {{3, 3, 0, 0}, 1, 6, "a:3 b:3 "},
+                 {{8, 8, 0, 0}, 5, 1, "a:3 b:2 "},
+                 {{2, 2, 0, 0}, 2, 3, NULL},
+                 {{2, 1, 0, 0}, 4, 1, NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct place list[4] = {{"a", 0, 0}, {"b", 0, 0}, {"c", 0, 0}, {"d", 0, 0}};
+        struct places p = {.list = list};
+        while (p.n_hosts < 4 && cases[i].slots[p.n_hosts]) {
+            list[p.n_hosts].n_slots = cases[i].slots[p.n_hosts];
+            p.n_hosts++;
+        }
+        err e = places_spread(&p, cases[i].n_stages, cases[i].n_shards, 0);
+        assert_int_equal(e, cases[i].want ? OK : ERR_USAGE);
+        if (e == OK) check_ranks(&p, cases[i].want);
+        if (e == OK) assert_int_equal(p.n_ranks, cases[i].n_stages * cases[i].n_shards);
+        assert_int_equal(places_spread(&p, cases[i].n_stages, cases[i].n_shards, 1), OK);
+        assert_int_equal(p.n_ranks, cases[i].n_stages * cases[i].n_shards);
+    }
+}
+
+static void test_slots(void **state) {
+    (void)state;
+    static const struct {
+        const char *tasks, *want; /* NULL: refused */
+    } cases[] = {{"2(x3)", "222"}, {"2(x2),1", "221"}, {"1,2,3", "123"}, {"4,1(x2)", "411"},
+                 {"", NULL}, {"2(x4)", NULL}, {"2(x2)", NULL}, {"1,1", NULL}, {"1,1,1,1", NULL}, {"x", NULL},
+                 {"2(x3", NULL}, {"2(x", NULL}, {"2(3)", NULL}, {"99999999999999999999(x3)", NULL},
+                 {"1(x99999999999999999999)", NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct place list[3] = {{"", 0, 0}, {"", 0, 0}, {"", 0, 0}};
+        struct places p = {.list = list, .n_hosts = 3};
+        assert_int_equal(places_slots(&p, cases[i].tasks), cases[i].want != NULL);
+        for (int h = 0; cases[i].want && h < 3; h++) assert_int_equal(list[h].n_slots, cases[i].want[h] - '0');
+    }
+}
+
+static void test_slots_of_allocations(void **state) {
+    (void)state;
+    struct config c;
+    struct places p;
+    config_defaults(&c);
+    env_set("SLURM_JOB_NUM_NODES", "2");
+    env_set("SLURM_JOB_NODELIST", "n[1-2]");
+    env_set("SLURM_TASKS_PER_NODE", "8(x2)"); /* of processors: nobody asked for tasks */
+    assert_int_equal(places_find(&c, &p), OK);
+    assert_int_equal(p.list[0].n_slots + p.list[1].n_slots, 0);
+    places_free(&p);
+    env_set("SLURM_NTASKS", "3");
+    env_set("SLURM_TASKS_PER_NODE", "2,1");
+    assert_int_equal(places_find(&c, &p), OK);
+    assert_int_equal(places_by_devices(&p, ""), OK);
+    check_ranks(&p, "n1:2 n2:1 ");
+    places_free(&p);
+    env_set("SLURM_JOB_NUM_NODES", "");
+    env_set("PBS_NODEFILE", file_write("nodes", "m1\nm1\nm2\nm2\nm2\n"));
+    assert_int_equal(places_find(&c, &p), OK);
+    assert_int_equal(places_by_devices(&p, ""), OK);
+    check_ranks(&p, "m1:2 m2:3 ");
+    assert_true(p.is_named);
+    places_free(&p);
+    env_set("PBS_NODEFILE", "/nowhere/nodes");
 }
 
 static void test_this_host(void **state) {
@@ -123,7 +200,7 @@ static void test_this_host(void **state) {
     config_defaults(&c);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(places_find(&c, &p), OK);
-        places_spread(&p, 2, 3);
+        assert_int_equal(places_spread(&p, 2, 3, 0), OK);
         snprintf(want, sizeof want, "%s:6 ", here);
         check_ranks(&p, want);
         places_free(&p);
@@ -137,6 +214,9 @@ int main(void) {
         cmocka_unit_test(test_expand),
         cmocka_unit_test(test_hosts_of_a_file),
         cmocka_unit_test(test_hosts_of_slurm),
+        cmocka_unit_test(test_spread),
+        cmocka_unit_test(test_slots),
+        cmocka_unit_test(test_slots_of_allocations),
         cmocka_unit_test(test_this_host),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
