@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/format.h"
 #include "node/sums.h"
 
 #define N_MAX 200
@@ -114,6 +115,14 @@ static void test_payloads(void **state) {
             }
             free(packed);
         }
+    for (uint32_t i = 0; i < 1u << 20; i++) { /* f16 as the format has it, from the least to the largest */
+        float f = ldexpf(noise(i), (int)(i % 40) - 36), g;
+        uint16_t half;
+        payload_encode(PAYLOAD_F16, &f, 1, &half);
+        payload_decode(PAYLOAD_F16, &half, 0, 1, &g);
+        float want = fminf(65504, fmaxf(-65504, format_half_to_float(format_float_to_half(f))));
+        if (memcmp(&g, &want, sizeof g) != 0) fail_msg("%a became %a, not %a", (double)f, (double)g, (double)want);
+    }
     static const float extremes[4] = {1e30f, -1e30f, INFINITY, NAN};
     payload_encode(PAYLOAD_F16, extremes, 4, in);
     payload_decode(PAYLOAD_F16, in, 0, 4, out);
