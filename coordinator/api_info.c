@@ -182,6 +182,10 @@ err api_cluster(struct api *a, struct exchange *x, const json_t *root, struct ap
                           "model", a->model, "context", (json_int_t)a->context, "load_s", s.load_s, "uptime_s",
                           s.uptime_s, "steps", (json_int_t)s.n_steps, "ranks", ranks ? ranks : json_array());
     if (o) json_object_update_new(o, write_parts(&s));
+    if (o && s.forecast_decode_per_s > 0)
+        json_object_set_new(o, "forecast", json_pack("{s:f, s:f, s:f}", "decode_tokens_per_s", s.forecast_decode_per_s,
+                                                     "prefill_tokens_per_s", s.forecast_prefill_per_s, "load_s",
+                                                     s.forecast_load_s));
     api_reply(x, 200, o);
     return OK;
 }

@@ -8,12 +8,14 @@
 #include "base/read_bandwidth.h"
 #include "coordinator/commands.h"
 #include "coordinator/engine.h"
+#include "coordinator/facts.h"
 #include "coordinator/link.h"
 #include "coordinator/model.h"
 #include "coordinator/numerics.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
 #include "coordinator/streams.h"
+#include "coordinator/window.h"
 
 #define LIST_MAX 16 /* items of a flag */
 #define STAGES_MAX 4096
@@ -30,6 +32,7 @@ struct row {
     double load_s, prefill, decode;
     double kv_bytes; /* of one position, of all ranks */
     double read; /* bytes per second, the better of before and after: the machine may be shared */
+    struct facts *facts;
 };
 
 struct bench {
@@ -56,8 +59,9 @@ static const char about[] =
     "shards, and prints medians, of all --streams together. GB/s are what decoding reads per\n"
     "second: the file's bytes of the weights, once for the streams of a step, and the KV cache of each\n"
     "text; \"of read\" is their share of a plain read of this host's memory by all its cores, taken\n"
-    "before and after. For --contexts a text of that many tokens is read once (by each stream), and\n"
-    "--repeat times --tokens are written after it: decoding at a depth.";
+    "before and after; forecasts are the plan's, for these lengths. For --contexts a text of that many\n"
+    "tokens is read once (by each stream), and --repeat times --tokens are written after it: decoding at\n"
+    "a depth.";
 
 /* ---- the command line ---- */
 
@@ -185,17 +189,45 @@ static err prompt_run(struct bench *t, uint32_t p, int is_context, double *prefi
     return OK;
 }
 
-static err prompts_run(struct bench *t, struct row *rows) {
+/* Of the steps since `before` [n_ranks]. */
+static err row_facts(struct bench *t, const struct engine_rank *before, struct row *row) {
+    const struct plan *plan = engine_plan(t->engine);
+    const struct engine_rank *now;
+    struct engine_rank *ranks;
+    TRY(engine_stats(t->engine, &now));
+    TRY(NEW(ranks, plan->n_ranks));
+    for (uint32_t i = 0; i < plan->n_ranks; i++) window_difference(&before[i], &now[i], &ranks[i]);
+    const struct facts_request r = {
+        .program = t->model.program, .cluster = engine_cluster(t->engine), .plan = plan, .ranks = ranks,
+        .n_texts = (uint32_t)t->n_streams, .n_prompt = row->n_prompt,
+        .n_written = (uint32_t)(row->is_context ? t->n_tokens * t->n_repeats : t->n_tokens),
+        .decode_per_s = t->n_streams == 1 ? row->decode : 0, .prefill_per_s = row->prefill, .load_s = row->load_s};
+    err e = facts_create(&r, &row->facts);
+    free(ranks);
+    return e;
+}
+
+static err row_run(struct bench *t, uint32_t p, struct engine_rank *before, struct row *row) {
     double prefill[REPEAT_MAX], decode[REPEAT_MAX];
+    const struct engine_rank *ranks;
+    TRY(engine_stats(t->engine, &ranks));
+    memcpy(before, ranks, engine_plan(t->engine)->n_ranks * sizeof *ranks);
+    TRY(prompt_run(t, p, row->is_context, prefill, decode));
+    row->prefill = median_of(prefill, t->n_repeats);
+    row->decode = median_of(decode, t->n_repeats);
+    return row_facts(t, before, row);
+}
+
+static err prompts_run(struct bench *t, struct row *rows) {
+    struct engine_rank *before;
     uint32_t n_first = t->prompts[0] < rows_max(t) ? t->prompts[0] : rows_max(t);
     uint64_t n_since;
     TRY(text_run(t, n_first, 2, t->times_us, &n_since)); /* drivers finish building kernels */
-    for (uint32_t p = 0; p < t->n_prompts; p++) {
-        TRY(prompt_run(t, p, rows[p].is_context, prefill, decode));
-        rows[p].prefill = median_of(prefill, t->n_repeats);
-        rows[p].decode = median_of(decode, t->n_repeats);
-    }
-    return OK;
+    TRY(NEW(before, engine_plan(t->engine)->n_ranks));
+    err e = OK;
+    for (uint32_t p = 0; p < t->n_prompts && e == OK; p++) e = row_run(t, p, before, &rows[p]);
+    free(before);
+    return e;
 }
 
 static err job_run(struct bench *t, struct row *rows) {
@@ -252,22 +284,30 @@ static double decode_bytes_per_s(const struct bench *t, const struct row *r) {
     return r->decode * ((double)t->weight_bytes * n_groups / n_streams + kv);
 }
 
+static void forecast_text(double x, char out[16]) {
+    if (x > 0) snprintf(out, 16, "%.1f", x);
+    else snprintf(out, 16, "-");
+}
+
 static void print_text(const struct bench *t, const char *commit) {
     char bytes[16];
     plan_bytes_text(t->weight_bytes, bytes);
     printf("%s: %s of weights per token; %llu tokens written by each of %llu streams, medians of %llu; %s, "
            "commit %s\n\n", t->model.path, bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_streams,
            (unsigned long long)t->n_repeats, t->device, commit);
-    printf("%-7s %8s %8s %14s %13s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
-           "decode tok/s", "GB/s", "read GB/s", "of read", "of 1st");
+    printf("%-7s %8s %8s %14s %9s %13s %9s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
+           "forecast", "decode tok/s", "forecast", "GB/s", "read GB/s", "of read", "of 1st");
     for (uint32_t i = 0; i < t->n_rows; i++) {
         const struct row *r = &t->rows[i];
-        char grid[32], prompt[16];
+        char grid[32], prompt[16], prefill[16], decode[16];
         double rate = decode_bytes_per_s(t, r), first = t->rows[i % t->n_prompts].decode;
         snprintf(grid, sizeof grid, "%ux%u", r->n_stages, r->n_shards);
         snprintf(prompt, sizeof prompt, "%s%u", r->is_context ? "at " : "", r->n_prompt);
-        printf("%-7s %8s %8.2f %14.1f %13.1f %9.2f %10.2f %8.1f%% %9.1f%%\n", grid, prompt, r->load_s,
-               r->prefill, r->decode, rate * 1e-9, r->read * 1e-9, 100 * rate / r->read, 100 * r->decode / first);
+        forecast_text(r->facts->prefill_per_s.forecast, prefill);
+        forecast_text(r->facts->decode_per_s.forecast, decode);
+        printf("%-7s %8s %8.2f %14.1f %9s %13.1f %9s %9.2f %10.2f %8.1f%% %9.1f%%\n", grid, prompt, r->load_s,
+               r->prefill, prefill, r->decode, decode, rate * 1e-9, r->read * 1e-9, 100 * rate / r->read,
+               100 * r->decode / first);
     }
 }
 
@@ -277,12 +317,12 @@ static err print_json(const struct bench *t, const char *commit) {
         const struct row *r = &t->rows[i];
         double rate = decode_bytes_per_s(t, r);
         json_array_append_new(rows, json_pack(
-            "{s:I, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "stages", (json_int_t)r->n_stages, "shards",
+            "{s:I, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "stages", (json_int_t)r->n_stages, "shards",
             (json_int_t)r->n_shards, "prompt_tokens", (json_int_t)r->n_prompt, "is_context", r->is_context,
             "load_s", r->load_s,
             "prefill_tokens_per_s", r->prefill, "decode_tokens_per_s", r->decode, "decode_gb_per_s", rate * 1e-9,
             "read_gb_per_s", r->read * 1e-9, "of_read", rate / r->read, "of_first_grid",
-            r->decode / t->rows[i % t->n_prompts].decode));
+            r->decode / t->rows[i % t->n_prompts].decode, "facts", facts_json(r->facts)));
     }
     return report_print_json(json_pack(
         "{s:s, s:I, s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes",
@@ -310,6 +350,7 @@ err cmd_bench_generate(int argc, char **argv, const char *commit) {
     t->n_streams = 1;
     err e = parse(t, argc, argv, &words);
     if (e == OK && !words.is_help) e = bench(t, words.n_words ? words.words[0] : NULL, commit);
+    for (uint32_t i = 0; i < sizeof t->rows / sizeof *t->rows; i++) facts_free(t->rows[i].facts);
     model_close(&t->model);
     free(t->tokens);
     free(t->times_us);

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "coordinator/commands.h"
 #include "coordinator/engine.h"
+#include "coordinator/facts.h"
 #include "coordinator/link.h"
 #include "coordinator/model.h"
 #include "coordinator/numerics.h"
@@ -39,6 +40,7 @@ struct run {
     double prefill, decode;              /* tokens per second, of all streams */
     double step_s, compute_s;            /* of a token of one stream: from one to the next, and of that computing */
     struct window *prefills, *decodes;   /* [n_ranks] */
+    struct facts *facts;
 };
 
 struct bench {
@@ -149,6 +151,23 @@ static void windows_of(const struct readings *r, enum moment begin, uint32_t n_r
     for (uint32_t i = 0; i < n_ranks; i++) window_between(&r->ranks[begin][i], &r->ranks[begin + 1][i], &out[i]);
 }
 
+/* Of the whole run: forecasts are for the texts it had. */
+static err facts_of(struct bench *t, struct run *run) {
+    const struct plan *plan = engine_plan(t->engine);
+    struct engine_rank *ranks;
+    TRY(NEW(ranks, plan->n_ranks));
+    for (uint32_t i = 0; i < plan->n_ranks; i++)
+        window_difference(&t->readings.ranks[AT_BEGIN][i], &t->readings.ranks[AT_END][i], &ranks[i]);
+    const struct facts_request r = {
+        .program = t->model.program, .cluster = engine_cluster(t->engine), .plan = plan, .ranks = ranks,
+        .n_texts = run->n_streams, .n_prompt = (uint32_t)t->n_prompt, .n_written = (uint32_t)t->n_tokens,
+        .decode_per_s = run->n_streams == 1 ? run->decode : 0, .prefill_per_s = run->prefill,
+        .load_s = engine_load_s(t->engine)};
+    err e = facts_create(&r, &run->facts);
+    free(ranks);
+    return e;
+}
+
 static err run_one(struct bench *t, struct run *run) {
     const struct plan *plan = engine_plan(t->engine);
     struct readings *r = &t->readings;
@@ -171,7 +190,7 @@ static err run_one(struct bench *t, struct run *run) {
     run->decode = (double)n_written / seconds;
     run->step_s = run->n_streams / run->decode;
     run->compute_s = window_compute_s(run->decodes, plan->n_stages, plan->n_shards);
-    return OK;
+    return facts_of(t, run);
 }
 
 static err open_engine(struct bench *t) {
@@ -239,7 +258,7 @@ static void print_rank(const struct bench *t, const struct run *run, uint32_t i)
            100 * p->busy, 100 * p->bubble);
 }
 
-static void print_text(const struct bench *t, const char *commit) {
+static err print_text(const struct bench *t, const char *commit) {
     const struct plan *plan = engine_plan(t->engine);
     printf("%s on %ux%u: %llu tokens read and %llu written by each stream; %s, commit %s\n", t->model.path,
            plan->n_stages, plan->n_shards, (unsigned long long)t->n_prompt, (unsigned long long)t->n_tokens,
@@ -256,6 +275,9 @@ static void print_text(const struct bench *t, const char *commit) {
     if (one && plan->n_stages > 1)
         printf("\na token of one stream: %.2f ms, of which %.2f ms computing; a hop: %.0f us\n", one->step_s * 1e3,
                one->compute_s * 1e3, hop_s(t, one) * 1e6);
+    if (!one) return OK;
+    printf("\none stream, ");
+    return facts_print(one->facts, stdout);
 }
 
 static json_t *window_json(const struct window *w) {
@@ -275,9 +297,9 @@ static json_t *run_json(const struct bench *t, const struct run *run) {
             "layer_begin", (json_int_t)c->layer_begin, "layer_end", (json_int_t)c->layer_end,
             "prefill", window_json(&run->prefills[i]), "decode", window_json(&run->decodes[i])));
     }
-    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:o}", "streams", (json_int_t)run->n_streams,
+    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:o, s:o}", "streams", (json_int_t)run->n_streams,
                      "prefill_tokens_per_s", run->prefill, "decode_tokens_per_s", run->decode, "token_s", run->step_s,
-                     "compute_s", run->compute_s, "ranks", ranks);
+                     "compute_s", run->compute_s, "ranks", ranks, "facts", facts_json(run->facts));
 }
 
 static err print_json(const struct bench *t, const char *commit) {
@@ -301,8 +323,7 @@ static err bench(struct bench *t, const char *path, const char *commit) {
     link_progress_clear(&t->progress);
     TRY(e);
     if (t->is_json) return print_json(t, commit);
-    print_text(t, commit);
-    return OK;
+    return print_text(t, commit);
 }
 
 static void bench_end(struct bench *t) {
@@ -312,6 +333,7 @@ static void bench_end(struct bench *t) {
     for (uint32_t i = 0; i < t->n_runs; i++) {
         free(t->runs[i].prefills);
         free(t->runs[i].decodes);
+        facts_free(t->runs[i].facts);
     }
     free(t->tokens);
     free(t->times_us);

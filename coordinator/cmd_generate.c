@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "coordinator/commands.h"
 #include "coordinator/engine.h"
+#include "coordinator/facts.h"
 #include "coordinator/model.h"
 #include "coordinator/numerics.h"
 #include "coordinator/options.h"
@@ -220,7 +221,7 @@ static void timings_fill(const struct generate *g, struct timings *t) {
     t->decode_tokens_per_s = per_s(n - 1, g->last_us - g->first_us);
 }
 
-static err print_json(struct generate *g, const struct engine_rank *ranks) {
+static err print_json(struct generate *g, const struct engine_rank *ranks, const struct facts *facts) {
     size_t n_tokens, n_text;
     struct timings t;
     timings_fill(g, &t);
@@ -228,17 +229,18 @@ static err print_json(struct generate *g, const struct engine_rank *ranks) {
     const char *text = sequence_text(g->sequence, &n_text);
     const struct plan *plan = engine_plan(g->engine);
     return report_print_json(json_pack(
-        "{s:o, s:o, s:s%, s:s, s:I, s:{s:f, s:f, s:f, s:f}, s:s, s:o, s:o}",
+        "{s:o, s:o, s:s%, s:s, s:I, s:{s:f, s:f, s:f, s:f}, s:s, s:o, s:o, s:o}",
         "prompt_tokens", report_tokens(g->prompt_tokens.ids, g->prompt_tokens.n),
         "tokens", report_tokens(tokens, n_tokens), "text", text, n_text,
         "finish_reason", sequence_finish(g->sequence) == SEQUENCE_STOP ? "stop" : "length",
         "seed", (json_int_t)g->seed, "timings", "load_s", t.load_s,
         "prefill_tokens_per_s", t.prefill_tokens_per_s, "decode_tokens_per_s",
         t.decode_tokens_per_s, "time_to_first_token_s", t.time_to_first_token_s,
-        "numerics", numerics_text(&g->config), "plan", report_plan(plan), "ranks", report_ranks(plan, ranks)));
+        "numerics", numerics_text(&g->config), "plan", report_plan(plan), "ranks", report_ranks(plan, ranks),
+        "facts", facts_json(facts)));
 }
 
-static err print_table(struct generate *g, const struct engine_rank *ranks) {
+static err print_table(struct generate *g, const struct engine_rank *ranks, const struct facts *facts) {
     size_t n;
     struct timings t;
     timings_fill(g, &t);
@@ -250,17 +252,33 @@ static err print_table(struct generate *g, const struct engine_rank *ranks) {
             t.decode_tokens_per_s);
     if (g->config.temperature > 0) fprintf(stderr, "; seed %llu", (unsigned long long)g->seed);
     if (g->config.is_set[CONFIG_numerics]) fprintf(stderr, "; numerics %s", numerics_text(&g->config));
-    fprintf(stderr, "\n");
-    return OK;
+    fprintf(stderr, "\n\n");
+    return facts_print(facts, stderr);
+}
+
+static err make_facts(const struct generate *g, const struct engine_rank *ranks, struct facts **out) {
+    size_t n;
+    struct timings t;
+    timings_fill(g, &t);
+    sequence_tokens(g->sequence, &n);
+    const struct facts_request r = {
+        .program = g->model.program, .cluster = engine_cluster(g->engine), .plan = engine_plan(g->engine),
+        .ranks = ranks, .n_texts = 1, .n_prompt = (uint32_t)g->prompt_tokens.n, .n_written = (uint32_t)n,
+        .decode_per_s = t.decode_tokens_per_s, .prefill_per_s = t.prefill_tokens_per_s, .load_s = t.load_s};
+    return facts_create(&r, out);
 }
 
 static err report(struct generate *g) {
     const struct engine_rank *ranks;
     int shows_table = g->wants_stats || isatty(STDERR_FILENO);
     if (!g->is_json && !shows_table) return OK;
+    struct facts *facts;
     TRY(engine_stats(g->engine, &ranks));
-    if (shows_table) TRY(print_table(g, ranks));
-    return g->is_json ? print_json(g, ranks) : OK;
+    TRY(make_facts(g, ranks, &facts));
+    err e = shows_table ? print_table(g, ranks, facts) : OK;
+    if (e == OK && g->is_json) e = print_json(g, ranks, facts);
+    facts_free(facts);
+    return e;
 }
 
 static err generate(struct generate *g, const char *path) {

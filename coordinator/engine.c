@@ -312,12 +312,12 @@ static void rank_take(struct engine_rank *r, const json_t *o) {
         {"peak_rss_bytes", &r->peak_rss_bytes}, {"rss_bytes", &r->rss_bytes},
         {"n_steps", &r->n_steps},           {"bytes_sent", &r->bytes_sent},
         {"bytes_received", &r->bytes_received}, {"one_row_steps", &r->one_row_steps},
-        {"full_steps", &r->full_steps}};
+        {"many_steps", &r->many_steps}, {"many_rows", &r->many_rows}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         if (json_object_get(o, counts[i].key)) *counts[i].at = field_u64(o, counts[i].key);
     struct { const char *key; double *at; } times[] = {
         {"load_s", &r->load_s}, {"clock_s", &r->clock_s}, {"compute_s", &r->compute_s}, {"wait_s", &r->wait_s},
-        {"send_s", &r->send_s}, {"share_s", &r->share_s}, {"one_row_s", &r->one_row_s}, {"full_s", &r->full_s}};
+        {"send_s", &r->send_s}, {"share_s", &r->share_s}, {"one_row_s", &r->one_row_s}, {"many_s", &r->many_s}};
     for (size_t i = 0; i < sizeof times / sizeof *times; i++)
         if (json_object_get(o, times[i].key)) *times[i].at = field_real(o, times[i].key);
 }

@@ -38,11 +38,11 @@ struct engine_rank {
     uint64_t memory_bytes, weight_bytes, kv_bytes, bytes_read, peak_rss_bytes, rss_bytes, n_steps;
     uint64_t bytes_sent, bytes_received;
     uint64_t bytes_streamed, bytes_from_cache; /* of the model: sent by rank 0; packed, from its host's disk */
-    uint64_t one_row_steps, full_steps; /* of n_steps: those of one row; of rows_max rows */
+    uint64_t one_row_steps, many_steps, many_rows; /* of n_steps: those of one row; of several, and how many */
     double load_s;
     double clock_s; /* of the rank's own clock; since loading, and never of the same time: */
     double compute_s, wait_s, send_s, share_s; /* with nothing to compute; for what was sent; for the other shards */
-    double one_row_s, full_s; /* of compute_s */
+    double one_row_s, many_s; /* of compute_s and share_s together */
 };
 
 /* What can be said of a job before it starts; needs config, program, context, n_blocks and rows_max. */

@@ -181,6 +181,15 @@ static err print_status(const struct service_status *s, struct bytes *out) {
     TRY(print_gauge(out, "caravan_shards", "Shards of each stage.", s->n_shards));
     TRY(print_gauge(out, "caravan_ranks", "Ranks of the job.", s->n_ranks));
     TRY(print_gauge(out, "caravan_context_tokens", "Longest prompt and answer together.", s->context));
+    if (s->forecast_decode_per_s > 0) {
+        TRY(print_gauge(out, "caravan_decode_forecast_tokens_per_second",
+                        "Tokens written per second for one request alone, as forecast for half the context.",
+                        s->forecast_decode_per_s));
+        TRY(print_gauge(out, "caravan_prefill_forecast_tokens_per_second", "Tokens of long prompts, as forecast.",
+                        s->forecast_prefill_per_s));
+        TRY(print_gauge(out, "caravan_load_forecast_seconds", "To a model that is ready, as forecast.",
+                        s->forecast_load_s));
+    }
     return print_gauge(out, "caravan_load_seconds", "From the start of the job to a model that is ready.", s->load_s);
 }
 
@@ -189,9 +198,23 @@ static const struct rank_metric {
     const char *key, *name, *type, *help;
 } rank_metrics[] = {
     {"compute_s", "caravan_rank_busy_seconds_total", "counter", "Time in which a rank computed."},
-    {"wait_s", "caravan_rank_wait_seconds_total", "counter", "Time in which a rank waited for the stage before."},
+    {"wait_s", "caravan_rank_wait_seconds_total", "counter", "Time in which a rank had nothing to compute."},
     {"share_s", "caravan_rank_share_seconds_total", "counter",
      "Time in which a rank exchanged sums with the other shards of its stage."},
+    {"send_s", "caravan_rank_send_seconds_total", "counter",
+     "Time in which a rank could take in nothing, since all it had sent was still on its way."},
+    {"decode_s", "caravan_rank_decode_step_seconds", "gauge", "A step of one row on a rank, on average."},
+    {"forecast_decode_s", "caravan_rank_decode_step_forecast_seconds", "gauge",
+     "The same, as forecast for texts of half the context."},
+    {"prefill_s", "caravan_rank_prefill_step_seconds", "gauge", "A step of several rows on a rank, on average."},
+    {"prefill_rows", "caravan_rank_prefill_step_rows", "gauge", "Rows of such a step, on average."},
+    {"forecast_prefill_s", "caravan_rank_prefill_step_forecast_seconds", "gauge",
+     "A step of as many rows as there may be on a rank, as forecast."},
+    {"forecast_hop_s", "caravan_rank_hop_forecast_seconds", "gauge",
+     "A row's way from a rank to the next stage, or back to the first, as forecast."},
+    {"load_s", "caravan_rank_load_seconds", "gauge", "Time in which a rank loaded its weights."},
+    {"forecast_load_s", "caravan_rank_load_forecast_seconds", "gauge", "The same, as forecast."},
+    {"forecast_memory_bytes", "caravan_rank_memory_forecast_bytes", "gauge", "Memory that a rank needs, as planned."},
     {"bytes_sent", "caravan_rank_sent_bytes_total", "counter", "Bytes that a rank sent to other ranks."},
     {"bytes_received", "caravan_rank_received_bytes_total", "counter", "Bytes that a rank received from other ranks."},
     {"n_steps", "caravan_rank_steps_total", "counter", "Steps that a rank computed."},

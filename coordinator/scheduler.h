@@ -65,7 +65,7 @@ void scheduler_remove(struct scheduler *s, struct sequence *q);
  * there. Its arrays are valid until the next call. Steps must be computed in the order in which they are given. While
  * others decode, at most prefill_rows of its rows are of prompts (0 now and then is fine; always would keep prompts
  * from being read), and one of prompts alone starts only where a group has no step under way; with none decoding a step
- * may be full. */
+ * may be full with one group, with more it has as many rows as bring its prompts through their stages soonest. */
 err scheduler_next(struct scheduler *s, uint32_t prefill_rows, struct step *out, int *has_step);
 
 /* The result of the oldest step that has none yet. `each` hears of every sequence that this

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #define OUTS_OF_PROMPTS 8 /* outputs kept free for prompts while more sequences decode than fit one step */
+#define STEP_ROWS 16      /* what a step costs beside its rows, in rows, about: its weights are read and unpacked */
+#define TILE_ROWS 16      /* kernels take so many at once */
 #define RECENT_STEPS 1    /* a block that was written so many steps ago is likely to be whole soon */
 
 /* ---- blocks ---- */
@@ -210,11 +212,29 @@ static void share_prompt_rows(struct scheduler *s, uint32_t n_rows) {
     }
 }
 
+/* Of a step of prompts alone, of n rows altogether, over k stages: the last stage waits for the first step to come
+ * through, the first one for the last step. With steps of r rows all takes (n / r + k - 1) * (STEP_ROWS + r), which
+ * is least for r^2 = n * STEP_ROWS / (k - 1). */
+static uint32_t pipeline_rows(const struct scheduler *s) {
+    uint64_t n = 0, rows = TILE_ROWS, n_more = s->o.n_groups - 1;
+    for (const struct member *m = s->prompts.first; m; m = m->next) {
+        size_t n_rows;
+        sequence_rows(m->q, &n_rows); /* all: steps should not become smaller and smaller */
+        n += n_rows;
+    }
+    while (rows < s->o.rows_max && rows * rows * n_more < n * STEP_ROWS) rows += TILE_ROWS;
+    return rows < s->o.rows_max ? (uint32_t)rows : s->o.rows_max;
+}
+
 /* Rows of prompts that a step may have beside those it has. While others decode, a step of prompts alone only
  * fills a stage that would have no work. */
 static uint32_t prompt_room(const struct scheduler *s, uint32_t prefill_rows) {
     uint32_t room = s->o.rows_max - s->n_rows;
-    if (!s->n_decoding) return room;
+    if (!s->n_decoding && s->o.n_groups == 1) return room;
+    if (!s->n_decoding) {
+        uint32_t rows = pipeline_rows(s);
+        return rows < room ? rows : room;
+    }
     if (!s->n_rows && s->n_flights >= s->o.n_groups) return 0;
     return prefill_rows < room ? prefill_rows : room;
 }

@@ -88,6 +88,7 @@ struct service_status {
     uint64_t n_steps;
     double prompt_tokens_per_s, answer_tokens_per_s; /* of the last seconds */
     uint32_t n_stages, n_shards, n_ranks;
+    double forecast_decode_per_s, forecast_prefill_per_s, forecast_load_s; /* of one text; 0: none */
     uint32_t context;           /* of a sequence */
 };
 void service_status(struct service *s, struct service_status *out);

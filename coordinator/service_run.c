@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "coordinator/facts.h"
 #include "coordinator/report.h"
 #include "coordinator/service_parts.h"
 
@@ -251,6 +252,7 @@ static void ranks_update(struct service *s) {
     if (n_times == s->n_stats_taken) return;
     s->n_stats_taken = n_times;
     json_t *list = report_ranks(engine_plan(s->engine), ranks);
+    if (facts_add(list, engine_plan(s->engine), ranks, engine_forecast(s->engine)) != OK) return;
     int64_t now = clock_us();
     double seconds = (double)(now - s->stats_us) * 1e-6;
     for (uint32_t r = 0; r < s->status.n_ranks; r++) {
@@ -371,6 +373,10 @@ static void grid_take(struct service *s) {
     s->status.n_shards = plan->n_shards;
     s->status.n_ranks = plan->n_ranks;
     s->status.load_s = engine_load_s(s->engine);
+    const struct forecast *f = engine_forecast(s->engine);
+    s->status.forecast_decode_per_s = f ? f->decode_per_s : 0;
+    s->status.forecast_prefill_per_s = f ? f->prefill_per_s : 0;
+    s->status.forecast_load_s = f ? f->load_s : 0;
     pthread_mutex_unlock(&s->lock);
 }
 

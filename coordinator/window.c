@@ -16,6 +16,22 @@ void window_between(const struct engine_rank *begin, const struct engine_rank *e
     if (out->n_steps) out->step_s = (out->busy + out->share) * seconds / (double)out->n_steps;
 }
 
+void window_difference(const struct engine_rank *begin, const struct engine_rank *end, struct engine_rank *out) {
+    *out = *end;
+    out->n_steps -= begin->n_steps;
+    out->bytes_sent -= begin->bytes_sent;
+    out->bytes_received -= begin->bytes_received;
+    out->one_row_steps -= begin->one_row_steps;
+    out->many_steps -= begin->many_steps;
+    out->many_rows -= begin->many_rows;
+    out->compute_s -= begin->compute_s;
+    out->wait_s -= begin->wait_s;
+    out->send_s -= begin->send_s;
+    out->share_s -= begin->share_s;
+    out->one_row_s -= begin->one_row_s;
+    out->many_s -= begin->many_s;
+}
+
 double window_compute_s(const struct window *windows, uint32_t n_stages, uint32_t n_shards) {
     double sum = 0;
     for (uint32_t stage = 0; stage < n_stages; stage++) {

@@ -22,6 +22,9 @@ struct window {
 
 void window_between(const struct engine_rank *begin, const struct engine_rank *end, struct window *out);
 
+/* The figures of a rank as of a job that had begun at `begin`. */
+void window_difference(const struct engine_rank *begin, const struct engine_rank *end, struct engine_rank *out);
+
 /* Seconds that a step spends in computing on its way through all stages: of each the slowest shard. windows
  * [n_stages * n_shards]. */
 double window_compute_s(const struct window *windows, uint32_t n_stages, uint32_t n_shards);

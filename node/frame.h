@@ -31,10 +31,10 @@ enum frame_kind {
     FRAME_RESULT,    /* struct result; the id of its step */
     FRAME_PONG,      /* empty: the ping with this id walked through every rank */
     FRAME_STATS,     /* JSON [{rank, peak_rss_bytes, rss_bytes, clock_s, compute_s, wait_s, send_s, share_s, n_steps,
-                        one_row_steps, one_row_s, full_steps, full_s, bytes_sent, bytes_received}]: clock_s of the
-                        rank's own clock; since loading, wait_s with nothing to compute, send_s with every buffer
-                        still being sent from, share_s for the other shards; compute_s of all steps, of those of
-                        one row, of those of rows_max rows */
+                        one_row_steps, one_row_s, many_steps, many_rows, many_s, bytes_sent, bytes_received}]:
+                        clock_s of the rank's own clock; since loading, compute_s of all steps, wait_s with nothing
+                        to compute, send_s with every buffer still being sent from, share_s for the other shards;
+                        one_row_s and many_s: steps of one row and of several, computing and share_s together */
     FRAME_PROBED,    /* JSON, struct probed: what every rank measured */
     FRAME_WANT,      /* between ranks only: what one asks of rank 0, see stream.h */
     FRAME_ERROR,     /* JSON {rank, host, code, text}, code as err_name; the job ends after it */

@@ -151,16 +151,12 @@ static int64_t share_us(const struct node *n) {
     return c.share_wait_us + (n->board ? board_waited_us(n->board) : 0);
 }
 
-static void tally_step(struct node *n, uint32_t n_rows, int64_t busy_us) {
-    struct tally *t = &n->tally;
-    struct step_tally *const kinds[] = {&t->all, n_rows == 1 ? &t->one_row : NULL,
-                                        n_rows > 1 && n_rows == n->limits.rows_max ? &t->full : NULL};
-    t->busy_us += busy_us;
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        if (!kinds[i]) continue;
-        kinds[i]->n_steps++;
-        kinds[i]->busy_us += busy_us;
-    }
+static void tally_step(struct node *n, uint32_t n_rows, int64_t us, int64_t shared_us) {
+    struct step_tally *kind = n_rows == 1 ? &n->tally.one_row : &n->tally.many;
+    n->tally.busy_us += us - shared_us;
+    kind->n_steps++;
+    kind->n_rows += n_rows;
+    kind->us += us;
 }
 
 static err step_run(struct node *n, struct slot *s, const struct frame_header *h, size_t n_bytes) {
@@ -179,7 +175,7 @@ static err step_run(struct node *n, struct slot *s, const struct frame_header *h
     TRY(stage_run(n->stage, &step, hidden, n->logits));
     if (n->next >= 0) TRY(slot_send(n, s, n->next, hidden_at(h) + rows_bytes));
     else if (n->cell.shard == 0) TRY(step_finish(n, h->id, &step, hidden));
-    tally_step(n, step.n_rows, clock_us() - start - (share_us(n) - shared_us));
+    tally_step(n, step.n_rows, clock_us() - start, share_us(n) - shared_us);
     return OK;
 }
 
@@ -205,13 +201,14 @@ err stats_put(struct node *n, uint32_t id) {
     wire_counts(n->w, &c);
     rss_bytes(&rss, &peak_rss);
     json_t *o = json_pack(
-        "{s:i,s:I,s:I,s:f,s:f,s:f,s:f,s:f,s:I,s:I,s:f,s:I,s:f,s:I,s:I,s:b}", "rank", n->rank,
+        "{s:i,s:I,s:I,s:f,s:f,s:f,s:f,s:f,s:I,s:I,s:f,s:I,s:I,s:f,s:I,s:I,s:b}", "rank", n->rank,
         "peak_rss_bytes", (json_int_t)peak_rss, "rss_bytes", (json_int_t)rss,
         "clock_s", (double)clock_us() / 1e6, "compute_s", (double)t->busy_us / 1e6, "wait_s", (double)t->wait_us / 1e6,
         "send_s", (double)t->send_us / 1e6, "share_s", (double)share_us(n) / 1e6,
-        "n_steps", (json_int_t)t->all.n_steps,
-        "one_row_steps", (json_int_t)t->one_row.n_steps, "one_row_s", (double)t->one_row.busy_us / 1e6,
-        "full_steps", (json_int_t)t->full.n_steps, "full_s", (double)t->full.busy_us / 1e6,
+        "n_steps", (json_int_t)(t->one_row.n_steps + t->many.n_steps),
+        "one_row_steps", (json_int_t)t->one_row.n_steps, "one_row_s", (double)t->one_row.us / 1e6,
+        "many_steps", (json_int_t)t->many.n_steps, "many_rows", (json_int_t)t->many.n_rows,
+        "many_s", (double)t->many.us / 1e6,
         "bytes_sent", (json_int_t)c.bytes_sent, "bytes_received", (json_int_t)c.bytes_received,
         "has_board", n->board != NULL);
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;

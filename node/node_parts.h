@@ -29,10 +29,10 @@ struct slot {
     int is_busy; /* posted, or not yet sent on */
 };
 
-/* Steps of one kind. */
+/* Steps of one kind, with what they waited for other shards. */
 struct step_tally {
-    uint64_t n_steps;
-    int64_t busy_us;
+    uint64_t n_steps, n_rows;
+    int64_t us;
 };
 
 /* Where the time of the loop went, by this rank's clock; no time counts twice, and what is left over went to other
@@ -41,7 +41,7 @@ struct tally {
     int64_t busy_us; /* steps, from the message to the last send, less the waits for shards */
     int64_t wait_us; /* nothing to compute */
     int64_t send_us; /* the next message could not be taken in: every slot held one that was still being sent */
-    struct step_tally all, one_row, full; /* full: of as many rows as a step may have, and more than one */
+    struct step_tally one_row, many; /* many: of several rows */
 };
 
 /* One JSON object of every rank, for HELLO, READY and STATS. Rank 0. */

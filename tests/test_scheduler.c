@@ -160,8 +160,8 @@ static void test_groups(void **state) {
     (void)state;
     start(200, 256, 4);
     for (int i = 0; i < 10; i++) add(i, (uint32_t)i, 5, 100, 0, 0);
-    next(0);
-    commit();
+    while (next(0)) {}
+    while (n_committed < n_submitted) commit();
     for (int i = 0; i < 4; i++) {
         assert_true(next(32));
         assert_int_equal(step.n_rows, i < 3 ? 3 : 1);
@@ -182,6 +182,25 @@ static void test_groups(void **state) {
         assert_int_equal(step.n_rows, 32);
     }
     assert_false(next(32));
+}
+
+/* One long prompt over four stages: steps of several at once, of one size, and none too large to keep all at work; over
+ * one stage they are full. */
+static void test_pipelined_prompt(void **state) {
+    (void)state;
+    start(200, 256, 4);
+    add(0, 0, 1000, 5, 0, 0);
+    for (int i = 0; i < 4; i++) {
+        assert_true(next(256));
+        assert_int_equal(step.n_rows, 80); /* 80^2 is the first square of tiles beyond 1000 * 16 / 3 */
+        assert_int_equal(step.position[0], i * 80);
+    }
+    start(200, 256, 1);
+    add(0, 0, 1000, 5, 0, 0);
+    for (int i = 0; i < 3; i++) {
+        assert_true(next(256));
+        assert_int_equal(step.n_rows, 256);
+    }
 }
 
 /* More sequences decode than a step has outputs: they take turns. */
@@ -421,7 +440,8 @@ static void test_begin(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_alone),     TEST(test_mixed),   TEST(test_groups),    TEST(test_turns), TEST(test_prompts_share),
+        TEST(test_alone),     TEST(test_mixed),   TEST(test_groups),    TEST(test_pipelined_prompt),
+        TEST(test_turns),     TEST(test_prompts_share),
         TEST(test_prefix),    TEST(test_next_turn), TEST(test_admission), TEST(test_preemption),
         TEST(test_remove),    TEST(test_reset),   TEST(test_failed),    TEST(test_bad),   TEST(test_begin),
     };
