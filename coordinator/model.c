@@ -30,7 +30,11 @@ err model_need_tokenizer(const struct model *m) {
 }
 
 err model_context(const struct model *m, const struct config *c, uint32_t *out) {
-    uint32_t most = m->program->n_context;
+    return model_program_context(m->program, c, out);
+}
+
+err model_program_context(const struct program *p, const struct config *c, uint32_t *out) {
+    uint32_t most = p->n_context;
     if (c->context > most)
         return err_set(ERR_REQUEST, "a context of %llu, but the model was made for %u at most",
                        (unsigned long long)c->context, most);

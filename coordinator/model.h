@@ -26,6 +26,7 @@ err model_need_tokenizer(const struct model *m);
 /* The context asked for: the key's, or the model's own but at most 4096.
  * ERR_REQUEST when it is longer than the model was made for. */
 err model_context(const struct model *m, const struct config *c, uint32_t *out);
+err model_program_context(const struct program *p, const struct config *c, uint32_t *out);
 
 /* "1,2,3", each a token of the vocabulary. */
 err model_parse_tokens(const struct model *m, const char *text, struct token_list *out);

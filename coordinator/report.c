@@ -7,6 +7,23 @@ json_t *report_plan(const struct plan *plan) {
                      (json_int_t)plan->n_shards);
 }
 
+static json_t *range_json(struct range r) {
+    return json_pack("[I, I]", (json_int_t)r.begin, (json_int_t)r.end);
+}
+
+json_t *report_cell(const struct program *p, const struct plan_cell *c) {
+    struct range heads, kv_heads;
+    plan_cell_heads(p, c, &heads, &kv_heads);
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:I, s:I, s:I, s:I}", "rank", (json_int_t)c->rank,
+        "stage", (json_int_t)c->stage, "shard", (json_int_t)c->shard, "layer_begin",
+        (json_int_t)c->layer_begin, "layer_end", (json_int_t)c->layer_end, "heads",
+        range_json(heads), "kv_heads", range_json(kv_heads), "ff",
+        range_json(c->cut.values[AXIS_FF]), "weight_bytes", (json_int_t)c->weight_bytes,
+        "kv_bytes", (json_int_t)c->kv_bytes, "work_bytes", (json_int_t)c->work_bytes,
+        "total_bytes", (json_int_t)plan_cell_bytes(c));
+}
+
 static json_t *rank_json(const struct plan_cell *c, const struct engine_rank *r) {
     return json_pack(
         "{s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:f,"

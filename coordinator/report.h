@@ -13,6 +13,8 @@
  * references; NULL when memory ran out. */
 json_t *report_plan(const struct plan *plan);
 json_t *report_ranks(const struct plan *plan, const struct engine_rank *ranks);
+/* What one rank of a plan would hold. */
+json_t *report_cell(const struct program *p, const struct plan_cell *c);
 json_t *report_tokens(const int32_t *tokens, size_t n);
 
 /* One JSON object on standard output; takes `root` (NULL: ERR_MEMORY). */

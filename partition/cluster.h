@@ -83,4 +83,9 @@ err cluster_count_devices(const char *path, const char *const *hosts, uint32_t n
 /* The way from device a to device b: what was measured between their hosts, else what is described. */
 struct cluster_link cluster_link_of(const struct cluster *c, uint32_t a, uint32_t b);
 
+/* A cluster of some of its hosts, hosts [n], in that order; one may stand there twice. Described: of no ranks. */
+err cluster_pick(const struct cluster *c, const uint32_t *hosts, uint32_t n, struct cluster **out);
+/* Whether two hosts differ by name only; what was measured between them does not count. */
+int cluster_hosts_alike(const struct cluster *c, uint32_t a, uint32_t b);
+
 #endif
