@@ -69,7 +69,7 @@ lost() {
     --stages 3 --threads 1 --hosts "$dir/hosts" --mpirun-args "$args" --deadline-s 4 >"$dir/out" 2>"$dir/err" &
   local job=$! started=0
   for _ in $(seq 100); do
-    [ -n "$($hosts pids h3 'caravan node')" ] && { started=1; break; }
+    [ -n "$($hosts pids h3 ' node --socket')" ] && { started=1; break; }
     sleep 0.1
   done
   sleep 2

@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+"""Measures plans on virtual hosts (tests/hosts.sh; root) and puts the forecast of each beside what it reached.
+
+    bench/cluster.py forecast --model q4.gguf --model q8.gguf --model f16.gguf   # 12 plans: how far off forecasts are
+    bench/cluster.py choice --model q4.gguf        # every grid by brute force: how good the planner's own choice is
+    bench/cluster.py unequal --model q4.gguf       # a host with half the CPU: measured plan against equal split
+    bench/cluster.py plans --model q4.gguf --grids 4x1,2x2 --cpu 50 --rate 1gbit --delay 1ms      # any other
+
+Options (defaults): --hosts 4, --cpu 50 (percent of one core for each host, or a list for h1,h2,...), --rate 1gbit,
+--delay 1ms, --networks (for choice: "1gbit/1ms,100mbit/5ms"), --prompt 64 and --tokens 24 (of a run), --repeat 3,
+--caravan build/caravan, --json FILE. One run is `caravan generate` on h1 with one thread a rank; runs of a table go in turn,
+--repeat times, and count by their medians, since a machine's speed drifts. "auto" is the plan that Caravan finds
+itself, "2x1 equal" one that takes all hosts for alike.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+HOSTS = os.path.join(TOP, "tests", "hosts.sh")
+
+
+class Network:
+    """Virtual hosts of one setting: up for a `with` block."""
+
+    def __init__(self, options, cpus, rate, delay):
+        self.options, self.cpus, self.rate, self.delay = options, cpus, rate, delay
+        self.name = "bench%d" % os.getpid()
+
+    def hosts(self, *words, **how):
+        environment = dict(os.environ, HOSTS_NAME=self.name)
+        return subprocess.run([HOSTS, *map(str, words)], env=environment, text=True, stdout=subprocess.PIPE, **how)
+
+    def __enter__(self):
+        self.hosts("up", len(self.cpus), "--rate", self.rate, "--delay", self.delay, "--for", os.getpid(), check=True)
+        for i, percent in enumerate(self.cpus):
+            self.hosts("cpu", "h%d" % (i + 1), percent, check=True)
+        self.args = self.hosts("mpirun-args", check=True).stdout.strip()
+        self.is_measured = set()
+        return self
+
+    def __exit__(self, *_):
+        self.hosts("down")
+
+    def text(self):
+        return "%s, %s, CPU %s%%" % (self.rate, self.delay, "/".join(map(str, self.cpus)))
+
+    def generate(self, model, plan):
+        """One run: the JSON object of `caravan generate`."""
+        o = self.options
+        n_ranks = plan.n_ranks or len(self.cpus)
+        command = [o.caravan, "generate", model, "--tokens", ",".join(str(5 + i % 90) for i in range(o.prompt)),
+                   "--max-tokens", str(o.tokens), "--ignore-eos", "--json", "--threads", "1", "--context",
+                   str(o.prompt + o.tokens), "--mpirun-args", self.args, *plan.flags()]
+        # What was measured before, under another quota, must not count; after that it is kept.
+        if plan.is_measured:
+            command += ["--probe", "on" if (model, n_ranks) in self.is_measured else "again"]
+            self.is_measured.add((model, n_ranks))
+        with tempfile.NamedTemporaryFile("w", suffix=".hosts") as file:
+            file.write("".join("h%d slots=1\n" % (i + 1) for i in range(n_ranks)))
+            file.flush()
+            done = self.hosts("exec", "h1", *command, "--hosts", file.name, stderr=subprocess.PIPE, timeout=900)
+        if done.returncode:
+            raise SystemExit("%s on %s: %s" % (plan.name, self.text(), done.stderr.strip()))
+        return json.loads(done.stdout)
+
+
+class Plan:
+    """A grid "2x2", "auto", or "2x1 equal"."""
+
+    def __init__(self, name):
+        self.name = name
+        self.is_measured = not name.endswith(" equal")
+        grid = name.split()[0]
+        self.stages, self.shards = (0, 0) if grid == "auto" else map(int, grid.split("x"))
+        self.n_ranks = self.stages * self.shards
+
+    def flags(self):
+        flags = ["--stages", str(self.stages), "--shards", str(self.shards)] if self.n_ranks else []
+        return flags if self.is_measured else flags + ["--probe", "off"]
+
+
+def fact(runs, name):
+    """Medians (forecast or None, measured) of a figure of the whole job."""
+    measured = statistics.median(r["timings"][name] for r in runs)
+    forecasts = [r.get("facts", {}).get(name, {}).get("forecast") for r in runs]
+    forecasts = [f for f in forecasts if f]
+    return statistics.median(forecasts) if forecasts else None, measured
+
+
+def row_of(network, model, plan, runs):
+    row = {"model": os.path.basename(model), "network": network.text(), "plan": plan.name, "chosen": "%dx%d" % (
+        runs[-1]["plan"]["stages"], runs[-1]["plan"]["shards"]), "layers": [
+        [r["layer_begin"], r["layer_end"]] for r in runs[-1]["ranks"]]}
+    for key in "decode_tokens_per_s", "prefill_tokens_per_s":
+        forecast, measured = fact(runs, key)
+        row[key] = {"forecast": forecast, "measured": measured,
+                    "off_percent": 100 * (forecast / measured - 1) if forecast else None,
+                    "runs": [r["timings"][key] for r in runs]}
+    return row
+
+
+def measure(network, model, plans):
+    """All plans in turn, again and again; a row for each."""
+    runs = [[] for _ in plans]
+    for _ in range(network.options.repeat):
+        for plan, of_plan in zip(plans, runs):
+            of_plan.append(network.generate(model, plan))
+    tokens = {tuple(r["tokens"]) for of_plan in runs for r in of_plan}
+    if len(tokens) != 1:
+        raise SystemExit("the plans %s gave different tokens" % ", ".join(p.name for p in plans))
+    return [row_of(network, model, plan, of_plan) for plan, of_plan in zip(plans, runs)]
+
+
+def show(rows):
+    def cells(f):
+        if f["forecast"] is None:
+            return "%10s %10.2f %7s" % ("-", f["measured"], "-")
+        return "%10.2f %10.2f %+6.1f%%" % (f["forecast"], f["measured"], f["off_percent"])
+
+    print("%-20s %-34s %-10s %-7s | %29s | %29s" % ("model", "network", "plan", "grid",
+                                                    "decode: forecast, reached, off", "prefill: forecast, reached, off"))
+    for r in rows:
+        print("%-20s %-34s %-10s %-7s | %s | %s" % (r["model"][-20:], r["network"], r["plan"], r["chosen"],
+                                                   cells(r["decode_tokens_per_s"]), cells(r["prefill_tokens_per_s"])))
+    off = [abs(r[k]["off_percent"]) for r in rows for k in ("decode_tokens_per_s", "prefill_tokens_per_s")
+           if r[k]["off_percent"] is not None]
+    if off:
+        print("forecasts are off by at most %.1f%%, %.1f%% in the middle; %d of %d within 10%%" % (
+            max(off), statistics.median(off), sum(x <= 10 for x in off), len(off)))
+
+
+def run_plans(o, cpus, rate, delay, models, names):
+    rows = []
+    with Network(o, cpus, rate, delay) as network:
+        for model in models:
+            rows += measure(network, model, [Plan(n) for n in names])
+    return rows
+
+
+def run_forecast(o):
+    """Twelve plans: grids up to four ranks, two networks, the models given (three formats), one slowed host."""
+    first, last = o.model[0], o.model[-1]
+    cpus = [o.cpus[0]] * 4
+    slow = cpus[:1] + [cpus[0] // 2] + cpus[2:]
+    rows = run_plans(o, cpus, "1gbit", "1ms", [first], ["1x1", "2x1", "4x1", "1x2", "2x2"])
+    for model in o.model[1:]:
+        rows += run_plans(o, cpus, "1gbit", "1ms", [model], ["2x1", "2x2"])
+    rows += run_plans(o, cpus, "200mbit", "5ms", [last], ["4x1"])
+    rows += run_plans(o, slow, "1gbit", "1ms", [first], ["2x1", "4x1"])
+    show(rows)
+    return rows
+
+
+def run_choice(o):
+    rows = []
+    for pair in o.networks.split(","):
+        rate, delay = pair.split("/")
+        n = len(o.cpus)
+        names = ["auto"] + ["%dx%d" % (s, r // s) for r in range(1, n + 1) for s in range(1, r + 1) if r % s == 0]
+        for model in o.model:
+            here = run_plans(o, o.cpus, rate, delay, [model], names)
+            best = max(here[1:], key=lambda r: r["decode_tokens_per_s"]["measured"])
+            of_best = here[0]["decode_tokens_per_s"]["measured"] / best["decode_tokens_per_s"]["measured"]
+            show(here)
+            print("the planner chose %s, %.1f%% of the best that was tried (%s)\n" % (
+                here[0]["chosen"], 100 * of_best, best["plan"]))
+            rows += here
+    return rows
+
+
+def run_unequal(o):
+    n = len(o.cpus)
+    cpus = o.cpus[:-1] + [o.cpus[-1] // 2]
+    rows = run_plans(o, cpus, o.rate, o.delay, o.model, ["%dx1" % n, "%dx1 equal" % n, "1x%d" % n, "1x%d equal" % n])
+    show(rows)
+    for planned, equal in zip(rows[::2], rows[1::2]):
+        for key in "decode_tokens_per_s", "prefill_tokens_per_s":
+            print("%s %s %s: planned / equal = %.2f" % (planned["model"], planned["plan"], key.split("_")[0],
+                                                        planned[key]["measured"] / equal[key]["measured"]))
+    return rows
+
+
+def run_any(o):
+    rows = run_plans(o, o.cpus, o.rate, o.delay, o.model, o.grids.split(","))
+    show(rows)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["forecast", "choice", "unequal", "plans"])
+    parser.add_argument("--model", action="append", required=True)
+    parser.add_argument("--caravan", default=os.path.join(TOP, "build", "caravan"))
+    parser.add_argument("--hosts", type=int, default=4)
+    parser.add_argument("--cpu", default="50")
+    parser.add_argument("--rate", default="1gbit")
+    parser.add_argument("--delay", default="1ms")
+    parser.add_argument("--networks", default="1gbit/1ms,100mbit/5ms")
+    parser.add_argument("--grids", default="auto")
+    parser.add_argument("--prompt", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json")
+    o = parser.parse_args()
+    cpus = [int(x) for x in o.cpu.split(",")]
+    o.cpus = cpus if len(cpus) > 1 else cpus * o.hosts
+    rows = {"forecast": run_forecast, "choice": run_choice, "unequal": run_unequal, "plans": run_any}[o.what](o)
+    if o.json:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=TOP, text=True, stdout=subprocess.PIPE).stdout
+        with open(o.json, "w") as file:
+            json.dump({"commit": commit.strip(), "what": o.what, "rows": rows}, file, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
