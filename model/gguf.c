@@ -557,3 +557,10 @@ err gguf_read_bytes(const struct gguf *g, const struct gguf_tensor *t, uint64_t 
                        g->files[t->file].path, t->name, at, at + n, t->n_bytes);
     return read_exactly(&g->files[t->file], t->name, t->file_offset + at, dst, n);
 }
+
+void gguf_advise(const struct gguf *g, const struct gguf_tensor *t, uint64_t row_begin, uint64_t row_end) {
+    uint64_t row_bytes = format_bytes(t->format, (size_t)t->dims[0]);
+    if (g->files[t->file].fd >= 0)
+        posix_fadvise(g->files[t->file].fd, (off_t)(t->file_offset + row_begin * row_bytes),
+                      (off_t)((row_end - row_begin) * row_bytes), POSIX_FADV_WILLNEED);
+}

@@ -124,6 +124,8 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *nam
 err gguf_read(const struct gguf *g, const struct gguf_tensor *t,
               uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
               uint64_t col_end, void *dst, uint64_t *n_read);
+/* These rows will be read soon: the system may begin to fetch them. */
+void gguf_advise(const struct gguf *g, const struct gguf_tensor *t, uint64_t row_begin, uint64_t row_end);
 /* Bytes [at, at + n) of a tensor. */
 err gguf_read_bytes(const struct gguf *g, const struct gguf_tensor *t, uint64_t at, uint64_t n, void *dst);
 

@@ -85,7 +85,7 @@ static err samples_hash(const struct gguf *g, const struct gguf_tensor *t, XXH3_
     uint8_t sample[SAMPLE_BYTES];
     for (uint64_t i = 0; i < SAMPLES; i++) {
         uint64_t n = t->n_bytes < SAMPLE_BYTES ? t->n_bytes : SAMPLE_BYTES;
-        uint64_t at = (t->n_bytes - n) / (SAMPLES - 1) * i;
+        uint64_t at = (t->n_bytes - n) * i / (SAMPLES - 1); /* both ends among them */
         TRY(gguf_read_bytes(g, t, at, n, sample));
         XXH3_128bits_update(state, sample, n);
     }

@@ -229,7 +229,7 @@ static err stream_read(void *in, const struct source_range *r, uint64_t place, v
 
 static err receiving_begin(struct receiving *r, const struct node *n, struct source *source) {
     TRY(stream_in_create(n->gguf, STREAM_WINDOW, STREAM_CHUNK_BYTES, &r->in));
-    *source = (struct source){r->in, n->gguf, stream_want, stream_read, NULL};
+    *source = (struct source){.context = r->in, .gguf = n->gguf, .want = stream_want, .read = stream_read};
     r->heard_us = wire_clock_us(n->w);
     return receiving_post(r, n->w);
 }

@@ -354,7 +354,10 @@ static size_t part_bytes(const struct head *h, uint32_t part) {
 /* The file, open while some of its parts are still to come: a cell may have more slices than a process files. */
 static int copy_open(struct slice_copy *s) {
     pthread_mutex_lock(&s->lock);
-    if (s->fd < 0 && !s->is_given_up) s->fd = file_open(s->cache, s->is_there ? s->name : s->beside, O_RDWR);
+    if (s->fd < 0 && !s->is_given_up) {
+        s->fd = file_open(s->cache, s->is_there ? s->name : s->beside, O_RDWR);
+        if (s->fd >= 0 && s->is_there) posix_fadvise(s->fd, 0, 0, POSIX_FADV_WILLNEED);
+    }
     int fd = s->is_given_up ? -1 : s->fd;
     pthread_mutex_unlock(&s->lock);
     return fd;

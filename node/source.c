@@ -11,6 +11,11 @@ static err file_read(void *context, const struct source_range *r, uint64_t place
     return gguf_read(g, gguf_tensor_at(g, r->tensor), r->row_begin, r->row_end, r->col_begin, r->col_end, dst, NULL);
 }
 
+static void file_advise(void *context, const struct source_range *r) {
+    const struct gguf *g = context;
+    gguf_advise(g, gguf_tensor_at(g, r->tensor), r->row_begin, r->row_end);
+}
+
 struct source source_file(const struct gguf *g) {
-    return (struct source){.context = (void *)(uintptr_t)g, .gguf = g, .read = file_read};
+    return (struct source){.context = (void *)(uintptr_t)g, .gguf = g, .read = file_read, .advise = file_advise};
 }

@@ -22,6 +22,8 @@ struct source {
     err (*want)(void *context, const struct source_range *r, uint64_t *place);
     /* Fills dst with a range, or with some of the rows of one. Several threads at a time. */
     err (*read)(void *context, const struct source_range *r, uint64_t place, void *dst);
+    /* A range will be read soon; NULL: that is no use. */
+    void (*advise)(void *context, const struct source_range *r);
     struct slice_cache *cache; /* of packed slices; NULL: none */
 };
 

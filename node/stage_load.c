@@ -1,5 +1,6 @@
 /* Loading a cell: its cut, its weights, its buffers. Everything a step needs
  * is allocated here. */
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,9 @@
 #include "kernels/pack.h"
 #include "node/slice_cache.h"
 #include "node/stage_parts.h"
+
+#define AHEAD_BYTES ((uint64_t)64 << 20) /* of the file, that the disk fetches before they are read */
+#define AHEAD_STEP_BYTES ((uint64_t)4 << 20)
 
 /* The bytes that gguf_read will read for a slice: whole blocks of the file. */
 static uint64_t slice_file_bytes(const struct gguf_tensor *t, const struct slice *s) {
@@ -37,6 +41,11 @@ struct reading {
     atomic_ullong n_bytes, n_source, n_cached; /* of the model's blocks: all, from the source; of copies */
     void (*progress)(void *context, uint64_t bytes_loaded);
     void *context;
+    /* What the disk was asked to fetch ahead: of orders before this one all, of it rows before this one. */
+    const struct matrix_order *orders;
+    uint32_t n_orders, ahead_order;
+    uint64_t ahead_row, ahead_bytes;
+    pthread_mutex_t ahead_lock;
 };
 
 /* One slice. */
@@ -72,6 +81,29 @@ static void reading_add(struct reading *r, uint64_t n) {
     if (r->progress) r->progress(r->context, n);
 }
 
+/* Keeps the disk busy beyond what the threads wait for themselves: they ask for small pieces, and each other's. */
+static void reading_advise(struct reading *r) {
+    if (!r->source->advise || pthread_mutex_trylock(&r->ahead_lock) != 0) return;
+    while (r->ahead_order < r->n_orders && r->ahead_bytes < atomic_load(&r->n_source) + AHEAD_BYTES) {
+        const struct matrix_order *o = &r->orders[r->ahead_order];
+        struct source_range range = ((const struct tensor_reader *)o->source.context)->range;
+        uint64_t row_bytes = source_range_bytes(r->source->gguf, &range) / (range.row_end - range.row_begin + 1) + 1;
+        range.row_begin += r->ahead_row;
+        if (range.row_end - range.row_begin > AHEAD_STEP_BYTES / row_bytes + 1)
+            range.row_end = range.row_begin + AHEAD_STEP_BYTES / row_bytes + 1;
+        int is_read = !o->copy || !o->copy->is_there;
+        r->ahead_row += range.row_end - range.row_begin;
+        if (is_read && range.row_begin < range.row_end) {
+            r->source->advise(r->source->context, &range);
+            r->ahead_bytes += source_range_bytes(r->source->gguf, &range);
+        }
+        if (is_read && r->ahead_row < o->row_end - o->row_begin) continue;
+        r->ahead_order++;
+        r->ahead_row = 0;
+    }
+    pthread_mutex_unlock(&r->ahead_lock);
+}
+
 static err tensor_read(void *context, uint64_t row_begin, uint64_t row_end, uint64_t col_begin,
                        uint64_t col_end, void *dst) {
     const struct tensor_reader *r = context;
@@ -80,6 +112,7 @@ static err tensor_read(void *context, uint64_t row_begin, uint64_t row_end, uint
     struct source_range before = {r->range.tensor, 0, r->range.row_begin, row_begin, col_begin, col_end};
     uint64_t place = r->place + source_range_bytes(source->gguf, &before), n = source_range_bytes(source->gguf, &range);
     /* A part of a copy that turned out to be damaged. */
+    reading_advise(r->reading);
     if (!r->is_wanted && source->want) TRY(source->want(source->context, &range, &place));
     TRY(source->read(source->context, &range, place, dst));
     atomic_fetch_add(&r->reading->n_source, n);
@@ -210,6 +243,9 @@ static err weights_read(struct stage *s, const struct holding *h, struct weights
         err e = vector_load(s, &l->readers[i], &s->weights[i].vector);
         if (e != OK) return err_context(e, "tensor '%s'", s->program->weights[i].name);
     }
+    struct reading *r = l->readers[0].reading;
+    r->orders = l->orders;
+    r->n_orders = l->n_orders;
     TRY(STAGE_OPS(s)->matrices_load(s->backend, l->orders, l->n_orders));
     for (uint32_t i = 0; i < l->n_orders; i++)
         s->sizes.weight_bytes += STAGE_OPS(s)->matrix_bytes(*l->orders[i].out);
@@ -388,7 +424,8 @@ static err stage_fill(struct stage *s, const struct source *source,
                                     (heads.end - heads.begin) / p->head_dim, p->head_dim};
     TRY(STAGE_OPS(s)->prepare(s->backend, &limits));
     TRY(caches_create(s));
-    struct reading reading = {.source = source, .progress = progress, .context = context};
+    struct reading reading = {.source = source, .progress = progress, .context = context,
+                              .ahead_lock = PTHREAD_MUTEX_INITIALIZER};
     TRY(holdings_load(s, &reading));
     TRY(values_create(s));
     return places_create(s);
