@@ -85,19 +85,21 @@ static uint32_t teams_make(const struct search *s, struct candidate *devices, st
 
 /* ---- orders ---- */
 
-static err order_try(struct search *s, const struct candidate *teams, uint32_t n_stages) {
-    struct search_order o;
-    TRY(search_order_open(s, n_stages, &o));
-    err e = OK;
-    for (uint32_t k = 0; k < n_stages && e == OK; k++) {
+/* These teams in this order; what the order before has in common with it is not done again. */
+static err order_try(struct search *s, struct search_order *o, const struct candidate *teams, uint32_t n_stages) {
+    size_t n_bytes = s->grid.n_shards * sizeof *teams->devices;
+    uint32_t n_same = 0;
+    while (n_same < o->n_teams && n_same < n_stages &&
+           memcmp(o->teams[n_same].devices, teams[n_same].devices, n_bytes) == 0)
+        n_same++;
+    while (o->n_teams > n_same) search_order_drop(o);
+    while (o->n_teams < n_stages) {
         struct search_team team;
-        memcpy(team.devices, teams[k].devices, sizeof team.devices);
-        e = search_table_get(s, team.devices, n_stages > 2, &team.table);
-        if (e == OK) search_order_add(s, &o, &team, k + 1 == n_stages);
+        memcpy(team.devices, teams[o->n_teams].devices, sizeof team.devices);
+        TRY(search_table_get(s, team.devices, 1, &team.table));
+        search_order_add(s, o, &team, 0);
     }
-    if (e == OK) e = search_order_weigh(s, &o);
-    search_order_close(&o);
-    return e;
+    return search_order_weigh(s, o);
 }
 
 /* What n of these can reach at the very best. */
@@ -115,20 +117,28 @@ static double bound_of(const struct search *s, const struct candidate *teams, ui
 static err stages_try(struct search *s, const struct candidate *sorted, uint32_t n_teams, uint32_t least,
                       uint32_t most) {
     struct candidate *teams;
+    struct search_order o;
     uint32_t n_idle = 0;
-    TRY(NEW(teams, n_teams));
-    err e = OK;
+    TRY(search_order_open(s, most, &o));
+    err e = NEW(teams, n_teams);
     for (uint32_t n = least; n <= most && n <= n_teams && n_idle < PATIENCE && e == OK; n++) {
         double before = s->best;
         if (least < most && bound_of(s, sorted, n) >= s->best) continue;
         memcpy(teams, sorted, n * sizeof *teams);
         uint32_t first = s->pinned != NO_DEVICE;
         qsort(teams + first, n - first, sizeof *teams, by_host);
-        e = order_try(s, teams, n);
+        e = order_try(s, &o, teams, n);
         if (search_is_latency(s) && before < INFINITY) n_idle = s->best < before ? 0 : n_idle + 1;
     }
     free(teams);
+    search_order_close(&o);
     return e;
+}
+
+static int is_sorted_by_room(const struct candidate *teams, uint32_t n) {
+    for (uint32_t i = 1; i < n; i++)
+        if (by_room(&teams[i - 1], &teams[i]) > 0) return 0;
+    return 1;
 }
 
 static err shards_try(struct search *s, struct candidate *devices, struct candidate *teams, uint32_t n_shards) {
@@ -145,8 +155,10 @@ static err shards_try(struct search *s, struct candidate *devices, struct candid
         uint32_t n_teams = teams_make(s, devices, teams);
         qsort(teams, n_teams, sizeof *teams, by_speed);
         e = stages_try(s, teams, n_teams, least, most);
-        qsort(teams, n_teams, sizeof *teams, by_room);
-        if (e == OK) e = stages_try(s, teams, n_teams, least, most);
+        if (e == OK && !is_sorted_by_room(teams, n_teams)) {
+            qsort(teams, n_teams, sizeof *teams, by_room);
+            e = stages_try(s, teams, n_teams, least, most);
+        }
     }
     search_grid_close(s);
     return e;
@@ -154,16 +166,16 @@ static err shards_try(struct search *s, struct candidate *devices, struct candid
 
 /* ---- exchanges ---- */
 
-/* The best plan with the devices of two places exchanged; a place beyond the cells is a device without one. */
-static err swap_try(struct search *s, uint32_t *devices, struct candidate *teams, uint32_t a, uint32_t b) {
-    uint32_t n = s->grid.n_shards, n_stages = s->best_stages, t = devices[a];
+/* The plan of these devices with two places exchanged; a place beyond the cells is of a device without one. */
+static err swap_try(struct search *s, struct search_order *o, uint32_t *devices, struct candidate *teams, uint32_t a,
+                    uint32_t b) {
+    uint32_t n = s->grid.n_shards, t = devices[a];
     devices[a] = devices[b];
     devices[b] = t;
-    for (uint32_t i = 0; i < n_stages * n; i++) teams[i / n].devices[i % n] = devices[i];
-    t = devices[a];
-    devices[a] = devices[b];
-    devices[b] = t;
-    return order_try(s, teams, n_stages);
+    for (uint32_t i = 0; i < o->cap_teams * n; i++) teams[i / n].devices[i % n] = devices[i];
+    devices[b] = devices[a];
+    devices[a] = t;
+    return order_try(s, o, teams, o->cap_teams);
 }
 
 /* The cells of the best plan, then the other devices. */
@@ -176,7 +188,8 @@ static void places_fill(const struct search *s, uint32_t *devices, uint8_t *is_u
         if (!is_used[i]) devices[n++] = i;
 }
 
-static err swaps_run(struct search *s, uint32_t *devices, struct candidate *teams, uint8_t *is_used) {
+static err swaps_run(struct search *s, struct search_order *o, uint32_t *devices, struct candidate *teams,
+                     uint8_t *is_used) {
     uint32_t first = s->pinned != NO_DEVICE, n_cells = s->best_stages * s->best_shards;
     uint64_t steps_max = s->n_steps + SWAP_STEPS_MAX;
     for (int is_better = 1; is_better;) {
@@ -188,7 +201,7 @@ static err swaps_run(struct search *s, uint32_t *devices, struct candidate *team
                 if (s->n_steps > steps_max) return OK;
                 uint32_t x = devices[a], y = devices[b];
                 if (s->class_of[x] == s->class_of[y] && s->pool_of[x] == s->pool_of[y]) continue;
-                TRY(swap_try(s, devices, teams, a, b));
+                TRY(swap_try(s, o, devices, teams, a, b));
                 if (s->best < best) places_fill(s, devices, is_used);
             }
         is_better = s->best < before;
@@ -200,10 +213,13 @@ static err swaps_try(struct search *s, struct candidate *teams) {
     if (s->best_stages == 0 || s->n_devices > SWAP_DEVICES_MAX) return OK;
     uint32_t *devices;
     uint8_t *is_used = NULL;
+    struct search_order o = {0};
     TRY(NEW(devices, s->n_devices));
     err e = NEW(is_used, s->n_devices);
     if (e == OK) e = search_grid_open(s, s->best_shards, 0);
-    if (e == OK) e = swaps_run(s, devices, teams, is_used);
+    if (e == OK) e = search_order_open(s, s->best_stages, &o);
+    if (e == OK) e = swaps_run(s, &o, devices, teams, is_used);
+    search_order_close(&o);
     search_grid_close(s);
     free(devices);
     free(is_used);
