@@ -36,6 +36,19 @@ then ok ranks_count_the_same_steps; else bad ranks_count_the_same_steps "$(value
 if values token_s | paste - <(values compute_s) | awk '{ if ($2 <= 0 || NR == 1 && $2 > $1) bad = 1 } END { exit !(NR == 2 && !bad) }'
 then ok computing_is_a_part_of_a_token; else bad computing_is_a_part_of_a_token "$(cat "$dir/out")"; fi
 
+# What is forecast and what was measured, of every rank and in all: two runs of two ranks.
+runs facts 0 out '"facts": \{"decode_tokens_per_s": \{' $model --stages 2 --streams 1,4 --tokens 8 --json
+if [ "$(grep -o '"memory_bytes": {"forecast": [^,]*, "measured": [1-9]' "$dir/out" | wc -l)" = 4 ]; then ok facts_of_every_rank
+else bad facts_of_every_rank "$(cat "$dir/out")"; fi
+
+# The same bytes, however many steps are under way.
+words="$CARAVAN generate $model --prompt 'A violin is a bowed instrument. A cat is an animal. A spool is' --max-tokens 24 --json"
+for grid in 1 3 4; do
+  eval "$words --stages $grid --prefill-chunk 64" 2>"$dir/err" | sed -n 's/.*"text": "\(.*\)", "finish_reason.*/\1/p' >"$dir/text$grid"
+done
+if [ -s "$dir/text1" ] && cmp -s "$dir/text1" "$dir/text3" && cmp -s "$dir/text1" "$dir/text4"; then ok same_bytes
+else bad same_bytes "$(cat "$dir"/text?)"; fi
+
 runs too_few_tokens 1 err 'more --tokens or fewer --prompt-tokens' $model --streams 8 --prompt-tokens 200 --tokens 8 --prefill-chunk 8
 runs too_many_streams 2 err 'streams: ' $model --streams 65
 runs no_model 2 err 'model' --streams 1

@@ -184,6 +184,21 @@ static void test_groups(void **state) {
     assert_false(next(32));
 }
 
+/* Six texts over three stages: from their prompts on, three steps are under way after every result, of two texts each. */
+static void test_three_groups(void **state) {
+    (void)state;
+    start(200, 64, 3);
+    for (int i = 0; i < 6; i++) add(i, (uint32_t)i, 7, 30, 0, 0);
+    while (next(64)) {}
+    while (n_committed < n_submitted) commit();
+    while (next(64)) {}
+    for (int i = 0; i < 60; i++) {
+        assert_int_equal(n_submitted - n_committed, 3);
+        commit();
+        while (next(64)) assert_int_equal(step.n_rows, 2);
+    }
+}
+
 /* One long prompt over four stages: steps of several at once, of one size, and none too large to keep all at work; over
  * one stage they are full. */
 static void test_pipelined_prompt(void **state) {
@@ -440,7 +455,8 @@ static void test_begin(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_alone),     TEST(test_mixed),   TEST(test_groups),    TEST(test_pipelined_prompt),
+        TEST(test_alone),     TEST(test_mixed),   TEST(test_groups),    TEST(test_three_groups),
+        TEST(test_pipelined_prompt),
         TEST(test_turns),     TEST(test_prompts_share),
         TEST(test_prefix),    TEST(test_next_turn), TEST(test_admission), TEST(test_preemption),
         TEST(test_remove),    TEST(test_reset),   TEST(test_failed),    TEST(test_bad),   TEST(test_begin),
