@@ -49,9 +49,11 @@ enum config_group {
     X(cache_dir, TEXT, CONFIG_JOB, 0, 1023, "", "path",                        \
       "where they are kept; empty: ~/.cache/caravan/slices, or below $XDG_CACHE_HOME") \
     X(cluster, TEXT, CONFIG_GRID, 0, 1023, "", "path",                         \
-      "file of hosts, devices and links: chooses devices") \
+      "file of hosts, devices and links: chooses devices, corrects what was measured") \
     X(goal, TEXT, CONFIG_GRID, 1, 15, "latency", "latency|throughput",         \
       "what a measured plan is best at: one stream, or as many as keep every stage busy") \
+    X(probe, TEXT, CONFIG_JOB, 1, 7, "auto", "auto|on|off|again",              \
+      "measure devices and links first; auto: only several hosts or unlike devices, and open grids") \
     X(device, TEXT, CONFIG_JOB, 0, 255, "", "name",                            \
       "a part of the OpenCL platform's or device's name; empty: the best")     \
     X(threads, WHOLE, CONFIG_JOB, 0, 4096, "0", "",                            \

@@ -371,6 +371,18 @@ static uint32_t cache_mb(const struct config *c, enum plan_weights weights) {
     return c->cache_gb > 0 && mb < 1 ? 1 : (uint32_t)mb;
 }
 
+static err probe(struct engine *e) {
+    static const char *const keys[] = {"measured", "to_measure"};
+    struct bytes json = {0};
+    struct frame f;
+    err code = job_plan_ask(e->job, &json);
+    if (code == OK) code = send_frame(e, FRAME_PROBE, json.data, json.len);
+    bytes_free(&json);
+    TRY(code);
+    TRY(await(e, FRAME_PROBED, "measuring", keys, &f));
+    return job_plan_measured(e->job, e->ranks, f.body, f.n_bytes);
+}
+
 /* What was chosen, where there was a choice; loud where a device stays out. */
 static err plan_log(const struct engine *e) {
     struct bytes text = {0};
@@ -448,6 +460,7 @@ static err start(struct engine *e) {
     TRY(expect(e, FRAME_HELLO, deadline_us(e), 0, &f));
     TRY(ranks_take(e, &f));
     TRY(job_plan_hello(e->job, e->ranks));
+    if (job_plan_must_probe(e->job)) TRY(probe(e));
     TRY(job_plan_make(e->job, e->ranks));
     TRY(plan_log(e));
     TRY(load(e));

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "coordinator/cluster_plan.h"
 #include "coordinator/measured.h"
 
 /* ---- before the launch ---- */
@@ -24,6 +25,21 @@ static err ranks_asked(const struct job_request *r, uint32_t *out) {
     return OK;
 }
 
+/* Rates decide: from a measurement, or from the file of the cluster. */
+static int has_rates_to_come(const struct job_plan *j) {
+    const char *probe = j->r.config->probe;
+    if (*j->r.config->cluster) return 1;
+    return strcmp(probe, "off") != 0 && !(strcmp(probe, "auto") == 0 && j->r.is_reference);
+}
+
+static err check_words(struct job_plan *j) {
+    static const char *const words[] = {"auto", "on", "off", "again"};
+    TRY(cluster_plan_goal(j->r.config, &j->goal));
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strcmp(j->r.config->probe, words[i]) == 0) return OK;
+    return err_set(ERR_USAGE, "probe: expected auto, on, off or again, found \"%s\"", j->r.config->probe);
+}
+
 static err grid_begin(struct job_plan *j) {
     const struct config *c = j->r.config;
     uint32_t stages = (uint32_t)c->stages, shards = (uint32_t)c->shards, ranks;
@@ -32,7 +48,16 @@ static err grid_begin(struct job_plan *j) {
     if (!stages && !shards && !ranks) {
         TRY(places_by_devices(&j->places, c->cluster));
         ranks = j->places.n_ranks;
+        if (ranks > 1 && has_rates_to_come(j)) {
+            j->n_ranks = ranks;
+            return OK;
+        }
         TRY(plan_grid(j->r.program, 0, 0, ranks, &j->n_stages, &j->n_shards));
+        j->n_ranks = ranks;
+        return OK;
+    }
+    int is_left_open = !stages && !shards && ranks > 1 && has_rates_to_come(j);
+    if (is_left_open && j->r.n_inside) { /* ranks that the model has no use for stay out */
         j->n_ranks = ranks;
         return OK;
     }
@@ -41,12 +66,14 @@ static err grid_begin(struct job_plan *j) {
     int is_crowded = j->r.n_inside || strstr(c->mpirun_args, "oversubscribe");
     TRY(places_spread(&j->places, stages, shards, is_crowded));
     j->n_ranks = j->places.n_ranks;
+    if (is_left_open) return OK;
     j->n_stages = stages;
     j->n_shards = shards;
     return OK;
 }
 
 static err begin(struct job_plan *j) {
+    TRY(check_words(j));
     TRY(grid_begin(j));
     if (is_open(j)) return OK;
     struct plan_request r = request_of(j);
@@ -66,6 +93,7 @@ err job_plan_begin(const struct job_request *r, struct job_plan **out) {
 void job_plan_free(struct job_plan *j) {
     if (!j) return;
     if (j->plan != j->found.plan) plan_free(j->plan);
+    search_result_free(&j->found);
     cluster_free(j->cluster);
     places_free(&j->places);
     free(j->devices);
@@ -121,7 +149,52 @@ err job_plan_hello(struct job_plan *j, const struct engine_rank *ranks) {
     return OK;
 }
 
+static int has_unlike(const struct job_plan *j) {
+    for (uint32_t i = 1; i < j->n_ranks; i++)
+        if (strcmp(j->devices[i].select, j->devices[0].select) != 0 ||
+            j->devices[i].threads != j->devices[0].threads)
+            return 1;
+    return 0;
+}
+
+int job_plan_must_probe(const struct job_plan *j) {
+    const char *probe = j->r.config->probe;
+    if (strcmp(probe, "auto") != 0) return strcmp(probe, "off") != 0;
+    if (j->n_ranks == 1 || j->r.is_reference) return 0;
+    return is_open(j) || j->cluster->n_hosts > 1 || has_unlike(j);
+}
+
+/* What FRAME_PROBE says; its devices are the job's own. */
+static struct probe_message asked(const struct job_plan *j) {
+    const struct program *p = j->r.program;
+    struct probe_message m = {.is_again = strcmp(j->r.config->probe, "again") == 0,
+                              .is_reference = j->r.is_reference,
+                              .deadline_ms = (uint32_t)(j->r.config->deadline_s * 1000),
+                              .n_ranks = j->n_ranks, .devices = j->devices};
+    for (uint32_t i = 0; i < p->n_weights; i++)
+        if (!p->weights[i].is_vector) m.has_format[p->weights[i].tensor->format] = 1;
+    return m;
+}
+
+err job_plan_ask(const struct job_plan *j, struct bytes *json) {
+    const struct probe_message m = asked(j);
+    return probe_message_put(&m, json);
+}
+
+err job_plan_measured(struct job_plan *j, const struct engine_rank *ranks, const char *body, size_t n) {
+    const struct probe_message m = asked(j);
+    struct cluster *c;
+    TRY(measured_cluster(ranks, j->n_ranks, &m, body, n, &c));
+    return cluster_take(j, c);
+}
+
 /* ---- the plan ---- */
+
+static int has_rates(const struct cluster *c) {
+    for (uint32_t i = 0; i < c->n_devices; i++)
+        if (c->devices[i].rates.read_per_s > 0) return 1;
+    return 0;
+}
 
 /* Ranks of one host share its memory, unless each has an allowance. */
 static err check_memory(const struct job_plan *j, const struct engine_rank *ranks) {
@@ -150,6 +223,18 @@ static err plan_equal(struct job_plan *j, const struct engine_rank *ranks) {
     return check_memory(j, ranks);
 }
 
+static err plan_search(struct job_plan *j) {
+    /* Ranks that somebody counted are all wanted. */
+    const struct search_request r = {.plan = request_of(j), .goal = j->goal,
+                                     .all_devices = !is_open(j) || j->r.config->ranks};
+    cluster_complete(j->cluster);
+    TRY(cost_check(j->cluster));
+    TRY(search_plan(j->r.program, j->cluster, &r, &j->found));
+    plan_free(j->plan);
+    j->plan = j->found.plan;
+    return OK;
+}
+
 /* Cells first, then ranks without one. */
 static err order_make(struct job_plan *j) {
     uint8_t *has_cell;
@@ -168,7 +253,7 @@ static err order_make(struct job_plan *j) {
 }
 
 err job_plan_make(struct job_plan *j, const struct engine_rank *ranks) {
-    TRY(plan_equal(j, ranks));
+    TRY(has_rates(j->cluster) ? plan_search(j) : plan_equal(j, ranks));
     return order_make(j);
 }
 

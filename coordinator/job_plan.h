@@ -21,6 +21,7 @@ struct job_request {
 struct job_plan {
     struct job_request r;
     struct places places;
+    enum goal goal;
     uint32_t n_ranks;            /* of the job */
     uint32_t n_stages, n_shards; /* 0: chosen once the devices are known */
     struct plan *plan;           /* NULL until job_plan_make, where the grid is open */
@@ -38,6 +39,14 @@ uint32_t job_plan_stages_max(const struct job_plan *j);
 
 /* `ranks` [n_ranks] by rank of the job, with host and memory. */
 err job_plan_hello(struct job_plan *j, const struct engine_rank *ranks);
+/* Whether the devices are to be measured: as the key says; by itself where the job has several hosts or unlike
+ * devices, or the grid is open. */
+int job_plan_must_probe(const struct job_plan *j);
+/* Body of FRAME_PROBE. */
+err job_plan_ask(const struct job_plan *j, struct bytes *json);
+/* Body of FRAME_PROBED. */
+err job_plan_measured(struct job_plan *j, const struct engine_rank *ranks, const char *body, size_t n);
+
 /* The plan. Where no rate is known, all devices count as alike. ERR_MEMORY where it does not fit. */
 err job_plan_make(struct job_plan *j, const struct engine_rank *ranks);
 /* Order and devices of a plan message, by cell; to be freed. */

@@ -51,13 +51,31 @@ all_three() {
 model=tests/golden/llama-shards-q4.q4_0.gguf
 prompt=$(head -1 tests/golden/llama-shards-q4.tokens | cut -d, -f1-8)
 generate="$model --tokens $prompt --max-tokens 6 --temperature 0.9 --seed 7"
-cluster three pthread rusticl Oclgrind
-cluster turned pthread Oclgrind rusticl
 run logits $model --tokens "$prompt" --device pthread && mv "$dir/found" "$dir/logits"
 run tokens $generate --device pthread && mv "$dir/found" "$dir/tokens"
-run tokens $generate --stages 3 --cluster "$dir/three"
+# Layers of the three, the fewest first: "1 1 2 ".
+layers() { grep -o '"layer_begin": [0-9]*, "layer_end": [0-9]*' "$dir/out" | awk '{print $4 - $2}' | sort | tr '\n' ' '; }
+
+cluster alike pthread rusticl Oclgrind
+run tokens $generate --stages 3 --cluster "$dir/alike" --probe off
 same 3x1_tokens tokens
 all_three 3x1_devices
-run logits $model --tokens "$prompt" --shards 3 --cluster "$dir/turned" --prefill-chunk 3
+cluster turned pthread Oclgrind rusticl
+run logits $model --tokens "$prompt" --shards 3 --cluster "$dir/turned" --probe off --prefill-chunk 3
 same 1x3_logits logits
+
+# By the rates of the file one gets more than the others: of the layers, and of each layer.
+cluster unequal "pthread 2.0" "rusticl 100.0" "Oclgrind 2.0"
+run tokens $generate --stages 3 --cluster "$dir/unequal" --probe off
+same 3x1_unequal_tokens tokens
+all_three 3x1_unequal_devices
+[ "$(layers)" = "1 1 2 " ] && ok 3x1_unequal_layers || bad 3x1_unequal_layers "$(layers)"
+run tokens $generate --shards 3 --cluster "$dir/unequal" --probe off
+same 1x3_unequal_tokens tokens
+all_three 1x3_unequal_devices
+
+# Measured: the grid is the job's to choose, and whether one stays out.
+cluster two pthread rusticl
+run tokens $generate --cluster "$dir/two" --probe again
+same measured_tokens tokens
 exit $failed
