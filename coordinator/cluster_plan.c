@@ -29,38 +29,63 @@ static void bound_memory(struct cluster *c, uint64_t most) {
 
 /* ---- one host more, one fewer ---- */
 
+static void change_fill(const struct search_result *found, struct cluster_change *out) {
+    out->n_stages = found->plan->n_stages;
+    out->n_shards = found->plan->n_shards;
+    out->decode_per_s = found->forecast->decode_per_s;
+    out->streams_per_s = found->forecast->streams_per_s;
+    out->prefill_per_s = found->forecast->prefill_per_s;
+}
+
+static double speed_of(const struct cluster_plan *c, const struct forecast *f) {
+    return c->goal == GOAL_LATENCY ? f->decode_per_s : f->streams_per_s;
+}
+
+/* A host more may be left out, so the plan is never a worse one. */
 static err change_try(const struct cluster_plan *c, const struct search_request *r, const uint32_t *hosts, uint32_t n,
                       struct cluster_change *out) {
     struct cluster *changed;
     struct search_result found = {0};
+    struct search_request request = *r;
+    request.is_quick = out->is_more;
     TRY(cluster_pick(c->cluster, hosts, n, &changed));
-    err e = search_plan(c->program, changed, r, &found);
-    if (e == OK) {
-        out->n_stages = found.plan->n_stages;
-        out->n_shards = found.plan->n_shards;
-        out->decode_per_s = found.forecast->decode_per_s;
-        out->streams_per_s = found.forecast->streams_per_s;
-        out->prefill_per_s = found.forecast->prefill_per_s;
-        search_result_free(&found);
+    err e = search_plan(c->program, changed, &request, &found);
+    int is_worse = e != OK || speed_of(c, found.forecast) < speed_of(c, c->result.forecast);
+    if (out->is_more && is_worse && (e == OK || e == ERR_MEMORY)) {
+        change_fill(&c->result, out);
+        e = OK;
+    } else if (e == OK) {
+        change_fill(&found, out);
     } else if (e == ERR_MEMORY || e == ERR_USAGE) { /* no plan: that is an answer, too */
         snprintf(out->why, sizeof out->why, "%s", err_text());
         e = OK;
     }
+    search_result_free(&found);
     cluster_free(changed);
     return e;
+}
+
+static int has_cell(const struct cluster_plan *c, uint32_t host) {
+    const struct plan *plan = c->result.plan;
+    for (uint32_t i = 0; i < plan->n_ranks; i++)
+        if (c->cluster->devices[plan->cells[i].device].host == host) return 1;
+    return 0;
 }
 
 static err change_add(struct cluster_plan *c, const struct search_request *r, uint32_t host, int is_more,
                       uint32_t *hosts) {
     uint32_t n = 0;
-    struct cluster_change *out = &c->changes[c->n_changes];
+    struct cluster_change *out = &c->changes[c->n_changes++];
     *out = (struct cluster_change){.host = host, .is_more = is_more};
+    if (!is_more && !has_cell(c, host)) {
+        change_fill(&c->result, out);
+        return OK;
+    }
     for (uint32_t h = 0; h < c->cluster->n_hosts; h++)
         if (is_more || h != host) hosts[n++] = h;
     if (is_more) hosts[n++] = host;
-    if (n > 0) TRY(change_try(c, r, hosts, n, out));
-    else snprintf(out->why, sizeof out->why, "no host is left");
-    c->n_changes++;
+    if (n > 0) return change_try(c, r, hosts, n, out);
+    snprintf(out->why, sizeof out->why, "no host is left");
     return OK;
 }
 

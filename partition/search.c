@@ -154,12 +154,12 @@ static err search_open(const struct program *p, const struct cluster *c, const s
 /* ---- the search ---- */
 
 static err search_run(struct search *s) {
-    s->is_exact = s->n_devices <= EXACT_DEVICES_MAX;
+    s->is_exact = s->n_devices <= EXACT_DEVICES_MAX && !s->request->is_quick;
     if (s->is_exact) return search_exact(s);
     pools_divide(s);
     TRY(search_greedy(s));
     pools_join(s);
-    if (s->n_devices > TRIED_DEVICES_MAX) return OK;
+    if (s->n_devices > TRIED_DEVICES_MAX || s->request->is_quick) return OK;
     s->is_exact = 1;
     s->steps_max = s->n_steps + EXACT_STEPS_MAX;
     return search_exact(s);

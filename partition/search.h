@@ -15,6 +15,7 @@ struct search_request {
     enum goal goal;
     int is_equal;             /* layers and shares as if all devices were alike (for comparison) */
     int all_devices;          /* none may be left out */
+    int is_quick;             /* promising orders only, also of few devices */
 };
 
 /* Why a device has no cell. */

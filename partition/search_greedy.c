@@ -119,6 +119,7 @@ static err stages_try(struct search *s, const struct candidate *sorted, uint32_t
     struct candidate *teams;
     struct search_order o;
     uint32_t n_idle = 0;
+    int has_fit = 0; /* a plan with so many shards; fewer stages may lack the memory */
     TRY(search_order_open(s, most, &o));
     err e = NEW(teams, n_teams);
     for (uint32_t n = least; n <= most && n <= n_teams && n_idle < PATIENCE && e == OK; n++) {
@@ -128,7 +129,8 @@ static err stages_try(struct search *s, const struct candidate *sorted, uint32_t
         uint32_t first = s->pinned != NO_DEVICE;
         qsort(teams + first, n - first, sizeof *teams, by_host);
         e = order_try(s, &o, teams, n);
-        if (search_is_latency(s) && before < INFINITY) n_idle = s->best < before ? 0 : n_idle + 1;
+        has_fit |= o.value[(size_t)o.n_teams * (s->n_layers + 1) + s->n_layers] < INFINITY;
+        if (search_is_latency(s) && has_fit) n_idle = s->best < before ? 0 : n_idle + 1;
     }
     free(teams);
     search_order_close(&o);
