@@ -74,6 +74,8 @@ static void on_wake(void *context) {
 static err check_plan(const struct serve *s) {
     struct plan *plan;
     uint32_t context;
+    enum plan_weights weights;
+    TRY(plan_weights_from_name(s->config.weights, &weights));
     TRY(model_context(&s->model, &s->config, &context));
     struct plan_request r = {.context = context, .n_blocks = service_count_blocks(&s->config, context),
                              .rows_max = (uint32_t)s->config.prefill_chunk};

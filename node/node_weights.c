@@ -377,5 +377,6 @@ err weights_close(struct node *n) {
     slice_cache_close(n->weights->source.cache);
     free(n->weights);
     n->weights = NULL;
+    mem_return_unused(); /* windows of megabytes */
     return OK;
 }

@@ -48,6 +48,9 @@ generate "$dir/expected"
 
 generate "$dir/found" --weights sent
 says unknown_way 2 'weights is "sent", expected shared, local or send'
+"$CARAVAN" serve "$model" --check --weights sent >"$dir/out" 2>"$dir/err"
+rc=$?
+says unknown_way_to_serve 2 'weights is "sent", expected shared, local or send'
 
 # The cache of packed slices: filled, read, repaired; for other grids, too.
 kept="--cache-dir $dir/cache --cache-gb 1"
