@@ -130,7 +130,7 @@ static struct cluster *random_cluster(uint32_t n_devices, uint64_t model_bytes) 
         d->rates.step_s = between(0, 1e-4);
         d->is_host = rand() % 3 != 0;
         d->rates.copy_per_s = d->is_host ? 0 : between(1e8, 1e9);
-        if (is_tight && rand() % 2) d->memory_bytes = (uint64_t)between(0.3, 1.1) * model_bytes;
+        if (is_tight && rand() % 2) d->memory_bytes = (uint64_t)(between(0.2, 1.1) * (double)model_bytes);
     }
     c->between = (struct cluster_link){between(0, 1e-3), between(1e7, 1e9)};
     for (uint32_t h = 0; h < c->n_hosts && is_tight; h++)
@@ -270,6 +270,32 @@ static void test_memory_is_obeyed(void **state) {
     test_program_free(&t);
 }
 
+/* Two fast devices have room for three of eight layers each, but their host for five in all: the slow one of another
+ * host gets three, not two. */
+static void test_memory_is_shared(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 8, 64);
+    struct cluster *c = test_cluster(2, 2);
+    struct plan_request sizes = {3, 1, 0, 512, 0, 64};
+    const uint32_t layers[] = {0, 3, 5, 8};
+    struct plan *plan;
+    assert_int_equal(plan_create_with(&t.p, &sizes, &(struct plan_choice){.layer_begin = layers}, &plan), OK);
+    uint64_t three = plan_cell_bytes(&plan->cells[0]), two = plan_cell_bytes(&plan->cells[1]);
+    plan_free(plan);
+    c->n_devices = 3;
+    c->devices[0].memory_bytes = c->devices[1].memory_bytes = three;
+    c->hosts[0].memory_bytes = three + two;
+    test_scale(&c->devices[2], 0.1);
+    struct search_result r = result_of(&t.p, c, (struct search_request){.plan = {.n_shards = 1}});
+    assert_int_equal(r.plan->n_ranks, 3);
+    for (uint32_t i = 0; i < 3; i++)
+        if (r.plan->cells[i].device == 2) assert_int_equal(r.plan->cells[i].layer_end - r.plan->cells[i].layer_begin, 3);
+    search_result_free(&r);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
 static void test_requests(void **state) {
     (void)state;
     struct test_program t;
@@ -344,8 +370,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_brute_force),           cmocka_unit_test(test_slow_device_left_out),
         cmocka_unit_test(test_half_speed_half_share), cmocka_unit_test(test_memory_is_obeyed),
-        cmocka_unit_test(test_requests),              cmocka_unit_test(test_shards_stay_inside),
-        cmocka_unit_test(test_thousands),
+        cmocka_unit_test(test_memory_is_shared),      cmocka_unit_test(test_requests),
+        cmocka_unit_test(test_shards_stay_inside),    cmocka_unit_test(test_thousands),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
