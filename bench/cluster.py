@@ -8,8 +8,8 @@
 
 Options (defaults): --hosts 4, --cpu 50 (percent of one core for each host, or a list for h1,h2,...), --rate 1gbit,
 --delay 1ms, --networks (for choice: "1gbit/1ms,100mbit/5ms"), --prompt 64 and --tokens 24 (of a run), --repeat 3,
---caravan build/caravan, --json FILE. One run is `caravan generate` on h1 with one thread a rank; runs of a table go in turn,
---repeat times, and count by their medians, since a machine's speed drifts. "auto" is the plan that Caravan finds
+--caravan build/caravan, --json FILE. One run is `caravan bench generate` on h1 with one thread a rank; runs of a table go in
+turn, --repeat times, and count by their medians, since a machine's speed drifts. "auto" is the plan that Caravan finds
 itself, "2x1 equal" one that takes all hosts for alike.
 """
 import argparse
@@ -40,7 +40,7 @@ class Network:
         for i, percent in enumerate(self.cpus):
             self.hosts("cpu", "h%d" % (i + 1), percent, check=True)
         self.args = self.hosts("mpirun-args", check=True).stdout.strip()
-        self.is_measured = set()
+        self.measured = set()
         return self
 
     def __exit__(self, *_):
@@ -49,24 +49,39 @@ class Network:
     def text(self):
         return "%s, %s, CPU %s%%" % (self.rate, self.delay, "/".join(map(str, self.cpus)))
 
-    def generate(self, model, plan):
-        """One run: the JSON object of `caravan generate`."""
-        o = self.options
-        n_ranks = plan.n_ranks or len(self.cpus)
-        command = [o.caravan, "generate", model, "--tokens", ",".join(str(5 + i % 90) for i in range(o.prompt)),
-                   "--max-tokens", str(o.tokens), "--ignore-eos", "--json", "--threads", "1", "--context",
-                   str(o.prompt + o.tokens), "--mpirun-args", self.args, *plan.flags()]
+    def run(self, model, plan, hosts, *words):
+        """A job of the given hosts: the JSON object that it prints."""
+        command = [self.options.caravan, *words, "--json", "--threads", "1", "--mpirun-args", self.args]
         # What was measured before, under another quota, must not count; after that it is kept.
         if plan.is_measured:
-            command += ["--probe", "on" if (model, n_ranks) in self.is_measured else "again"]
-            self.is_measured.add((model, n_ranks))
+            command += ["--probe", "on" if set(hosts) <= self.measured else "again"]
+            self.measured.update(hosts)
+        else:
+            command += ["--probe", "off"]
         with tempfile.NamedTemporaryFile("w", suffix=".hosts") as file:
-            file.write("".join("h%d slots=1\n" % (i + 1) for i in range(n_ranks)))
+            file.write("".join("%s slots=1\n" % h for h in hosts))
             file.flush()
             done = self.hosts("exec", "h1", *command, "--hosts", file.name, stderr=subprocess.PIPE, timeout=900)
         if done.returncode:
             raise SystemExit("%s on %s: %s" % (plan.name, self.text(), done.stderr.strip()))
         return json.loads(done.stdout)
+
+    def choose(self, model, plan):
+        """The grid of an open plan and its hosts, in order; the given one otherwise."""
+        if plan.grid:
+            n_stages, n_shards = map(int, plan.grid.split("x"))
+            return plan.grid, ["h%d" % (i + 1) for i in range(n_stages * n_shards)]
+        found = self.run(model, plan, ["h%d" % (i + 1) for i in range(len(self.cpus))], "generate", model,
+                         "--tokens", "5", "--max-tokens", "2", "--ignore-eos")
+        return "%dx%d" % (found["plan"]["stages"], found["plan"]["shards"]), sorted(r["host"] for r in found["ranks"])
+
+    def bench(self, model, plan):
+        """One run: a row of `caravan bench generate`, which begins with steps that do not count."""
+        o = self.options
+        grid, hosts = plan.chosen = plan.chosen or self.choose(model, plan)
+        found = self.run(model, plan, hosts, "bench", "generate", model, "--grids", grid, "--prompt-tokens", str(o.prompt),
+                         "--tokens", str(o.tokens), "--repeat", "3")
+        return found["rows"][0]
 
 
 class Plan:
@@ -75,32 +90,22 @@ class Plan:
     def __init__(self, name):
         self.name = name
         self.is_measured = not name.endswith(" equal")
-        grid = name.split()[0]
-        self.stages, self.shards = (0, 0) if grid == "auto" else map(int, grid.split("x"))
-        self.n_ranks = self.stages * self.shards
-
-    def flags(self):
-        flags = ["--stages", str(self.stages), "--shards", str(self.shards)] if self.n_ranks else []
-        return flags if self.is_measured else flags + ["--probe", "off"]
+        self.grid = "" if name.startswith("auto") else name.split()[0]
+        self.chosen = None  # grid and hosts, once known
 
 
-def fact(runs, name):
-    """Medians (forecast or None, measured) of a figure of the whole job."""
-    measured = statistics.median(r["timings"][name] for r in runs)
-    forecasts = [r.get("facts", {}).get(name, {}).get("forecast") for r in runs]
-    forecasts = [f for f in forecasts if f]
-    return statistics.median(forecasts) if forecasts else None, measured
+KEYS = ("decode_tokens_per_s", "prefill_tokens_per_s")
 
 
 def row_of(network, model, plan, runs):
-    row = {"model": os.path.basename(model), "network": network.text(), "plan": plan.name, "chosen": "%dx%d" % (
-        runs[-1]["plan"]["stages"], runs[-1]["plan"]["shards"]), "layers": [
-        [r["layer_begin"], r["layer_end"]] for r in runs[-1]["ranks"]]}
-    for key in "decode_tokens_per_s", "prefill_tokens_per_s":
-        forecast, measured = fact(runs, key)
-        row[key] = {"forecast": forecast, "measured": measured,
-                    "off_percent": 100 * (forecast / measured - 1) if forecast else None,
-                    "runs": [r["timings"][key] for r in runs]}
+    row = {"model": os.path.basename(model), "network": network.text(), "plan": plan.name, "chosen": plan.chosen[0],
+           "hosts": plan.chosen[1]}
+    for key in KEYS:
+        measured = statistics.median(r[key] for r in runs)
+        forecasts = [(r["facts"][key] or {}).get("forecast") for r in runs]
+        forecast = statistics.median(forecasts) if all(forecasts) else None
+        row[key] = {"forecast": forecast, "measured": measured, "runs": [r[key] for r in runs],
+                    "off_percent": 100 * (forecast / measured - 1) if forecast else None}
     return row
 
 
@@ -109,10 +114,7 @@ def measure(network, model, plans):
     runs = [[] for _ in plans]
     for _ in range(network.options.repeat):
         for plan, of_plan in zip(plans, runs):
-            of_plan.append(network.generate(model, plan))
-    tokens = {tuple(r["tokens"]) for of_plan in runs for r in of_plan}
-    if len(tokens) != 1:
-        raise SystemExit("the plans %s gave different tokens" % ", ".join(p.name for p in plans))
+            of_plan.append(network.bench(model, plan))
     return [row_of(network, model, plan, of_plan) for plan, of_plan in zip(plans, runs)]
 
 
@@ -127,8 +129,7 @@ def show(rows):
     for r in rows:
         print("%-20s %-34s %-10s %-7s | %s | %s" % (r["model"][-20:], r["network"], r["plan"], r["chosen"],
                                                    cells(r["decode_tokens_per_s"]), cells(r["prefill_tokens_per_s"])))
-    off = [abs(r[k]["off_percent"]) for r in rows for k in ("decode_tokens_per_s", "prefill_tokens_per_s")
-           if r[k]["off_percent"] is not None]
+    off = [abs(r[k]["off_percent"]) for r in rows for k in KEYS if r[k]["off_percent"] is not None]
     if off:
         print("forecasts are off by at most %.1f%%, %.1f%% in the middle; %d of %d within 10%%" % (
             max(off), statistics.median(off), sum(x <= 10 for x in off), len(off)))
@@ -179,7 +180,7 @@ def run_unequal(o):
     rows = run_plans(o, cpus, o.rate, o.delay, o.model, ["%dx1" % n, "%dx1 equal" % n, "1x%d" % n, "1x%d equal" % n])
     show(rows)
     for planned, equal in zip(rows[::2], rows[1::2]):
-        for key in "decode_tokens_per_s", "prefill_tokens_per_s":
+        for key in KEYS:
             print("%s %s %s: planned / equal = %.2f" % (planned["model"], planned["plan"], key.split("_")[0],
                                                         planned[key]["measured"] / equal[key]["measured"]))
     return rows
