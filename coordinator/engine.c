@@ -392,6 +392,12 @@ static err plan_log(const struct engine *e) {
     return code;
 }
 
+/* What a link between hosts carries in the time of its latency; 0: nobody knows. */
+static uint32_t hop_bytes(const struct cluster *c) {
+    double n = c->n_hosts > 1 ? c->between.latency_s * c->between.bytes_per_s : 0;
+    return n < INT32_MAX ? (uint32_t)n : INT32_MAX;
+}
+
 static err send_plan(struct engine *e) {
     const struct plan *plan = e->job->plan;
     struct plan_message m = {
@@ -399,7 +405,7 @@ static err send_plan(struct engine *e) {
         .layer_begin = plan->layer_begin, .shares = plan->shares,
         .rows_max = plan->rows_max, .n_blocks = plan->n_blocks, .context_max = plan->context,
         .deadline_ms = (uint32_t)(e->o.config->deadline_s * 1000),
-        .is_reference = e->o.is_reference, .payload = e->payload};
+        .is_reference = e->o.is_reference, .payload = e->payload, .hop_bytes = hop_bytes(e->job->cluster)};
     struct bytes json = {0};
     err code = plan_weights_from_name(e->o.config->weights, &m.weights);
     m.cache_mb = cache_mb(e->o.config, m.weights);

@@ -12,7 +12,7 @@ struct meet {
     wire_ticket *tickets[N_SUM_ROUNDS]; /* [2 * n_shards] each */
     uint32_t n[N_SUM_ROUNDS];
     struct sums *sums; /* NULL: one shard, or all on one board */
-    struct shard_team team; /* of this shard, on its board */
+    struct shard_crew crew; /* of this shard, on its board */
 };
 
 /* Of the deadline: who waits for a shard of its own host speaks first, then who waits for a host, then who waits for
@@ -75,7 +75,7 @@ static err watch(void *context, int64_t *next_us) {
     struct node *n = context;
     struct board_missing m;
     if (n->board && board_missing(n->board, &m))
-        return wire_check_deadline(n->w, m.waited_us, n->first + (int)(n->meet->team.begin + m.shard),
+        return wire_check_deadline(n->w, m.waited_us, n->first + (int)(n->meet->crew.begin + m.shard),
                                    "for its partial sums of layer %d", m.layer);
     return node_look(n, next_us);
 }
@@ -92,11 +92,11 @@ struct offer {
     uint64_t is_able;
 };
 
-/* The offers of all shards of the team, in order. */
+/* The offers of all shards of the crew, in order. */
 static err offers_share(struct node *n, const struct offer *mine, struct offer *all) {
     struct meet *m = n->meet;
     uint32_t n_tickets = 0;
-    for (uint32_t i = m->team.begin; i < m->team.end; i++, all++) {
+    for (uint32_t i = m->crew.begin; i < m->crew.end; i++, all++) {
         int rank = n->first + (int)i;
         if (i == n->cell.shard) {
             *all = *mine;
@@ -108,15 +108,15 @@ static err offers_share(struct node *n, const struct offer *mine, struct offer *
     return wire_wait(n->w, m->tickets[0], n_tickets, 0, -1, "what it says of how shards will meet");
 }
 
-static int all_able(const struct shard_team *g, const struct offer *all) {
+static int all_able(const struct shard_crew *g, const struct offer *all) {
     for (uint32_t i = 0; i < g->end - g->begin; i++)
         if (!all[i].is_able) return 0;
     return 1;
 }
 
-/* The team's first shard makes a board, the others open it; each says whether it has it. */
+/* The crew's first shard makes a board, the others open it; each says whether it has it. */
 static err board_agree(struct node *n, struct offer *all, int *is_agreed) {
-    const struct shard_team *g = &n->meet->team;
+    const struct shard_crew *g = &n->meet->crew;
     uint32_t n_shards = g->end - g->begin, place = n->cell.shard - g->begin;
     size_t n_bytes = stage_board_bytes(n->stage);
     struct offer mine = {.is_able = (uint64_t)stage_can_use_board(n->stage)};
@@ -132,7 +132,7 @@ static err board_agree(struct node *n, struct offer *all, int *is_agreed) {
 }
 
 static err board_begin(struct node *n) {
-    const struct shard_team *g = &n->meet->team;
+    const struct shard_crew *g = &n->meet->crew;
     struct offer *all;
     int is_agreed = 0;
     if (g->end - g->begin == 1) return OK;
@@ -161,11 +161,11 @@ static int hosts_number(const struct node *n, uint32_t *host_of) {
     return is_one;
 }
 
-static err meet_with(struct node *n, const uint32_t *host_of, struct shard_team *teams, int is_one_host) {
+static err meet_with(struct node *n, const uint32_t *host_of, struct shard_crew *crews, int is_one_host) {
     struct meet *m = n->meet;
-    uint32_t n_teams = sums_find_teams(host_of, n->cell.n_shards, teams), g = 0;
-    while (teams[g].end <= n->cell.shard) g++;
-    m->team = is_one_host ? (struct shard_team){0, n->cell.n_shards} : teams[g];
+    uint32_t n_crews = crew_find(host_of, n->cell.n_shards, crews), g = 0;
+    while (crews[g].end <= n->cell.shard) g++;
+    m->crew = is_one_host ? (struct shard_crew){0, n->cell.n_shards} : crews[g];
     TRY(board_begin(n));
     if (is_one_host && n->board) return OK;
     const struct sums_setup setup = {
@@ -173,8 +173,8 @@ static err meet_with(struct node *n, const uint32_t *host_of, struct shard_team 
         .shares = n->cell.shares,
         .n_shards = n->cell.n_shards,
         .shard = n->cell.shard,
-        .teams = teams,
-        .n_teams = n_teams,
+        .crews = crews,
+        .n_crews = n_crews,
         .rows_max = n->limits.rows_max,
         .has_board = n->board != NULL,
         .payload = is_one_host ? PAYLOAD_F32 : n->plan.payload,
@@ -186,15 +186,15 @@ static err meet_with(struct node *n, const uint32_t *host_of, struct shard_team 
 
 err meet_begin(struct node *n) {
     uint32_t n_shards = n->cell.n_shards;
-    struct shard_team *teams = NULL;
+    struct shard_crew *crews = NULL;
     uint32_t *host_of = NULL;
     if (n_shards == 1) return OK;
     err e = NEW(n->meet, 1);
     for (int i = 0; i < N_SUM_ROUNDS && e == OK; i++) e = NEW(n->meet->tickets[i], 2 * (size_t)n_shards);
-    if (e == OK) e = NEW(teams, n_shards);
+    if (e == OK) e = NEW(crews, n_shards);
     if (e == OK) e = NEW(host_of, n_shards);
-    if (e == OK) e = meet_with(n, host_of, teams, hosts_number(n, host_of));
-    free(teams);
+    if (e == OK) e = meet_with(n, host_of, crews, hosts_number(n, host_of));
+    free(crews);
     free(host_of);
     return e;
 }

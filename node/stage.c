@@ -22,7 +22,7 @@ static void meet(const void *meeting, const void *mine) { board_meet(meeting, mi
 /* The next meeting on the board, for this shard's sums. */
 static struct board_meeting meeting_next(struct stage *s, int layer) {
     struct board_meeting m = {.board = s->board, .number = s->n_meetings++, .layer = layer};
-    for (uint32_t i = s->team.begin; i < s->cell.shard; i++) m.at += s->counts[i] * 4;
+    for (uint32_t i = s->crew.begin; i < s->cell.shard; i++) m.at += s->counts[i] * 4;
     m.n_bytes = s->counts[s->cell.shard] * 4;
     return m;
 }
@@ -52,7 +52,7 @@ static err sums_meet_hosts(struct stage *s, int layer, enum axis axis, uint32_t 
     back.n_bytes = 0;
     back.patience_us = x->board_patience_us;
     *sum = s->areas[back.number % 2];
-    int is_first = s->cell.shard == s->team.begin;
+    int is_first = s->cell.shard == s->crew.begin;
     if (is_first) TRY(x->begin(x->context, axis, n_rows));
     TRY(STAGE_OPS(s)->call(s->backend, meet, &m, sizeof m, mine));
     if (!is_first) return STAGE_OPS(s)->call(s->backend, meet, &back, sizeof back, mine);
@@ -103,7 +103,7 @@ static err leaves_share(struct stage *s, const struct op *op, uint32_t n_rows, s
     out->leaves = value(s, op->in[0]);
     if (s->cell.n_shards == 1) return OK;
     for (uint32_t i = 0; i < s->cell.n_shards; i++) s->counts[i] = sum->n_results[i] * (size_t)n_rows * s->program->dim;
-    if (s->board && s->team.end - s->team.begin == s->cell.n_shards)
+    if (s->board && s->crew.end - s->crew.begin == s->cell.n_shards)
         return sums_meet(s, op->layer, out->leaves, &out->leaves);
     out->tree = &one_leaf;
     return s->board ? sums_meet_hosts(s, op->layer, axis, n_rows, out->leaves, &out->leaves)

@@ -66,9 +66,9 @@ err stage_file_bytes(const struct program *p, const struct cell *cell, uint64_t 
 /* Whether partial sums can meet on a board, and the bytes of an area for that. */
 int stage_can_use_board(const struct stage *s);
 size_t stage_board_bytes(const struct stage *s);
-/* From now on those of shards `team`, this one among them, do; all of these shards or none. Where that is all of the
+/* From now on those of shards `crew`, this one among them, do; all of these shards or none. Where that is all of the
  * stage, exchange.sum is no longer called, else by the first of them alone. The board outlives the stage. */
-err stage_use_board(struct stage *s, struct board *board, struct shard_team team);
+err stage_use_board(struct stage *s, struct board *board, struct shard_crew crew);
 
 /* Runs one step. `hidden` [n_rows, dim]: in for every stage but the first, out
  * for every stage but the last. On the last stage's shard 0 `logits`

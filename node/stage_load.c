@@ -439,13 +439,13 @@ size_t stage_board_bytes(const struct stage *s) {
     return (size_t)all * s->limits.rows_max * s->program->dim * sizeof(float);
 }
 
-err stage_use_board(struct stage *s, struct board *board, struct shard_team team) {
+err stage_use_board(struct stage *s, struct board *board, struct shard_crew crew) {
     for (uint32_t i = 0; i < 2; i++)
         TRY(STAGE_OPS(s)->buffer_wrap(s->backend, board_area(board, i), stage_board_bytes(s), &s->areas[i]));
     STAGE_OPS(s)->buffer_free(s->backend, s->gathered);
     s->gathered = NULL;
     s->board = board;
-    s->team = team;
+    s->crew = crew;
     return OK;
 }
 

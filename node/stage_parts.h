@@ -50,7 +50,7 @@ struct stage {
     size_t *counts;       /* [n_shards] floats of one exchange */
 
     struct board *board;       /* NULL: sums travel as messages */
-    struct shard_team team;   /* who meets there */
+    struct shard_crew crew;   /* who meets there */
     struct buffer *areas[2];   /* of the board */
     uint32_t n_meetings;
 };

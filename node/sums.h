@@ -1,12 +1,12 @@
 /* Sums: how the shards of a stage make one sum of their partial sums, in the order of the tree, so that the bits are
  * those of one shard.
  *
- * Shards that stand next to each other on one host are a *team*; its first shard speaks for it: it joins the sums
- * of the team's shards to the few subtrees that the whole team owns and meets the other teams, by messages,
+ * Shards that stand next to each other on one host are a *crew*; its first shard speaks for it: it joins the sums
+ * of the crew's shards to the few subtrees that the whole crew owns and meets the other crews, by messages,
  * in one of two ways:
- *   - at once: every team sends its subtrees to every other one, and each finishes the tree. One round.
- *   - in parts: team i finishes the tree for the i-th part of the values only, and sends that part to all.
- *     Two rounds, but each value crosses a port about twice, however many teams there are.
+ *   - at once: every crew sends its subtrees to every other one, and each finishes the tree. One round.
+ *   - in parts: crew i finishes the tree for the i-th part of the values only, and sends that part to all.
+ *     Two rounds, but each value crosses a port about twice, however many crews there are.
  * Which of them is a matter of bytes: a second round must save more than the link carries in the time of its latency.
  * All shards of a stage come to the same answer, and have the same bits after.
  *
@@ -16,24 +16,16 @@
 
 #include "model/program.h"
 #include "node/payload.h"
+#include "partition/crew.h"
 
 struct sums;
 
-/* Shards [begin, end); the first speaks for the team. */
-struct shard_team {
-    uint32_t begin, end;
-};
-
-/* Teams of shards whose hosts are host_of [n_shards], any numbers; `out` [n_shards]. How many. Where all share
- * one host, each shard is a team: messages inside a host need no spokesman. */
-uint32_t sums_find_teams(const uint32_t *host_of, uint32_t n_shards, struct shard_team *out);
-
 /* The steps of an exchange; later ones wait longer, so that who is nearest to the shard at fault speaks first. */
 enum sum_round {
-    SUM_OF_TEAM,  /* from the team's shards to its first */
-    SUM_OF_HOSTS, /* between teams: subtrees */
-    SUM_OF_PARTS, /* between teams: finished parts */
-    SUM_BACK,     /* from the team's first to its shards */
+    SUM_OF_CREW,  /* from the crew's shards to its first */
+    SUM_OF_HOSTS, /* between crews: subtrees */
+    SUM_OF_PARTS, /* between crews: finished parts */
+    SUM_BACK,     /* from the crew's first to its shards */
     N_SUM_ROUNDS
 };
 
@@ -49,11 +41,11 @@ struct sums_setup {
     const struct program *program;
     const float *shares;              /* [n_shards] */
     uint32_t n_shards, shard;
-    const struct shard_team *teams;   /* [n_teams], copied */
-    uint32_t n_teams;
+    const struct shard_crew *crews;   /* [n_crews], copied */
+    uint32_t n_crews;
     uint32_t rows_max;
-    int has_board;                    /* this team's sums need no messages: its shards lay them side by side */
-    enum payload payload;             /* between teams */
+    int has_board;                    /* this crew's sums need no messages: its shards lay them side by side */
+    enum payload payload;             /* between crews */
     size_t hop_bytes;                 /* that a link carries in the time of its latency */
     struct sum_link link;
 };
@@ -62,13 +54,13 @@ struct sums_setup {
 err sums_create(const struct sums_setup *setup, struct sums **out);
 void sums_free(struct sums *s);
 
-/* Whether this shard speaks for its team. The others need no more than sums_finish, and where there is a board
+/* Whether this shard speaks for its crew. The others need no more than sums_finish, and where there is a board
  * not even that. */
 int sums_is_first(const struct sums *s);
 
 /* Of a contraction over `axis`, n_rows rows: posts what can be received before this shard has its own. */
 err sums_begin(struct sums *s, enum axis axis, uint32_t n_rows);
-/* `mine` [own subtrees][n_rows][dim], with a board those of all shards of the team, in order. `sum` [n_rows][dim]
+/* `mine` [own subtrees][n_rows][dim], with a board those of all shards of the crew, in order. `sum` [n_rows][dim]
  * gets the whole. `layer` is for messages. */
 err sums_finish(struct sums *s, int layer, const float *mine, float *sum);
 

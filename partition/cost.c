@@ -170,6 +170,11 @@ static int meet_in_memory(const struct cluster *c, const uint32_t *devices, uint
 
 void cost_ways_make(const struct cluster *c, const uint32_t *devices, uint32_t n_shards, struct cost_ways *out) {
     int in_memory = meet_in_memory(c, devices, n_shards);
+    uint32_t host_of[SEGMENTS_MAX] = {0};
+    for (uint32_t i = 0; i < n_shards; i++) host_of[i] = c->devices[devices[i]].host;
+    out->n_crews = crew_find(host_of, n_shards, out->crews);
+    for (uint32_t g = 0; g < out->n_crews; g++)
+        out->has_board[g] = meet_in_memory(c, devices + out->crews[g].begin, out->crews[g].end - out->crews[g].begin);
     for (uint32_t i = 0; i < n_shards; i++) {
         out->latency_s[i] = 0;
         out->stop_s[i] = in_memory ? 0 : c->devices[devices[i]].rates.step_s;
@@ -184,33 +189,62 @@ void cost_ways_make(const struct cluster *c, const uint32_t *devices, uint32_t n
         }
 }
 
-void cost_exchange_of(const struct cost_ways *w, uint32_t n_shards, uint32_t shard, const uint32_t *n_results,
-                      double row_bytes, struct cost_exchange *out) {
-    double out_s = 0, in_s = 0, own_bytes = n_results[shard] * row_bytes, all_bytes = own_bytes;
-    for (uint32_t i = 0; i < n_shards; i++) {
-        if (i == shard) continue;
-        in_s += n_results[i] * row_bytes * w->s_per_byte[i][shard];
-        out_s += own_bytes * w->s_per_byte[shard][i];
-        all_bytes += n_results[i] * row_bytes;
+/* What one crew's first shard sends to and gets of the others, in seconds: subtrees at once, or `extra` sums of a part
+ * beside them, of so many parts. */
+static double ports_s(const struct cost_ways *w, const uint32_t *n_results, uint32_t me, uint32_t extra,
+                      double part_bytes) {
+    double in_s = 0, out_s = 0;
+    for (uint32_t g = 0; g < w->n_crews; g++) {
+        if (g == me) continue;
+        in_s += (n_results[g] + extra) * part_bytes * w->s_per_byte[w->crews[g].begin][w->crews[me].begin];
+        out_s += (n_results[me] + extra) * part_bytes * w->s_per_byte[w->crews[me].begin][w->crews[g].begin];
     }
-    out->share_s = w->latency_s[shard] + fmax(in_s, out_s) + w->stop_s[shard];
-    out->copy_bytes = (uint64_t)(own_bytes + all_bytes);
-    out->sent_bytes = (uint64_t)own_bytes * (n_shards - 1);
+    return fmax(in_s, out_s);
+}
+
+/* Between a crew's first shard and the others, where they do not meet in memory: their subtrees, then the sum. */
+static void crew_messages(const struct cost_ways *w, uint32_t crew, uint32_t shard, uint32_t n_segments,
+                          const struct range *own, double row_bytes, struct cost_exchange *out) {
+    const struct shard_crew c = w->crews[crew];
+    struct tree tree;
+    for (uint32_t i = c.begin + 1; i < c.end && !w->has_board[crew]; i++) {
+        tree_own(n_segments, own[i], &tree);
+        out->share_s += (tree.n_results + 1) * row_bytes * w->s_per_byte[i][c.begin];
+        if (i == shard) out->sent_bytes = (uint64_t)(tree.n_results * row_bytes);
+        if (c.begin == shard) out->sent_bytes += (uint64_t)row_bytes;
+    }
+}
+
+void cost_exchange_of(const struct cost_ways *w, uint32_t shard, uint32_t n_segments, const struct range *own,
+                      double row_bytes, struct cost_exchange *out) {
+    uint32_t n_results[SEGMENTS_MAX], n = w->n_crews, me = 0;
+    struct tree tree;
+    for (uint32_t g = 0; g < n; g++) {
+        tree_own(n_segments, (struct range){own[w->crews[g].begin].begin, own[w->crews[g].end - 1].end}, &tree);
+        n_results[g] = tree.n_results;
+        if (w->crews[g].end <= shard) me++;
+    }
+    tree_own(n_segments, own[shard], &tree);
+    double at_once_s = ports_s(w, n_results, me, 0, row_bytes), part_bytes = row_bytes / n;
+    double in_parts_s = w->latency_s[shard] + ports_s(w, n_results, me, 1, part_bytes);
+    *out = (struct cost_exchange){.share_s = w->latency_s[shard] + fmin(at_once_s, in_parts_s) + w->stop_s[shard],
+                                  .copy_bytes = (uint64_t)((tree.n_results + 1) * row_bytes)};
+    crew_messages(w, me, shard, n_segments, own, row_bytes, out);
+    if (shard != w->crews[me].begin) return;
+    double sent = at_once_s <= in_parts_s ? n_results[me] * row_bytes : (n_results[me] + 1) * part_bytes;
+    out->sent_bytes += (uint64_t)(sent * (n - 1));
 }
 
 void cost_exchange_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard, enum axis axis,
                         const struct step_shape *s, struct cost_exchange *out) {
     *out = (struct cost_exchange){0};
     if (shards->n_shards == 1) return;
-    uint32_t n_results[SEGMENTS_MAX];
+    struct range own[SEGMENTS_MAX];
     struct cost_ways ways;
-    for (uint32_t i = 0; i < shards->n_shards; i++) {
-        struct tree own;
-        tree_own(m->program->axes[axis].n_segments, shards->cuts[i].segments[axis], &own);
-        n_results[i] = own.n_results;
-    }
+    for (uint32_t i = 0; i < shards->n_shards; i++) own[i] = shards->cuts[i].segments[axis];
     cost_ways_make(m->cluster, shards->devices, shards->n_shards, &ways);
-    cost_exchange_of(&ways, shards->n_shards, shard, n_results, (double)s->n_rows * m->program->dim * 4, out);
+    cost_exchange_of(&ways, shard, m->program->axes[axis].n_segments, own, (double)s->n_rows * m->program->dim * 4,
+                     out);
 }
 
 double cost_logits_bytes(const struct cut *cut, const struct step_shape *s) {

@@ -6,6 +6,7 @@
 #define PARTITION_COST_PARTS_H
 
 #include "partition/cost.h"
+#include "partition/crew.h"
 
 /* Before a layer: sums over the layers [0, l). */
 struct cost_before {
@@ -44,6 +45,9 @@ struct cost_ways {
     double latency_s[SEGMENTS_MAX]; /* longest from or to any other shard */
     double s_per_byte[SEGMENTS_MAX][SEGMENTS_MAX]; /* from, to */
     double stop_s[SEGMENTS_MAX];    /* what an exchange by messages costs a device beside it */
+    uint32_t n_crews;
+    struct shard_crew crews[SEGMENTS_MAX];
+    int has_board[SEGMENTS_MAX];    /* crew: its shards meet in memory */
 };
 void cost_ways_make(const struct cluster *c, const uint32_t *devices, uint32_t n_shards, struct cost_ways *out);
 
@@ -52,8 +56,9 @@ struct cost_exchange {
     double share_s;
     uint64_t copy_bytes, sent_bytes;
 };
-/* Every shard has n_results sums of row_bytes each; n_shards > 1. */
-void cost_exchange_of(const struct cost_ways *w, uint32_t n_shards, uint32_t shard, const uint32_t *n_results,
+/* Of shards that own segments `own` [n_shards], n_shards > 1; sums of row_bytes each. As node/sums.h does it, in the
+ * way that is the faster one. */
+void cost_exchange_of(const struct cost_ways *w, uint32_t shard, uint32_t n_segments, const struct range *own,
                       double row_bytes, struct cost_exchange *out);
 void cost_exchange_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard, enum axis axis,
                         const struct step_shape *s, struct cost_exchange *out);

@@ -16,7 +16,6 @@
 struct part_profile {
     int is_known;
     struct cut cut;
-    uint32_t n_results[N_AXES];   /* sums that it gives to an exchange */
     uint64_t *bytes_before;       /* [n_layers + 1] weights of layers [0, l), embedding and head with their layers */
     uint64_t all_bytes;           /* of all layers: a tied head is not held twice */
     uint64_t layer_kv_bytes;

@@ -98,11 +98,6 @@ static err profile_make(struct search *s, uint32_t begin, uint32_t end, struct p
             const struct plan_cell c = {.shard = !is_first, .cut = f->cut, .layer_end = is_last ? s->n_layers : 0};
             f->work_bytes[is_first][is_last] = plan_work_bytes(p, &s->sizes, &c);
         }
-    for (int a = 0; a < N_AXES; a++) {
-        struct tree t;
-        tree_own(p->axes[a].n_segments, f->cut.segments[a], &t);
-        f->n_results[a] = t.n_results;
-    }
     f->is_known = 1;
     return OK;
 }
@@ -148,7 +143,8 @@ struct shard_terms {
 };
 
 static void terms_exchanges(const struct search *s, const struct search_table *t, struct shard_terms *terms) {
-    uint32_t n = s->grid.n_shards, n_results[SEGMENTS_MAX];
+    uint32_t n = s->grid.n_shards;
+    struct range own[SEGMENTS_MAX];
     double logits[SEGMENTS_MAX];
     for (uint32_t i = 0; i < n; i++) logits[i] = cost_logits_bytes(&terms[i].profile->cut, &s->shape);
     for (uint32_t i = 0; i < n; i++) {
@@ -158,8 +154,9 @@ static void terms_exchanges(const struct search *s, const struct search_table *t
         for (int a = 0; a < N_AXES; a++) {
             terms[i].exchange_s[a] = 0;
             if (n == 1 || s->model.before[s->n_layers].n_reduces[a] == 0) continue;
-            for (uint32_t k = 0; k < n; k++) n_results[k] = terms[k].profile->n_results[a];
-            cost_exchange_of(&t->ways, n, i, n_results, s->shape.n_rows * 4.0 * s->model.program->dim, &x);
+            for (uint32_t k = 0; k < n; k++) own[k] = terms[k].profile->cut.segments[a];
+            cost_exchange_of(&t->ways, i, s->model.program->axes[a].n_segments, own,
+                             s->shape.n_rows * 4.0 * s->model.program->dim, &x);
             terms[i].exchange_s[a] = x.share_s + (double)x.copy_bytes * copy_s;
         }
         cost_gather_of(&t->ways, n, i, logits, &x);

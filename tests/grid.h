@@ -162,10 +162,10 @@ static inline err grid_cell_create(struct grid *g, uint32_t stage, uint32_t shar
                           .collect_begin = grid_collect_begin, .collect = grid_collect};
     struct source source = source_file(g->gguf);
     TRY(stage_create(g->backends[i], &source, g->program, &cell, &limits, &ex, NULL, NULL, &g->stages[i]));
-    struct shard_team teams[GRID_SHARDS_MAX];
+    struct shard_crew crews[GRID_SHARDS_MAX];
     const struct sums_setup setup = {.program = g->program, .shares = shares, .n_shards = g->n_shards, .shard = shard,
-                                     .teams = teams,
-                                     .n_teams = sums_find_teams(g->network.host_of, g->n_shards, teams),
+                                     .crews = crews,
+                                     .n_crews = crew_find(g->network.host_of, g->n_shards, crews),
                                      .rows_max = g->rows_max, .payload = g->network.payload,
                                      .hop_bytes = g->network.hop_bytes,
                                      .link = {&grid_shards[i], grid_receive, grid_send, grid_wait}};

@@ -121,6 +121,25 @@ static void test_shares(void **state) {
     test_program_free(&t);
 }
 
+/* Four equal shards of one subtree each: at once, in parts where rows are many, a crew of two as one. */
+static void test_crews(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 2, 128);
+    struct cluster *apart = test_cluster(4, 1), *pairs = test_cluster(2, 2);
+    struct plan *plan = plan_of(&t.p, 1, 4, NULL);
+    struct step_shape few = {1, 0, 100}, many = {1000, 0, 100};
+    const double sum_s = 1024 / 100e6; /* of one row */
+    assert_near(cost_at(&t.p, apart, plan, 1, few).share_s, 4 * (1e-3 + 3 * sum_s));
+    assert_near(cost_at(&t.p, apart, plan, 1, many).share_s, 4 * (2e-3 + 2 * 3 * 1000 * sum_s / 4));
+    assert_near(cost_at(&t.p, pairs, plan, 0, few).share_s, 4 * (1e-3 + sum_s));
+    assert_near(cost_at(&t.p, pairs, plan, 2, many).share_s, 4 * (1e-3 + 1000 * sum_s));
+    plan_free(plan);
+    cluster_free(apart);
+    cluster_free(pairs);
+    test_program_free(&t);
+}
+
 /* A device with memory of its own: rows in and out, sums of shards, logits. */
 static void test_copies(void **state) {
     (void)state;
@@ -138,8 +157,8 @@ static void test_copies(void **state) {
     assert_near(cost_at(&t.p, c, plan, 2, s).copy_s, (4 * 1024 + 2 * 64 * 4) / 1e6);
     plan_free(plan);
     plan = plan_of(&t.p, 1, 2, NULL);
-    /* Six exchanges of one own sum, two come back; half the logits. */
-    assert_near(cost_at(&t.p, c, plan, 1, s).copy_s, (6 * 3 * 4 * 1024 + 2 * 32 * 4) / 1e6);
+    /* Six exchanges of one own sum, the whole comes back; half the logits. */
+    assert_near(cost_at(&t.p, c, plan, 1, s).copy_s, (6 * 2 * 4 * 1024 + 2 * 32 * 4) / 1e6);
     plan_free(plan);
     cluster_free(c);
     test_program_free(&t);
@@ -288,6 +307,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_row),  cmocka_unit_test(test_many_rows),
         cmocka_unit_test(test_launches), cmocka_unit_test(test_shares),
+        cmocka_unit_test(test_crews),
         cmocka_unit_test(test_copies),   cmocka_unit_test(test_experts),
         cmocka_unit_test(test_forecast), cmocka_unit_test(test_hops_share_a_wire),
         cmocka_unit_test(test_monotone), cmocka_unit_test(test_unknown_rates),

@@ -206,7 +206,7 @@ static void rounded_payloads(void **state) {
 }
 
 /* Subtrees that a run of shards owns together. */
-static uint64_t n_owned(const struct program *p, enum axis axis, uint32_t n_shards, struct shard_team g) {
+static uint64_t n_owned(const struct program *p, enum axis axis, uint32_t n_shards, struct shard_crew g) {
     struct cut first, last;
     struct tree tree;
     cut_make(p, n_shards, g.begin, NULL, &first);
@@ -223,29 +223,29 @@ static void only_owned_subtrees_travel(void **state) {
     tokens_read(0);
     for (size_t k = 0; k < sizeof networks_of_4 / sizeof *networks_of_4; k++) {
         struct grid_network network = networks_of_4[k];
-        struct shard_team teams[GRID_SHARDS_MAX];
+        struct shard_crew crews[GRID_SHARDS_MAX];
         struct grid g;
-        uint32_t n_teams = sums_find_teams(network.host_of, 4, teams);
+        uint32_t n_crews = crew_find(network.host_of, 4, crews);
         network.hop_bytes = SIZE_MAX / 4;
         assert_int_equal(grid_open_network(&g, FOLDER "llama-shards.f16.gguf", NULL, 1, 4, 64, 128, &network), OK);
         const struct program *p = g.program;
         float *hidden = malloc((size_t)p->dim * sizeof *hidden);
         assert_int_equal(grid_rows(&g, tokens, 1, 1, NULL, hidden), OK);
-        for (uint32_t i = 0; i < n_teams; i++)
-            for (uint32_t s = teams[i].begin; s < teams[i].end; s++) {
-                struct shard_team alone = {s, s + 1};
-                int is_first = s == teams[i].begin;
+        for (uint32_t i = 0; i < n_crews; i++)
+            for (uint32_t s = crews[i].begin; s < crews[i].end; s++) {
+                struct shard_crew alone = {s, s + 1};
+                int is_first = s == crews[i].begin;
                 uint64_t sum = (uint64_t)p->n_layers * p->dim * sizeof(float), inside = 0, hosts = 0;
                 for (int a = 0; a < 2; a++) {
                     enum axis axis = a ? AXIS_FF : AXIS_HEADS;
-                    if (is_first) hosts += sum * n_owned(p, axis, 4, teams[i]) * (n_teams - 1);
+                    if (is_first) hosts += sum * n_owned(p, axis, 4, crews[i]) * (n_crews - 1);
                     else inside += sum * n_owned(p, axis, 4, alone);
                 }
-                assert_int_equal(g.bytes_sent[s][SUM_OF_TEAM], inside);
+                assert_int_equal(g.bytes_sent[s][SUM_OF_CREW], inside);
                 assert_int_equal(g.bytes_sent[s][SUM_OF_HOSTS], hosts);
                 assert_int_equal(g.bytes_sent[s][SUM_OF_PARTS], 0);
                 assert_int_equal(g.bytes_sent[s][SUM_BACK],
-                                 is_first ? 2 * sum * (teams[i].end - teams[i].begin - 1) : 0);
+                                 is_first ? 2 * sum * (crews[i].end - crews[i].begin - 1) : 0);
             }
         free(hidden);
         grid_close(&g);

@@ -1,4 +1,4 @@
-/* How sums are put together: trees of any owners, payloads, teams. */
+/* How sums are put together: trees of any owners, payloads, crews. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -34,8 +34,8 @@ static uint32_t tree_run(const struct tree *t, const float *leaves, float *out) 
     return n;
 }
 
-/* Segments are added by shards, shards' sums by teams, teams' sums to the whole: the bits of one owner of all. */
-static void test_any_teams_gives_the_same(void **state) {
+/* Segments are added by shards, shards' sums by crews, crews' sums to the whole: the bits of one owner of all. */
+static void test_any_crews_gives_the_same(void **state) {
     (void)state;
     float leaves[SEGMENTS_MAX], own[SEGMENTS_MAX], joined[SEGMENTS_MAX], whole, expected;
     struct tree tree;
@@ -44,7 +44,7 @@ static void test_any_teams_gives_the_same(void **state) {
         tree_own(n, (struct range){0, n}, &tree);
         assert_int_equal(tree_run(&tree, leaves, &expected), 1);
         for (uint32_t seed = 0; seed < 300; seed++) {
-            struct range shards[6], teams[3];
+            struct range shards[6], crews[3];
             uint32_t at[7] = {0};
             for (uint32_t i = 1; i < 6; i++) at[i] = (uint32_t)rand() % (n + 1);
             at[6] = n;
@@ -66,12 +66,12 @@ static void test_any_teams_gives_the_same(void **state) {
                 tree_join(n, shards + begin[g], begin[g + 1] - begin[g], &tree);
                 assert_int_equal(tree.n_leaves, n_own);
                 n_joined += tree_run(&tree, own, joined + n_joined);
-                teams[g] = (struct range){shards[begin[g]].begin, shards[begin[g + 1] - 1].end};
+                crews[g] = (struct range){shards[begin[g]].begin, shards[begin[g + 1] - 1].end};
                 struct tree alone;
-                tree_own(n, teams[g], &alone);
+                tree_own(n, crews[g], &alone);
                 assert_int_equal(tree.n_results, alone.n_results); /* no more than one owner would have */
             }
-            tree_join(n, teams, 3, &tree);
+            tree_join(n, crews, 3, &tree);
             assert_int_equal(tree.n_leaves, n_joined);
             assert_int_equal(tree_run(&tree, joined, &whole), 1);
             assert_memory_equal(&whole, &expected, sizeof whole);
@@ -79,18 +79,18 @@ static void test_any_teams_gives_the_same(void **state) {
     }
 }
 
-static void test_teams(void **state) {
+static void test_crews(void **state) {
     (void)state;
-    struct shard_team g[6];
-    assert_int_equal(sums_find_teams((const uint32_t[]){4, 4, 4}, 3, g), 3); /* one host: messages cost nothing */
+    struct shard_crew g[6];
+    assert_int_equal(crew_find((const uint32_t[]){4, 4, 4}, 3, g), 3); /* one host: messages cost nothing */
     assert_int_equal(g[1].begin, 1);
     assert_int_equal(g[1].end, 2);
-    assert_int_equal(sums_find_teams((const uint32_t[]){0, 0, 2, 0, 0, 0}, 6, g), 3); /* neighbours only */
+    assert_int_equal(crew_find((const uint32_t[]){0, 0, 2, 0, 0, 0}, 6, g), 3); /* neighbours only */
     assert_int_equal(g[0].end, 2);
     assert_int_equal(g[1].end, 3);
     assert_int_equal(g[2].begin, 3);
     assert_int_equal(g[2].end, 6);
-    assert_int_equal(sums_find_teams((const uint32_t[]){7}, 1, g), 1);
+    assert_int_equal(crew_find((const uint32_t[]){7}, 1, g), 1);
 }
 
 static void test_payloads(void **state) {
@@ -135,8 +135,8 @@ static void test_payloads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_any_teams_gives_the_same),
-        cmocka_unit_test(test_teams),
+        cmocka_unit_test(test_any_crews_gives_the_same),
+        cmocka_unit_test(test_crews),
         cmocka_unit_test(test_payloads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
