@@ -1,0 +1,153 @@
+/* The plan of a job, step by step: how many ranks, which devices, what is measured, which rank has which cell. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "coordinator/job_plan.h"
+#include "model/gguf.h"
+
+#define MODEL "tests/golden/llama-shards-q4.q4_0.gguf"
+
+static struct gguf *gguf;
+static struct program *program;
+static struct config config;
+static char path[] = "/tmp/test_job_plan_XXXXXX";
+
+static void cluster_write(const char *devices) {
+    FILE *f = fopen(path, "w");
+    char here[256] = "";
+    gethostname(here, sizeof here - 1);
+    assert_non_null(f);
+    fprintf(f, "hosts = { here = { name = \"%s\"; devices = { %s }; }; };\n", here, devices);
+    fclose(f);
+    snprintf(config.cluster, sizeof config.cluster, "%s", path);
+}
+
+/* From the request to the plan, without a measurement. */
+static struct job_plan *make(uint32_t n_ranks, int must_probe) {
+    const struct job_request r = {.config = &config, .program = program, .context = 64, .rows_max = 16};
+    struct engine_rank ranks[8] = {{0}};
+    struct job_plan *j;
+    if (job_plan_begin(&r, &j) != OK) fail_msg("%s", err_text());
+    assert_int_equal(j->n_ranks, n_ranks);
+    for (uint32_t i = 0; i < n_ranks; i++) {
+        gethostname(ranks[i].host, sizeof ranks[i].host - 1);
+        ranks[i].memory_bytes = 1 << 30;
+    }
+    if (job_plan_hello(j, ranks) != OK) fail_msg("%s", err_text());
+    assert_int_equal(job_plan_must_probe(j), must_probe);
+    if (job_plan_make(j, ranks) != OK) fail_msg("%s", err_text());
+    uint8_t is_seen[8] = {0};
+    assert_int_equal(j->order[0], 0);
+    for (uint32_t i = 0; i < n_ranks; i++) assert_int_equal(is_seen[j->order[i]]++, 0);
+    return j;
+}
+
+/* Nothing named, nothing known: the plan that plan_create makes, cells in the order of ranks. */
+static void test_alike(void **state) {
+    (void)state;
+    config_defaults(&config);
+    config.stages = 2;
+    config.shards = 2;
+    struct job_plan *j = make(4, 0);
+    struct plan_request r = {2, 2, 4, 64, 0, 16};
+    struct plan *plan;
+    assert_int_equal(plan_create(program, &r, &plan), OK);
+    assert_memory_equal(plan->layer_begin, j->plan->layer_begin, 3 * sizeof *plan->layer_begin);
+    assert_memory_equal(plan->shares, j->plan->shares, 4 * sizeof *plan->shares);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_int_equal(j->order[i], i);
+        assert_int_equal(j->devices[i].index, i); /* turns */
+        assert_false(j->devices[i].has_index);
+    }
+    assert_null(j->found.forecast);
+    plan_free(plan);
+    job_plan_free(j);
+}
+
+/* A rank for each device of the file, each with its own. */
+static void test_devices(void **state) {
+    (void)state;
+    config_defaults(&config);
+    config.threads = 3;
+    cluster_write("a = { device = \"x\"; }; b = { device = \"y\"; index = 2; threads = 5; }; c = { device = \"x\"; };");
+    struct job_plan *j = make(3, 1);
+    static const struct plan_device want[] = {{"x", 0, 3, 0}, {"y", 2, 5, 1}, {"x", 1, 3, 0}};
+    for (int i = 0; i < 3; i++) {
+        assert_string_equal(j->devices[i].select, want[i].select);
+        assert_int_equal(j->devices[i].index, want[i].index);
+        assert_int_equal(j->devices[i].has_index, want[i].has_index);
+        assert_int_equal(j->devices[i].threads, want[i].threads);
+    }
+    struct plan_message m = {0};
+    assert_int_equal(job_plan_cells(j, &m), OK);
+    assert_string_equal(m.devices[1].select, "y");
+    free(m.order);
+    free(m.devices);
+    job_plan_free(j);
+}
+
+/* Rates of the file: the fast device gets more layers; one that only slows the rest stays out, unless it was asked for. */
+static void test_rates(void **state) {
+    (void)state;
+    config_defaults(&config);
+    snprintf(config.probe, sizeof config.probe, "off");
+    cluster_write("a = { read_gb_s = 1.0; }; b = { read_gb_s = 100.0; };");
+    config.stages = 2;
+    struct job_plan *j = make(2, 0);
+    assert_non_null(j->found.forecast);
+    assert_true(j->plan->layer_begin[1] < program->n_layers - j->plan->layer_begin[1]);
+    job_plan_free(j);
+    config.stages = 0;
+    cluster_write("a = { read_gb_s = 100.0; }; b = { read_gb_s = 0.001; };");
+    j = make(2, 0);
+    assert_int_equal(j->plan->n_ranks, 1);
+    assert_int_equal(j->found.n_left_out, 1);
+    assert_int_equal(j->order[1], 1);
+    struct bytes text = {0};
+    assert_int_equal(job_plan_print(j, &text), OK);
+    assert_non_null(strstr((char *)text.data, "left_out="));
+    bytes_free(&text);
+    job_plan_free(j);
+    config.ranks = 2;
+    j = make(2, 0);
+    assert_int_equal(j->plan->n_ranks, 2);
+    job_plan_free(j);
+}
+
+static void test_words(void **state) {
+    (void)state;
+    const struct job_request r = {.config = &config, .program = program, .context = 64, .rows_max = 16};
+    struct job_plan *j;
+    config_defaults(&config);
+    snprintf(config.probe, sizeof config.probe, "maybe");
+    assert_int_equal(job_plan_begin(&r, &j), ERR_USAGE);
+    assert_non_null(strstr(err_text(), "probe: expected auto"));
+    config_defaults(&config);
+    snprintf(config.goal, sizeof config.goal, "fun");
+    assert_int_equal(job_plan_begin(&r, &j), ERR_USAGE);
+    config_defaults(&config);
+    config.stages = 99;
+    assert_int_equal(job_plan_begin(&r, &j), ERR_USAGE);
+}
+
+int main(void) {
+    int fd = mkstemp(path);
+    if (fd < 0 || gguf_open(MODEL, &gguf) != OK || program_create(gguf, &program) != OK) return 1;
+    close(fd);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_alike), cmocka_unit_test(test_devices),
+                                       cmocka_unit_test(test_rates), cmocka_unit_test(test_words)};
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    unlink(path);
+    program_free(program);
+    gguf_close(gguf);
+    return rc;
+}
