@@ -48,6 +48,7 @@ static const struct command commands[] = {
     {"tokenize", KIND_LOCAL, cmd_tokenize, NULL, "text to tokens"},
     {"detokenize", KIND_LOCAL, cmd_detokenize, NULL, "tokens to text"},
     {"plan", KIND_LOCAL, cmd_plan, NULL, "who would hold what, before anything runs"},
+    {"probe", KIND_JOB, cmd_probe, NULL, "measure the devices and links that a job would have"},
     {"inspect", KIND_LOCAL, cmd_inspect, NULL, "metadata and tensors of a model file"},
     {"devices", KIND_NODE, NULL, cmd_devices, "the OpenCL devices of this host"},
     {"bench", KIND_LOCAL, cmd_bench, NULL, "how fast it is: bench ops, generate, pipeline, compare, serve"},

@@ -12,6 +12,7 @@ err cmd_chat(int argc, char **argv);
 err cmd_logits(int argc, char **argv);
 err cmd_perplexity(int argc, char **argv);
 err cmd_plan(int argc, char **argv);
+err cmd_probe(int argc, char **argv);
 err cmd_config(int argc, char **argv);
 err cmd_inspect(int argc, char **argv);
 err cmd_tokenize(int argc, char **argv);

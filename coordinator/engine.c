@@ -459,13 +459,18 @@ static err connect_launched(struct engine *e) {
     return link_open(fd, supervisor_watch(e->supervisor), &e->link);
 }
 
-static err start(struct engine *e) {
+/* To a job whose ranks have said hello. */
+static err join(struct engine *e) {
     struct frame f;
     TRY(inside_ranks ? connect_inside(e) : connect_launched(e));
     e->heard_us = e->looked_us = clock_us();
     TRY(expect(e, FRAME_HELLO, deadline_us(e), 0, &f));
     TRY(ranks_take(e, &f));
-    TRY(job_plan_hello(e->job, e->ranks));
+    return job_plan_hello(e->job, e->ranks);
+}
+
+static err start(struct engine *e) {
+    TRY(join(e));
     if (job_plan_must_probe(e->job)) TRY(probe(e));
     TRY(job_plan_make(e->job, e->ranks));
     TRY(plan_log(e));
@@ -484,7 +489,7 @@ static err settings_take(struct engine *e) {
 
 static err job_begin(const struct engine_options *o, struct job_plan **out) {
     const struct job_request r = {o->config, o->program, o->context, o->n_blocks, o->rows_max,
-                                  (uint32_t)inside_ranks, o->is_reference};
+                                  (uint32_t)inside_ranks, o->is_reference, o->has_format};
     return job_plan_begin(&r, out);
 }
 
@@ -496,9 +501,8 @@ err engine_foresee(const struct engine_options *o, struct engine_bounds *out) {
     return OK;
 }
 
-err engine_open(const struct engine_options *o, struct engine **out) {
-    if (o->program->n_experts)
-        return err_set(ERR_UNSUPPORTED, "%s is a mixture of experts, which can be planned but not run yet", o->model);
+/* Before the launch. On failure there is nothing to close. */
+static err prepare(const struct engine_options *o, struct engine **out) {
     struct engine *e;
     TRY(NEW(e, 1));
     e->o = *o;
@@ -507,14 +511,42 @@ err engine_open(const struct engine_options *o, struct engine **out) {
     err code = settings_take(e);
     if (code == OK) code = job_begin(o, &e->job);
     if (code == OK) code = NEW(e->ranks, e->job->n_ranks);
-    if (code == OK) code = explain(e, start(e));
-    if (code != OK) {
-        e->is_failed = 1;
-        engine_close(e);
-        return code;
+    if (code == OK) *out = e;
+    else engine_close(e);
+    return code;
+}
+
+err engine_open(const struct engine_options *o, struct engine **out) {
+    if (o->program->n_experts)
+        return err_set(ERR_UNSUPPORTED, "%s is a mixture of experts, which can be planned but not run yet", o->model);
+    struct engine *e;
+    TRY(prepare(o, &e));
+    err code = explain(e, start(e));
+    if (code == OK) {
+        *out = e;
+        return OK;
     }
-    *out = e;
-    return OK;
+    e->is_failed = 1;
+    engine_close(e);
+    return code;
+}
+
+static err measure(struct engine *e) {
+    TRY(join(e));
+    return probe(e);
+}
+
+err engine_probe(const struct engine_options *o, struct cluster **out) {
+    struct engine *e;
+    TRY(prepare(o, &e));
+    err code = explain(e, measure(e));
+    e->is_failed = code != OK;
+    if (code == OK) {
+        *out = e->job->cluster;
+        e->job->cluster = NULL;
+    }
+    engine_close(e);
+    return code;
 }
 
 void engine_close(struct engine *e) {

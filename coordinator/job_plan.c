@@ -72,8 +72,22 @@ static err grid_begin(struct job_plan *j) {
     return OK;
 }
 
+/* Ranks for a job that only measures: as many as the flags say, else as there are devices, each on a host as far as
+ * hosts go. */
+static err ranks_begin(struct job_plan *j) {
+    const struct config *c = j->r.config;
+    uint32_t ranks, grid = (uint32_t)((c->stages ? c->stages : 1) * (c->shards ? c->shards : 1));
+    TRY(ranks_asked(&j->r, &ranks));
+    TRY(places_find(c, &j->places));
+    if (!ranks && (c->stages || c->shards)) ranks = grid;
+    TRY(ranks ? places_spread(&j->places, ranks, 1, 1) : places_by_devices(&j->places, c->cluster));
+    j->n_ranks = j->places.n_ranks;
+    return OK;
+}
+
 static err begin(struct job_plan *j) {
     TRY(check_words(j));
+    if (!j->r.program) return ranks_begin(j);
     TRY(grid_begin(j));
     if (is_open(j)) return OK;
     struct plan_request r = request_of(j);
@@ -171,7 +185,8 @@ static struct probe_message asked(const struct job_plan *j) {
                               .is_reference = j->r.is_reference,
                               .deadline_ms = (uint32_t)(j->r.config->deadline_s * 1000),
                               .n_ranks = j->n_ranks, .devices = j->devices};
-    for (uint32_t i = 0; i < p->n_weights; i++)
+    if (!p) memcpy(m.has_format, j->r.has_format, sizeof m.has_format);
+    for (uint32_t i = 0; p && i < p->n_weights; i++)
         if (!p->weights[i].is_vector) m.has_format[p->weights[i].tensor->format] = 1;
     return m;
 }

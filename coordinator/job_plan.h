@@ -12,10 +12,11 @@
 
 struct job_request {
     const struct config *config;
-    const struct program *program;
+    const struct program *program;        /* NULL: there will be no plan, only ranks and devices */
     uint32_t context, n_blocks, rows_max; /* as of struct engine_options */
     uint32_t n_inside;                    /* ranks of the MPI launch that this process is part of; 0: none */
     int is_reference;
+    const uint8_t *has_format;            /* [N_FORMATS] to be measured, where there is no program */
 };
 
 struct job_plan {

@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "model/device_rates.h"
 
 struct cluster_device {
@@ -71,6 +72,8 @@ void cluster_free(struct cluster *c);
 
 /* Reads a description. ERR_CONFIG names file, line and key. */
 err cluster_read(const char *path, struct cluster **out);
+/* The text of a file that says the same, appended; of two ways between hosts the slower one. */
+err cluster_write(const struct cluster *c, struct bytes *out);
 /* Puts what a file says over what was measured, hosts by name; the i-th device of a host of the file is that of
  * the i-th rank there. Hosts that the job does not have are passed over. */
 err cluster_correct(struct cluster *c, const char *path);

@@ -43,7 +43,7 @@ static struct probed_link of_0[] = {{1, 50e-6, 1.2e9, 1.3e9}, {2, 1e-6, 8e9, 8e9
 
 static void answers(struct probed_rank r[N_RANKS]) {
     static const struct device_rates rates = {.read_per_s = 28.5e9, .int8_per_s = 6e11, .f32_per_s = 8e10,
-        .row_per_s = {[FORMAT_Q4_K] = 24.25e9}, .products_per_s = {[FORMAT_Q4_K] = 3e11, [FORMAT_Q6_K] = 1.0 / 3},
+        .row_per_s = {[FORMAT_Q4_K] = 24.25e9}, .products_per_s = {[FORMAT_Q4_K] = 3e11, [FORMAT_Q6_K] = 1e12 / 3},
         .launch_s = 4e-6, .step_s = 40e-6, .pack_per_s = 1e9};
     for (int i = 0; i < N_RANKS; i++) {
         r[i] = (struct probed_rank){.is_host = i < 3, .is_cached = i == 1, .memory_bytes = 24000000000,
@@ -244,6 +244,55 @@ static void test_cluster(void **state) {
     bytes_free(&b);
 }
 
+static void write_file(const char *name, const char *text);
+static char folder[64]; /* of this test alone */
+
+/* A measured cluster written as a file and read again is the same but for what a file cannot say. */
+static void test_cluster_written(void **state) {
+    (void)state;
+    struct bytes b = {0}, text = {0};
+    struct cluster *c, *got;
+    struct probe_message m = asked();
+    struct engine_rank named[N_RANKS];
+    char path[512];
+    memcpy(named, ranks, sizeof ranks);
+    snprintf(named[3].host, sizeof named[3].host, "10.0.0.1 \"odd\"");
+    body_make(&b);
+    assert_int_equal(measured_cluster(named, N_RANKS, &m, (char *)b.data, b.len, &c), OK);
+    assert_int_equal(cluster_write(c, &text), OK);
+    write_file("cluster.cfg", (char *)text.data);
+    snprintf(path, sizeof path, "%s/cluster.cfg", folder);
+    if (cluster_read(path, &got) != OK) fail_msg("%s\n%s", err_text(), (char *)text.data);
+    assert_int_equal(got->n_hosts, 3);
+    assert_int_equal(got->n_devices, N_RANKS);
+    static const uint32_t rank_of[N_RANKS] = {0, 2, 1, 3}; /* a file goes by hosts */
+    for (uint32_t i = 0; i < N_RANKS; i++) {
+        const struct cluster_device *d = &got->devices[i], *want = &c->devices[rank_of[i]];
+        assert_string_equal(got->hosts[d->host].name, c->hosts[want->host].name);
+        assert_int_equal(got->hosts[d->host].memory_bytes, c->hosts[want->host].memory_bytes);
+        assert_string_equal(d->select, want->select);
+        assert_int_equal(d->threads, want->threads);
+        assert_int_equal(d->is_host, want->is_host);
+        assert_int_equal(d->memory_bytes, want->memory_bytes);
+        const double *have = (const double *)&d->rates, *rates = (const double *)&want->rates;
+        for (size_t k = 0; k < sizeof d->rates / sizeof *have; k++)
+            assert_true(fabs(have[k] - rates[k]) <= 1e-5 * rates[k]);
+    }
+    for (uint32_t i = 0; i < N_RANKS; i++)
+        for (uint32_t k = 0; k < N_RANKS; k++) {
+            if (i == k) continue;
+            struct cluster_link l = cluster_link_of(got, i, k), want = cluster_link_of(c, rank_of[i], rank_of[k]);
+            struct cluster_link back = cluster_link_of(c, rank_of[k], rank_of[i]);
+            if (back.bytes_per_s < want.bytes_per_s) want = back;
+            assert_true(fabs(l.latency_s - want.latency_s) < 1e-5 * want.latency_s);
+            assert_true(fabs(l.bytes_per_s - want.bytes_per_s) < 1e-5 * want.bytes_per_s);
+        }
+    cluster_free(got);
+    cluster_free(c);
+    bytes_free(&text);
+    bytes_free(&b);
+}
+
 /* A rank in a control group of its own may use less than its host has. */
 static void test_memory_of_a_rank(void **state) {
     (void)state;
@@ -288,8 +337,6 @@ static void test_tournament(void **state) {
 }
 
 /* ---- what is kept ---- */
-
-static char folder[64]; /* of this test alone */
 
 static void write_file(const char *name, const char *text) {
     char path[512];
@@ -424,6 +471,7 @@ int main(void) {
         cmocka_unit_test(test_probed_bad),
         cmocka_unit_test(test_probed_bytes_changed),
         cmocka_unit_test(test_cluster),
+        cmocka_unit_test(test_cluster_written),
         cmocka_unit_test(test_memory_of_a_rank),
         cmocka_unit_test(test_tournament),
         cmocka_unit_test(test_cache),
