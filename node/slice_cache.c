@@ -18,6 +18,7 @@
 
 #include <xxhash.h>
 
+#include "base/clock.h"
 #include "base/env.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -29,7 +30,8 @@
 #define NAME_DIGITS 32
 #define PAGE 4096
 #define ABANDONED_S 86400 /* an unfinished file of another host */
-#define PLANES_MAX 8
+#define LOCK_WAIT_US 5000000 /* somebody else looks after the folder: that takes milliseconds */
+#define LOCK_PAUSE_US 10000
 
 /* What a file begins with; then a checksum of each part; from a page's begin on the parts. */
 struct head {
@@ -325,11 +327,33 @@ static int copy_begin(struct slice_copy *s) {
     return 0;
 }
 
+/* *lock is -1 where there can be none: then the bound may be missed. 0: a process that stands still has it. */
+static int folder_lock(const struct slice_cache *c, int *lock) {
+    int64_t begin = clock_us();
+    *lock = file_open(c, "lock", O_RDWR | O_CREAT);
+    if (*lock < 0) return 1;
+    while (flock(*lock, LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EINTR) continue;
+        if (errno != EWOULDBLOCK) {
+            log_warn("slice_cache.lock", "text=\"%s\"", strerror(errno));
+            return 1;
+        }
+        if (clock_us() - begin > LOCK_WAIT_US) {
+            log_warn("slice_cache.lock", "file=%s/lock text=\"held by another process for %d s: slices are not kept\"",
+                     c->folder, LOCK_WAIT_US / 1000000);
+            close(*lock);
+            return 0;
+        }
+        clock_sleep_us(LOCK_PAUSE_US);
+    }
+    return 1;
+}
+
 void slice_cache_reserve(struct slice_cache *c) {
     struct listing l;
     uint64_t more = 0;
-    int lock = file_open(c, "lock", O_RDWR | O_CREAT);
-    if (lock >= 0 && flock(lock, LOCK_EX) != 0) log_warn("slice_cache.lock", "text=\"%s\"", strerror(errno));
+    int lock;
+    if (!folder_lock(c, &lock)) return;
     folder_list(c, &l);
     uint64_t most = bound(c, l.n_bytes);
     for (struct slice_copy *s = c->copies; s; s = s->next)
@@ -433,8 +457,8 @@ void slice_copy_write(struct slice_copy *s, uint32_t part, const struct iovec *p
         return;
     }
     s->sums[part] = sum;
-    int fd = copy_open(s);
     errno = 0;
+    int fd = copy_open(s);
     copy_count(s, fd >= 0 && want == planes_bytes(planes, n) && pwritev(fd, planes, n, (off_t)at) == (ssize_t)want);
 }
 

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -316,6 +317,22 @@ static void unfinished_files_go(void **state) {
     assert_int_equal(n, 0);
 }
 
+/* Of a process that stands still, say: the job goes on without. */
+static void held_lock_ends_no_job(void **state) {
+    (void)state;
+    char path[128];
+    uint32_t n;
+    snprintf(path, sizeof path, "%s/lock", folder);
+    int lock = open(path, O_RDWR | O_CREAT, 0600);
+    assert_int_equal(flock(lock, LOCK_EX), 0);
+    job_write(0, 1, GB);
+    folder_bytes(".slice", NULL, &n);
+    assert_int_equal(n, 0);
+    close(lock);
+    job_write(0, 1, GB);
+    assert_int_equal(job_read(0, 1), 1);
+}
+
 static void folders_that_cannot_be(void **state) {
     (void)state;
     struct slice_cache *c;
@@ -334,6 +351,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(slices_are_found_again), TEST(flipped_bytes_are_put_right), TEST(cut_files_are_not_there),
         TEST(bound_is_kept),          TEST(files_of_others_stay),        TEST(many_at_once),
-        TEST(unfinished_files_go),    TEST(folders_that_cannot_be)};
+        TEST(unfinished_files_go),    TEST(folders_that_cannot_be),      TEST(held_lock_ends_no_job)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
