@@ -95,6 +95,7 @@ err node_look(struct node *n, int64_t *next_us) {
     TRY(slots_turn(n));
     TRY(wire_progress(n->w));
     TRY(wire_poll(n->w));
+    if (n->rank == 0) TRY(idle_watch(n)); /* a step may take longer than those without a cell wait */
     for (int i = 0; i < SLOTS; i++) is_sending |= n->slots[i].n_sends > 0;
     *next_us = is_sending || n->has_large ? LOOK_LARGE_US : n->rank == 0 ? LOOK_FIRST_US : LOOK_US;
     return OK;

@@ -17,9 +17,9 @@ err idle_tell(struct node *n, const struct frame_header *h) {
 
 err idle_watch(struct node *n) {
     const struct frame_header ping = {FRAME_MAGIC, FRAME_PING, 0, 0};
+    if (n->size == n->n_cells || n->is_stopped || clock_us() - n->told_us < TELL_US) return OK;
+    n->told_us = clock_us();
     int64_t now = wire_clock_us(n->w);
-    if (n->size == n->n_cells || now - n->told_us < TELL_US) return OK;
-    n->told_us = now;
     for (int i = n->n_cells; i < n->size; i++)
         if (now - n->back.heard_us[i] > patience_us(n))
             return wire_check_deadline(n->w, now - n->back.heard_us[i], i, "to answer a sign of life");
