@@ -35,7 +35,7 @@ enum config_group {
     X(shards, WHOLE, CONFIG_GRID, 0, 16, "0", "",                              \
       "shards: slices that every layer of a stage is cut into; 0: chosen")     \
     X(ranks, WHOLE, CONFIG_GRID, 0, 4096, "0", "",                             \
-      "MPI ranks, stages x shards; 0: as stages and shards say, else 1")       \
+      "MPI ranks, stages x shards; 0: as they say, else one per device of `cluster`, slot or host") \
     X(context, WHOLE, CONFIG_GRID, 0, 16777216, "0", "tokens",                 \
       "longest prompt and answer together; 0: the model's, at most 4096")      \
     X(prefill_chunk, WHOLE, CONFIG_GRID, 1, 65536, "128", "tokens",            \
@@ -65,7 +65,7 @@ enum config_group {
     X(deadline_s, REAL, CONFIG_JOB, 1, 86400, "60", "s",                       \
       "a wait between ranks that takes longer ends the job")                   \
     X(hosts, TEXT, CONFIG_JOB, 0, 1023, "", "path",                            \
-      "host file for mpirun; empty: this host, or the Slurm allocation") \
+      "host file for mpirun; empty: those of the allocation (Slurm, PBS), else this host") \
     X(mpirun, TEXT, CONFIG_JOB, 1, 1023, "mpirun", "path",                     \
       "the launcher")                                                          \
     X(mpirun_args, TEXT, CONFIG_JOB, 0, 1023, "", "arguments",                 \

@@ -22,11 +22,6 @@ uint64_t cluster_plan_available(const struct cluster *c, uint32_t device) {
     return d->memory_bytes && d->memory_bytes < host ? d->memory_bytes : host;
 }
 
-static void bound_memory(struct cluster *c, uint64_t most) {
-    for (uint32_t i = 0; most && i < c->n_devices; i++)
-        if (!c->devices[i].memory_bytes || c->devices[i].memory_bytes > most) c->devices[i].memory_bytes = most;
-}
-
 /* ---- one host more, one fewer ---- */
 
 static void change_fill(const struct search_result *found, struct cluster_change *out) {
@@ -122,7 +117,7 @@ err cluster_plan_make(const struct program *p, const struct config *c, const str
     *out = (struct cluster_plan){.program = p};
     TRY(cluster_plan_goal(c, &out->goal));
     TRY(cluster_read(c->cluster, &out->cluster));
-    bound_memory(out->cluster, c->memory_mb << 20);
+    cluster_bound_memory(out->cluster, c->memory_mb << 20);
     cluster_complete(out->cluster);
     struct search_request request = {.plan = *r, .goal = out->goal};
     int64_t begin_us = clock_us();

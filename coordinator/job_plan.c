@@ -7,6 +7,8 @@
 #include "coordinator/cluster_plan.h"
 #include "coordinator/measured.h"
 
+#define NOISE 0.03 /* of a measurement: devices that are alike differ by as much */
+
 /* ---- before the launch ---- */
 
 static struct plan_request request_of(const struct job_plan *j) {
@@ -87,6 +89,7 @@ static err ranks_begin(struct job_plan *j) {
 
 static err begin(struct job_plan *j) {
     TRY(check_words(j));
+    if (*j->r.config->cluster) TRY(cluster_check(j->r.config->cluster));
     if (!j->r.program) return ranks_begin(j);
     TRY(grid_begin(j));
     if (is_open(j)) return OK;
@@ -128,8 +131,7 @@ static err cluster_take(struct job_plan *j, struct cluster *c) {
     cluster_free(j->cluster);
     j->cluster = c;
     if (*config->cluster) TRY(cluster_correct(c, config->cluster));
-    for (uint32_t i = 0; config->memory_mb && i < c->n_devices; i++)
-        c->devices[i].memory_bytes = config->memory_mb << 20;
+    cluster_bound_memory(c, config->memory_mb << 20);
     return OK;
 }
 
@@ -200,6 +202,7 @@ err job_plan_measured(struct job_plan *j, const struct engine_rank *ranks, const
     const struct probe_message m = asked(j);
     struct cluster *c;
     TRY(measured_cluster(ranks, j->n_ranks, &m, body, n, &c));
+    j->is_measured = 1;
     return cluster_take(j, c);
 }
 
@@ -238,6 +241,27 @@ static err plan_equal(struct job_plan *j, const struct engine_rank *ranks) {
     return check_memory(j, ranks);
 }
 
+static double speed_of(const struct job_plan *j, const struct search_result *r) {
+    return j->goal == GOAL_LATENCY ? r->forecast->decode_per_s : r->forecast->streams_per_s;
+}
+
+/* Where noise may have decided, the plan is the one that needs no measurement: so like devices get the same every
+ * time. */
+static err plan_steady(struct job_plan *j, struct search_request r) {
+    struct search_result equal;
+    r.is_equal = 1;
+    err e = search_plan(j->r.program, j->cluster, &r, &equal);
+    if (e == ERR_MEMORY || e == ERR_USAGE) return OK; /* there is none */
+    TRY(e);
+    if (speed_of(j, &equal) * (1 + NOISE) >= speed_of(j, &j->found)) {
+        struct search_result other = j->found;
+        j->found = equal;
+        equal = other;
+    }
+    search_result_free(&equal);
+    return OK;
+}
+
 static err plan_search(struct job_plan *j) {
     /* Ranks that somebody counted are all wanted. */
     const struct search_request r = {.plan = request_of(j), .goal = j->goal,
@@ -245,6 +269,7 @@ static err plan_search(struct job_plan *j) {
     cluster_complete(j->cluster);
     TRY(cost_check(j->cluster));
     TRY(search_plan(j->r.program, j->cluster, &r, &j->found));
+    if (j->is_measured) TRY(plan_steady(j, r));
     plan_free(j->plan);
     j->plan = j->found.plan;
     return OK;

@@ -27,6 +27,7 @@ struct job_plan {
     uint32_t n_stages, n_shards; /* 0: chosen once the devices are known */
     struct plan *plan;           /* NULL until job_plan_make, where the grid is open */
     struct cluster *cluster;     /* devices by rank of the job; since hello */
+    int is_measured;             /* its rates were */
     struct plan_device *devices; /* [n_ranks] by rank of the job; since hello */
     uint32_t *order;             /* [n_ranks] which rank of the job has which cell, then those that have none */
     struct search_result found;  /* where rates are known; its plan is `plan` */
@@ -48,7 +49,8 @@ err job_plan_ask(const struct job_plan *j, struct bytes *json);
 /* Body of FRAME_PROBED. */
 err job_plan_measured(struct job_plan *j, const struct engine_rank *ranks, const char *body, size_t n);
 
-/* The plan. Where no rate is known, all devices count as alike. ERR_MEMORY where it does not fit. */
+/* The plan. Where no rate is known, all devices count as alike; where rates were measured, the plan for like devices is
+ * taken unless another one is better by more than the noise of measuring. ERR_MEMORY where it does not fit. */
 err job_plan_make(struct job_plan *j, const struct engine_rank *ranks);
 /* Order and devices of a plan message, by cell; to be freed. */
 err job_plan_cells(const struct job_plan *j, struct plan_message *m);

@@ -44,6 +44,11 @@ static void rates_complete(struct device_rates *r, int is_host) {
     fill(&r->pack_per_s, PACK_PER_S);
 }
 
+void cluster_bound_memory(struct cluster *c, uint64_t most) {
+    for (uint32_t i = 0; most && i < c->n_devices; i++)
+        if (!c->devices[i].memory_bytes || c->devices[i].memory_bytes > most) c->devices[i].memory_bytes = most;
+}
+
 /* What is said of one end, else what is said of all. */
 static struct cluster_link link_or(struct cluster_link said, struct cluster_link all) {
     return (struct cluster_link){said.latency_s > 0 ? said.latency_s : all.latency_s,

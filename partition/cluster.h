@@ -72,6 +72,8 @@ void cluster_free(struct cluster *c);
 
 /* Reads a description. ERR_CONFIG names file, line and key. */
 err cluster_read(const char *path, struct cluster **out);
+/* Whether a file can be read, for cluster_correct; the same errors. */
+err cluster_check(const char *path);
 /* The text of a file that says the same, appended; of two ways between hosts the slower one. */
 err cluster_write(const struct cluster *c, struct bytes *out);
 /* Puts what a file says over what was measured, hosts by name; the i-th device of a host of the file is that of
@@ -80,6 +82,8 @@ err cluster_correct(struct cluster *c, const char *path);
 /* Fills rates that are not known from those that are (row_per_s from read_per_s, products from int8 and f32), and
  * where nothing is known with the same for all, so that every one but copy_per_s of a host device is positive. */
 void cluster_complete(struct cluster *c);
+/* No rank may take more than `most` bytes; 0: as it is. */
+void cluster_bound_memory(struct cluster *c, uint64_t most);
 /* Devices that a file lists for each of the hosts: counts [n_hosts], 0 for one that it has not got. */
 err cluster_count_devices(const char *path, const char *const *hosts, uint32_t n_hosts, uint32_t *counts);
 

@@ -511,6 +511,13 @@ err cluster_correct(struct cluster *c, const char *path) {
     return e;
 }
 
+err cluster_check(const char *path) {
+    struct said s;
+    TRY(said_read(path, &s));
+    said_free(&s);
+    return OK;
+}
+
 /* ---- counting ---- */
 
 static err count_copies(const struct said *s, const struct strmap *names, uint32_t said_host, uint32_t *counts) {

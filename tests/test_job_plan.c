@@ -21,7 +21,7 @@ static struct program *program;
 static struct config config;
 static char path[] = "/tmp/test_job_plan_XXXXXX";
 
-static void cluster_write(const char *devices) {
+static void file_write(const char *devices) {
     FILE *f = fopen(path, "w");
     char here[256] = "";
     gethostname(here, sizeof here - 1);
@@ -31,8 +31,24 @@ static void cluster_write(const char *devices) {
     snprintf(config.cluster, sizeof config.cluster, "%s", path);
 }
 
-/* From the request to the plan, without a measurement. */
-static struct job_plan *make(uint32_t n_ranks, int must_probe) {
+/* As the job would answer. */
+static void measure(struct job_plan *j, const struct engine_rank *ranks, const double *read_per_s) {
+    struct bytes body = {0};
+    assert_int_equal(bytes_append_str(&body, "["), OK);
+    for (uint32_t i = 0; i < j->n_ranks; i++) {
+        struct probed_rank r = {.device = "some device", .is_host = i > 0, .memory_bytes = 8u << 20,
+                                .rates = {.read_per_s = read_per_s[i], .copy_per_s = 1e15, .launch_s = 1e-12,
+                                          .step_s = 1e-12}};
+        if (i) assert_int_equal(bytes_append_str(&body, ","), OK);
+        assert_int_equal(probed_put_rank((int)i, &r, &body), OK);
+    }
+    assert_int_equal(bytes_append_str(&body, "]"), OK);
+    if (job_plan_measured(j, ranks, (const char *)body.data, body.len) != OK) fail_msg("%s", err_text());
+    bytes_free(&body);
+}
+
+/* From the request to the plan; read_per_s [n_ranks]: as measured, or NULL. */
+static struct job_plan *make_measured(uint32_t n_ranks, int must_probe, const double *read_per_s) {
     const struct job_request r = {.config = &config, .program = program, .context = 64, .rows_max = 16};
     struct engine_rank ranks[8] = {{0}};
     struct job_plan *j;
@@ -44,12 +60,15 @@ static struct job_plan *make(uint32_t n_ranks, int must_probe) {
     }
     if (job_plan_hello(j, ranks) != OK) fail_msg("%s", err_text());
     assert_int_equal(job_plan_must_probe(j), must_probe);
+    if (read_per_s) measure(j, ranks, read_per_s);
     if (job_plan_make(j, ranks) != OK) fail_msg("%s", err_text());
     uint8_t is_seen[8] = {0};
     assert_int_equal(j->order[0], 0);
     for (uint32_t i = 0; i < n_ranks; i++) assert_int_equal(is_seen[j->order[i]]++, 0);
     return j;
 }
+
+static struct job_plan *make(uint32_t n_ranks, int must_probe) { return make_measured(n_ranks, must_probe, NULL); }
 
 /* Nothing named, nothing known: the plan that plan_create makes, cells in the order of ranks. */
 static void test_alike(void **state) {
@@ -78,7 +97,7 @@ static void test_devices(void **state) {
     (void)state;
     config_defaults(&config);
     config.threads = 3;
-    cluster_write("a = { device = \"x\"; }; b = { device = \"y\"; index = 2; threads = 5; }; c = { device = \"x\"; };");
+    file_write("a = { device = \"x\"; }; b = { device = \"y\"; index = 2; threads = 5; }; c = { device = \"x\"; };");
     struct job_plan *j = make(3, 1);
     static const struct plan_device want[] = {{"x", 0, 3, 0}, {"y", 2, 5, 1}, {"x", 1, 3, 0}};
     for (int i = 0; i < 3; i++) {
@@ -95,19 +114,20 @@ static void test_devices(void **state) {
     job_plan_free(j);
 }
 
-/* Rates of the file: the fast device gets more layers; one that only slows the rest stays out, unless it was asked for. */
+/* Rates of the file: the fast device gets more layers; one that only slows the rest stays out, unless it was
+ * asked for. */
 static void test_rates(void **state) {
     (void)state;
     config_defaults(&config);
     snprintf(config.probe, sizeof config.probe, "off");
-    cluster_write("a = { read_gb_s = 1.0; }; b = { read_gb_s = 100.0; };");
+    file_write("a = { read_gb_s = 1.0; }; b = { read_gb_s = 100.0; };");
     config.stages = 2;
     struct job_plan *j = make(2, 0);
     assert_non_null(j->found.forecast);
     assert_true(j->plan->layer_begin[1] < program->n_layers - j->plan->layer_begin[1]);
     job_plan_free(j);
     config.stages = 0;
-    cluster_write("a = { read_gb_s = 100.0; }; b = { read_gb_s = 0.001; };");
+    file_write("a = { read_gb_s = 100.0; }; b = { read_gb_s = 0.001; };");
     j = make(2, 0);
     assert_int_equal(j->plan->n_ranks, 1);
     assert_int_equal(j->found.n_left_out, 1);
@@ -121,6 +141,54 @@ static void test_rates(void **state) {
     j = make(2, 0);
     assert_int_equal(j->plan->n_ranks, 2);
     job_plan_free(j);
+}
+
+/* Devices that differ by noise get the plan of like ones; a real difference counts. */
+static void test_noise(void **state) {
+    (void)state;
+    const double noise[] = {10e9, 10.2e9}, real[] = {10e9, 100e9};
+    struct plan_request r = {2, 1, 2, 64, 0, 16};
+    struct plan *plan;
+    config_defaults(&config);
+    snprintf(config.probe, sizeof config.probe, "on");
+    config.stages = 2;
+    assert_int_equal(plan_create(program, &r, &plan), OK);
+    struct job_plan *j = make_measured(2, 1, noise);
+    assert_non_null(j->found.forecast);
+    assert_int_equal(j->plan->layer_begin[1], plan->layer_begin[1]);
+    job_plan_free(j);
+    j = make_measured(2, 1, real);
+    assert_true(j->plan->layer_begin[1] < plan->layer_begin[1]);
+    job_plan_free(j);
+    plan_free(plan);
+}
+
+/* memory_mb is a limit more: a device of its own memory has no more for it. */
+static void test_memory_mb(void **state) {
+    (void)state;
+    const double alike[] = {10e9, 10e9};
+    config_defaults(&config);
+    snprintf(config.probe, sizeof config.probe, "on");
+    config.stages = 2;
+    config.memory_mb = 64;
+    struct job_plan *j = make_measured(2, 1, alike);
+    assert_int_equal(j->cluster->devices[0].memory_bytes, 8 << 20);
+    assert_int_equal(j->cluster->devices[1].memory_bytes, 64 << 20);
+    job_plan_free(j);
+}
+
+/* What is wrong with a file is said before anything starts, whatever the grid. */
+static void test_broken_file(void **state) {
+    (void)state;
+    const struct job_request r = {.config = &config, .program = program, .context = 64, .rows_max = 16};
+    struct job_plan *j;
+    config_defaults(&config);
+    config.stages = 2;
+    file_write("a = { speed = 1.0; };");
+    assert_int_equal(job_plan_begin(&r, &j), ERR_CONFIG);
+    assert_non_null(strstr(err_text(), "speed: unknown key"));
+    snprintf(config.cluster, sizeof config.cluster, "/nowhere/cluster.cfg");
+    assert_int_not_equal(job_plan_begin(&r, &j), OK);
 }
 
 static void test_words(void **state) {
@@ -144,7 +212,9 @@ int main(void) {
     if (fd < 0 || gguf_open(MODEL, &gguf) != OK || program_create(gguf, &program) != OK) return 1;
     close(fd);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_alike), cmocka_unit_test(test_devices),
-                                       cmocka_unit_test(test_rates), cmocka_unit_test(test_words)};
+                                       cmocka_unit_test(test_rates), cmocka_unit_test(test_noise),
+                                       cmocka_unit_test(test_memory_mb), cmocka_unit_test(test_broken_file),
+                                       cmocka_unit_test(test_words)};
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(path);
     program_free(program);
