@@ -472,7 +472,7 @@ static err join(struct engine *e) {
 static err start(struct engine *e) {
     TRY(join(e));
     if (job_plan_must_probe(e->job)) TRY(probe(e));
-    TRY(job_plan_make(e->job, e->ranks));
+    TRY(job_plan_make(e->job));
     TRY(plan_log(e));
     TRY(load(e));
     *(e->supervisor ? &supervisor_watch(e->supervisor)->also : &e->quiet.also) = NULL;

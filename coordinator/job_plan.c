@@ -214,31 +214,49 @@ static int has_rates(const struct cluster *c) {
     return 0;
 }
 
-/* Ranks of one host share its memory, unless each has an allowance. */
-static err check_memory(const struct job_plan *j, const struct engine_rank *ranks) {
-    uint32_t n = j->plan->n_ranks, n_pools = 0;
+/* What the hosts have, for the ranks that share it; the last pool is of devices with memory of their own. */
+static err check_hosts(const struct job_plan *j, struct plan_pool *pools, uint32_t *pool_of) {
+    const struct cluster *c = j->cluster;
+    uint32_t n_pools = c->n_hosts;
+    for (uint32_t i = 0; i < c->n_hosts; i++)
+        pools[i] = (struct plan_pool){c->hosts[i].name, c->hosts[i].memory_bytes};
+    pools[c->n_hosts] = (struct plan_pool){"", UINT64_MAX};
+    for (uint32_t r = 0; r < j->plan->n_ranks; r++) {
+        pool_of[r] = c->devices[r].is_host ? c->devices[r].host : c->n_hosts;
+        if (!c->devices[r].is_host) n_pools = c->n_hosts + 1;
+    }
+    return plan_check_memory(j->r.program, j->plan, pools, n_pools, pool_of);
+}
+
+/* The limits of single ranks. */
+static err check_ranks(const struct job_plan *j, struct plan_pool *pools, uint32_t *pool_of) {
+    const struct cluster *c = j->cluster;
+    for (uint32_t r = 0; r < j->plan->n_ranks; r++) {
+        uint64_t most = c->devices[r].memory_bytes;
+        pools[r] = (struct plan_pool){c->hosts[c->devices[r].host].name, most ? most : UINT64_MAX};
+        pool_of[r] = r;
+    }
+    return plan_check_memory(j->r.program, j->plan, pools, j->plan->n_ranks, pool_of);
+}
+
+/* Of a plan whose cells follow the ranks. Who says memory_mb knows better what a host has. */
+static err check_memory(const struct job_plan *j) {
     struct plan_pool *pools = NULL;
     uint32_t *pool_of = NULL;
-    err e = NEW(pools, n);
-    if (e == OK) e = NEW(pool_of, n);
-    for (uint32_t r = 0; r < n && e == OK; r++) {
-        uint64_t own = j->r.config->memory_mb << 20;
-        uint32_t i = 0;
-        while (i < n_pools && (own || strcmp(pools[i].host, ranks[r].host) != 0)) i++;
-        if (i == n_pools) pools[n_pools++] = (struct plan_pool){ranks[r].host, own ? own : ranks[r].memory_bytes};
-        pool_of[r] = i;
-    }
-    if (e == OK) e = plan_check_memory(j->r.program, j->plan, pools, n_pools, pool_of);
+    err e = NEW(pools, j->n_ranks + 1); /* there are no more hosts than ranks */
+    if (e == OK) e = NEW(pool_of, j->n_ranks);
+    if (e == OK && !j->r.config->memory_mb) e = check_hosts(j, pools, pool_of);
+    if (e == OK) e = check_ranks(j, pools, pool_of);
     free(pools);
     free(pool_of);
     return e;
 }
 
 /* All devices alike: cells in the order of ranks. */
-static err plan_equal(struct job_plan *j, const struct engine_rank *ranks) {
+static err plan_equal(struct job_plan *j) {
     struct plan_request r = request_of(j);
     if (!j->plan) TRY(plan_create(j->r.program, &r, &j->plan));
-    return check_memory(j, ranks);
+    return check_memory(j);
 }
 
 static double speed_of(const struct job_plan *j, const struct search_result *r) {
@@ -292,8 +310,8 @@ static err order_make(struct job_plan *j) {
     return e;
 }
 
-err job_plan_make(struct job_plan *j, const struct engine_rank *ranks) {
-    TRY(has_rates(j->cluster) ? plan_search(j) : plan_equal(j, ranks));
+err job_plan_make(struct job_plan *j) {
+    TRY(has_rates(j->cluster) ? plan_search(j) : plan_equal(j));
     return order_make(j);
 }
 

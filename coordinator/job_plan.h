@@ -51,7 +51,7 @@ err job_plan_measured(struct job_plan *j, const struct engine_rank *ranks, const
 
 /* The plan. Where no rate is known, all devices count as alike; where rates were measured, the plan for like devices is
  * taken unless another one is better by more than the noise of measuring. ERR_MEMORY where it does not fit. */
-err job_plan_make(struct job_plan *j, const struct engine_rank *ranks);
+err job_plan_make(struct job_plan *j);
 /* Order and devices of a plan message, by cell; to be freed. */
 err job_plan_cells(const struct job_plan *j, struct plan_message *m);
 /* One line: the grid, what it should reach, devices left out and why. */

@@ -61,7 +61,7 @@ static struct job_plan *make_measured(uint32_t n_ranks, int must_probe, const do
     if (job_plan_hello(j, ranks) != OK) fail_msg("%s", err_text());
     assert_int_equal(job_plan_must_probe(j), must_probe);
     if (read_per_s) measure(j, ranks, read_per_s);
-    if (job_plan_make(j, ranks) != OK) fail_msg("%s", err_text());
+    if (job_plan_make(j) != OK) fail_msg("%s", err_text());
     uint8_t is_seen[8] = {0};
     assert_int_equal(j->order[0], 0);
     for (uint32_t i = 0; i < n_ranks; i++) assert_int_equal(is_seen[j->order[i]]++, 0);
@@ -177,6 +177,27 @@ static void test_memory_mb(void **state) {
     job_plan_free(j);
 }
 
+/* A file's limits count also where it says no rates: the model needs 1.2 MB. */
+static void test_file_memory(void **state) {
+    (void)state;
+    const struct job_request r = {.config = &config, .program = program, .context = 4096, .rows_max = 128};
+    struct engine_rank rank = {.memory_bytes = 1 << 30};
+    static const char *const limits[] = {"a = { memory_gb = 0.001; };",
+                                        "a = { memory_gb = 0.001; host_memory = true; };"};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        struct job_plan *j;
+        config_defaults(&config);
+        snprintf(config.probe, sizeof config.probe, "off");
+        config.stages = 1;
+        file_write(limits[i]);
+        assert_int_equal(job_plan_begin(&r, &j), OK);
+        gethostname(rank.host, sizeof rank.host - 1);
+        assert_int_equal(job_plan_hello(j, &rank), OK);
+        assert_int_equal(job_plan_make(j), ERR_MEMORY);
+        job_plan_free(j);
+    }
+}
+
 /* What is wrong with a file is said before anything starts, whatever the grid. */
 static void test_broken_file(void **state) {
     (void)state;
@@ -213,7 +234,8 @@ int main(void) {
     close(fd);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_alike), cmocka_unit_test(test_devices),
                                        cmocka_unit_test(test_rates), cmocka_unit_test(test_noise),
-                                       cmocka_unit_test(test_memory_mb), cmocka_unit_test(test_broken_file),
+                                       cmocka_unit_test(test_memory_mb), cmocka_unit_test(test_file_memory),
+                                       cmocka_unit_test(test_broken_file),
                                        cmocka_unit_test(test_words)};
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(path);
