@@ -197,6 +197,13 @@ static err receiving_post(struct receiving *r, struct wire *w) {
     return OK;
 }
 
+/* Rank 0 that is late would pass on no failure, either: nobody waits for that (node_fail). */
+static err sender_check(struct node *n, int64_t waited_us, const char *what) {
+    err e = wire_check_deadline(n->w, waited_us, 0, "%s", what);
+    n->is_rank_0_lost = e != OK;
+    return e;
+}
+
 static err receiving_move(struct node *n, struct receiving *r, int *is_busy) {
     int is_done = 1, is_damaged;
     while (r->n) {
@@ -216,7 +223,7 @@ static err receiving_move(struct node *n, struct receiving *r, int *is_busy) {
     TRY(stream_in_request(r->in, &r->request));
     if (r->request.len) TRY(back_put(n, FRAME_WANT, 0, r->request.data, r->request.len));
     if (!stream_in_is_waiting(r->in)) r->heard_us = wire_clock_us(n->w);
-    return wire_check_deadline(n->w, wire_clock_us(n->w) - r->heard_us, 0, "for its slices of the model");
+    return sender_check(n, wire_clock_us(n->w) - r->heard_us, "for its slices of the model");
 }
 
 static err stream_want(void *in, const struct source_range *r, uint64_t *place) {
@@ -358,7 +365,7 @@ err weights_finish(struct node *n) {
         TRY(receiving_move(n, r, &is_busy));
         TRY(wire_progress(n->w));
         int64_t waited = wire_clock_us(n->w) - start;
-        TRY(wire_check_deadline(n->w, waited, 0, "to end the slices of the model"));
+        TRY(sender_check(n, waited, "to end the slices of the model"));
         if (!is_busy) wire_pause(waited, WEIGHTS_PAUSE_US);
     }
     for (uint32_t i = 0; i < r->n; i++) wire_cancel(n->w, &r->posted[(r->first + i) % (STREAM_WINDOW + 2)].ticket);
