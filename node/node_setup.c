@@ -223,7 +223,7 @@ static err ranks_renumber(struct node *n) {
     TRY(wire_renumber(n->w, m->order, (uint32_t)n_cells));
     n->n_cells = (int)n_cells;
     n->rank = wire_rank(n->w);
-    log_identify(n->rank, wire_host(n->w, n->rank));
+    if (n->rank != 0) log_identify(n->rank, wire_host(n->w, n->rank)); /* rank 0 stays so, and may have other threads */
     for (int i = 0; n->rank == 0 && i < n->size; i++) n->back.heard_us[i] = wire_clock_us(n->w);
     return OK;
 }
