@@ -12,7 +12,7 @@
 #define MEASURE_VERSION 1 /* of this file: another one may measure otherwise */
 #define FIGURE_S 0.5 /* whole periods of a quota, which are 100 ms unless somebody chose otherwise */
 #define LESSER_S 0.3 /* of figures that fill gaps */
-#define MANY_ROWS 128
+#define MANY_ROWS RATES_ROWS
 #define WORKING_BYTES ((uint64_t)256 << 20)
 #define SIDE_MOST 4096u
 #define SIDE_LEAST 256u

@@ -5,12 +5,14 @@
 
 #include "model/format.h"
 
+#define RATES_ROWS 128 /* of products of many rows */
+
 /* Sustained; seconds of wall time. 0: not known; cluster_complete fills it from what is. */
 struct device_rates {
     double read_per_s;                /* bytes of a plain read of its memory */
     double int8_per_s, f32_per_s;     /* operations (2 per product) of dots of bytes, of fma */
     double row_per_s[N_FORMATS];      /* bytes of packed weights per second, products of one row */
-    double products_per_s[N_FORMATS]; /* multiplications and additions (2 per product) per second, of many rows */
+    double products_per_s[N_FORMATS]; /* multiplications and additions (2 per product) per second, of RATES_ROWS rows */
     double launch_s;                  /* an op that has next to nothing to do, in a queue of them */
     double step_s;                    /* to begin and to end a step: what goes to the device, the wait for it */
     double copy_per_s;                /* bytes between host and device; 0 where they share memory */

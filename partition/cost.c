@@ -117,16 +117,23 @@ static double experts_read(const struct weight *w, double n_rows) {
     return w->n_experts * (1 - pow(1 - (double)w->n_used / w->n_experts, n_rows));
 }
 
+/* A matrix read in read_s, and one row's operations in row_s as where there are many: on the line from one row
+ * to RATES_ROWS rows, which is where both were measured. */
+static double matrix_s(double read_s, double row_s, double n_rows) {
+    double one_s = fmax(read_s, row_s), more_s = fmax(RATES_ROWS * row_s - one_s, 0) / (RATES_ROWS - 1);
+    return fmax(one_s + (n_rows - 1) * more_s, n_rows * row_s);
+}
+
 static double product_s(const struct weight *w, const struct cut *cut, const struct device_rates *r, double n_rows) {
     if (n_rows <= 0) return 0;
     struct slice s;
     struct packed_layout layout;
     slice_make(w, cut, &s);
     packed_layout_make(w->tensor->format, s.row_end - s.row_begin, s.col_begin, s.col_end, &layout);
-    double n_read = w->n_experts ? experts_read(w, n_rows) : 1, n_done = w->n_experts ? n_rows * w->n_used : n_rows;
     double operations = 2.0 * (double)(s.row_end - s.row_begin) * (double)(s.col_end - s.col_begin);
-    return fmax((double)layout.n_bytes * n_read / r->row_per_s[w->tensor->format],
-                operations * n_done / r->products_per_s[w->tensor->format]);
+    double n_read = w->n_experts ? experts_read(w, n_rows) : 1, n_done = w->n_experts ? n_rows * w->n_used : n_rows;
+    return n_read * matrix_s((double)layout.n_bytes / r->row_per_s[w->tensor->format],
+                             operations / r->products_per_s[w->tensor->format], n_done / n_read);
 }
 
 static double attend_s(const struct program *p, const struct op *op, const struct cut *cut,

@@ -67,6 +67,10 @@ static void test_many_rows(void **state) {
     struct cost got = cost_at(&t.p, c, plan, 0, (struct step_shape){128, 1, 64});
     assert_near(got.weights_s, 2.0 * LAYER_WEIGHTS * 2 * 128 / 10e9 + 64 * 256 * 2 / 1e9);
     assert_near(got.attend_s, 2 * 4.0 * 256 * 64 * 128 / 10e9);
+    /* Between one row, that reads, and 128, that multiply, on the line between. */
+    double one = 2 / 1e9, many = 128 * 2 / 10e9;
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){16, 0, 64}).weights_s,
+                2.0 * LAYER_WEIGHTS * (one + (many - one) * 15 / 127));
     /* A window bounds what attention sees. */
     for (uint32_t i = 0; i < t.p.n_ops; i++)
         if (t.ops[i].kind == OP_ATTEND) t.ops[i].attend.window = 16;
@@ -177,8 +181,10 @@ static void test_experts(void **state) {
     double ff = 2 * 512 * 256, rest = LAYER_WEIGHTS - ff;
     assert_int_equal(plan->cells[0].weight_bytes, dense->cells[0].weight_bytes + (uint64_t)(7 * ff * 2));
     assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){1, 0, 1}).weights_s, (rest + 2 * ff) * 2 / 1e9);
-    /* Two rows hit 8 x (1 - 0.75^2) = 3.5 experts. */
-    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){2, 0, 1}).weights_s, (rest + 3.5 * ff) * 2 / 1e9);
+    /* Two rows hit 8 x (1 - 0.75^2) = 3.5 experts, which have 4 / 3.5 rows each. Seconds of a value: */
+    double one = 2 / 1e9, more = (128 * 2 / 10e9 - one) / 127;
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){2, 0, 1}).weights_s,
+                rest * (one + more) + ff * (3.5 * one + 0.5 * more));
     double many = cost_at(&t.p, c, plan, 0, (struct step_shape){1000, 0, 1}).weights_s;
     assert_near(many, (rest + 2 * ff) * 2 * 1000 / 10e9);
     plan_free(dense);
