@@ -1,9 +1,14 @@
 #include "coordinator/measured.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define OWN_LIMIT 0.9 /* ranks of a host say what is free at different moments: less than this is another limit */
+
+#define N_RATES (sizeof(struct device_rates) / sizeof(double))
+#define NOISE 0.25 /* of one measurement: on machines that others use, too, the same device is now faster, now slower */
 
 /* The hosts of all ranks, each once. */
 static void hosts_take(const struct engine_rank *ranks, struct cluster *c) {
@@ -77,13 +82,54 @@ err measured_hello(const struct engine_rank *ranks, uint32_t n_ranks, const stru
     return finish(cluster_begin(ranks, n_ranks, asked, c), c, out);
 }
 
+/* ---- noise ---- */
+
+static int compare_rates(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median_of(double *values, size_t n) {
+    qsort(values, n, sizeof *values, compare_rates);
+    return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+static int are_of_a_kind(const struct cluster_device *a, const struct cluster_device *b) {
+    return strcmp(a->name, b->name) == 0 && a->threads == b->threads && a->is_host == b->is_host;
+}
+
+/* One rate of all devices of the kind of `first`. */
+static void rate_join(struct cluster *c, const struct cluster_device *first, size_t rate, double *values) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < c->n_devices; i++)
+        if (are_of_a_kind(first, &c->devices[i])) values[n++] = ((const double *)&c->devices[i].rates)[rate];
+    double middle = median_of(values, n);
+    for (uint32_t i = 0; i < c->n_devices; i++) {
+        double *at = &((double *)&c->devices[i].rates)[rate];
+        if (are_of_a_kind(first, &c->devices[i]) && fabs(*at - middle) <= NOISE * middle) *at = middle;
+    }
+}
+
+/* Devices of a kind that differ by no more than noise count as alike. */
+static err rates_join(struct cluster *c) {
+    double *values;
+    TRY(NEW(values, c->n_devices));
+    for (uint32_t i = 0; i < c->n_devices; i++) {
+        uint32_t first = 0;
+        while (!are_of_a_kind(&c->devices[first], &c->devices[i])) first++;
+        for (size_t rate = 0; first == i && rate < N_RATES; rate++) rate_join(c, &c->devices[i], rate, values);
+    }
+    free(values);
+    return OK;
+}
+
 static err cluster_fill(const struct engine_rank *ranks, const struct probe_message *asked, const struct probed *p,
                         struct cluster *c) {
     TRY(cluster_begin(ranks, p->n_ranks, asked->devices, c));
     for (uint32_t r = 0; r < p->n_ranks; r++) device_take(&p->ranks[r], &c->devices[r]);
     for (uint32_t r = 0; r < p->n_ranks; r++)
         for (uint32_t i = 0; i < p->ranks[r].n_links; i++) link_take(c, r, &p->ranks[r].links[i]);
-    return OK;
+    return rates_join(c);
 }
 
 err measured_cluster(const struct engine_rank *ranks, uint32_t n_ranks, const struct probe_message *asked,

@@ -7,7 +7,7 @@
 
 #define RATES_ROWS 128 /* of products of many rows */
 
-/* Sustained; seconds of wall time. 0: not known; cluster_complete fills it from what is. */
+/* All doubles. Sustained; seconds of wall time. 0: not known; cluster_complete fills it from what is. */
 struct device_rates {
     double read_per_s;                /* bytes of a plain read of its memory */
     double int8_per_s, f32_per_s;     /* operations (2 per product) of dots of bytes, of fma */

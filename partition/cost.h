@@ -5,10 +5,10 @@
  *
  *     weights_s  sum over matrices: one + (r - 1) x more, at least r x row, where
  *                row  = 2 x rows x cols / products_per_s, one = the larger of bytes / row_per_s and row,
- *                more = (128 x row - one) / 127, at least 0: what was measured at 1 and at 128 rows, and the line between
- *                bytes: packed, of this shard's slice, rows x cols its shape. A mixture of experts: so many times
- *                n = n_experts x (1 - (1 - n_used / n_experts)^r), the experts that r rows hit, each with r x n_used / n
- *                rows. The head: o rows, nothing where o = 0. Tables are looked up: nothing.
+ *                more = (128 x row - one) / 127, at least 0: measured at 1 and at 128 rows, and the line between
+ *                bytes: packed, of this shard's slice, rows x cols its shape. A mixture of experts: this for each
+ *                of n = n_experts x (1 - (1 - n_used / n_experts)^r), the experts that r rows hit, with
+ *                r x n_used / n rows. The head: o rows, nothing where o = 0. Tables are looked up: nothing.
  *     attend_s   sum over layers: the larger of  max(o, 1) x n x kv / read_per_s  and  4 x heads x n x r / f32_per_s
  *                kv: bytes of a position's keys and values here; heads: values of the query heads here; n at most the
  *                layer's window. Wanted rows are of texts of their own; the others read one text's cache together.
