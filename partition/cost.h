@@ -15,12 +15,14 @@
  *     launch_s   step_s + launches x launch_s: a launch per group of ops that run as one (model/fuse.h), two for
  *                attention beyond ATTEND_CHUNK positions, none for what only meets other shards
  *     copy_s     bytes between host and device / copy_per_s: rows that come in and go on (r x dim x 4 each), logits,
- *                sums of shards, own and all; 0 where they share memory
- *     share_s    per sum of partial results (two a layer): the longest latency from another shard, plus the larger of
- *                what goes out and what comes in, in seconds of the links between; plus step_s where the device has to
- *                stop for messages (shards on several hosts, or a device that is not its host). A shard sends each
- *                other one its tree_own results x r x dim x 4 bytes. At the end shard 0 gets o x n_vocab x 4 bytes of
- *                logits from the others.
+ *                of sums a shard's own and the whole; 0 where they share memory
+ *     share_s    per sum of partial results (two a layer), between n crews (partition/crew.h), of b = r x dim x 4 bytes:
+ *                the faster of two ways (node/sums.h). At once: the longest latency from another shard, plus each
+ *                other crew's tree_own results x b, or what goes out if that is more, in seconds of the links
+ *                between. In parts: two latencies, and each way (results + 1) x b / n. Where a crew does not meet in
+ *                memory, also what its other shards send to the first one, and get back. Plus step_s where the device
+ *                has to stop for messages (shards on several hosts, or a device that is not its host). At the end shard
+ *                0 gets o x n_vocab x 4 bytes of logits from the others.
  *     total_s    the sum of these
  *
  * A stage takes as long as its slowest shard. From stage to stage go r x dim x 4 bytes per shard; shards that send

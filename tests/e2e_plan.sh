@@ -89,6 +89,25 @@ import json, sys
 one, many = (json.load(open(f))["forecast"] for f in sys.argv[1:])
 assert many["streams_tokens_per_s"] >= one["streams_tokens_per_s"], "throughput"
 assert one["decode_tokens_per_s"] >= many["decode_tokens_per_s"], "latency"' "$dir/1800b" "$dir/streams"
+
+# as_worked NAME FILE TITLE: the speeds that docs/planning.md works out by hand below a title.
+as_worked() {
+  check "$1" python3 - "$2" "$3" <<'PYTHON'
+import json, re, sys
+forecast = json.load(open(sys.argv[1]))["forecast"]
+section = open("docs/planning.md").read().split("## " + sys.argv[2])[1].split("\n## ")[0]
+figures = re.findall(r"\*\*([0-9.]+) tokens/s\*\*", section)
+speeds = [forecast[k] for k in ("decode_tokens_per_s", "streams_tokens_per_s", "prefill_tokens_per_s")]
+assert len(figures) >= 2, figures
+for f in figures:
+    digits = len(f.partition(".")[2])
+    assert any(f == f"{s:.{digits}f}" for s in speeds), f"{f} is none of {speeds}"
+PYTHON
+}
+adds_up plan_70b_in_a_row "$dir/row" "${lab[@]}" --stages 4 --shards 1
+as_worked page_70b "$dir/row" "70 B on 4"
+as_worked page_405b "$dir/405b" "405 B on 16"
+as_worked page_1800b "$dir/1800b" "1.8 T on 256"
 "$CARAVAN" plan "${lab[@]}" >"$dir/out" 2>"$dir/err"
 n=0
 for words in '^Llama 3 70B on 4 hosts with 4 devices, goal latency' '^rank +host +device +stage' '^one stream: [0-9.]+ tokens/s' \
