@@ -16,7 +16,7 @@
  *                attention beyond ATTEND_CHUNK positions, none for what only meets other shards
  *     copy_s     bytes between host and device / copy_per_s: rows that come in and go on (r x dim x 4 each), logits,
  *                of sums a shard's own and the whole; 0 where they share memory
- *     share_s    per sum of partial results (two a layer), between n crews (partition/crew.h), of b = r x dim x 4 bytes:
+ *     share_s    per sum of partial results (two a layer), of b = r x dim x 4 bytes, between n crews (crew.h):
  *                the faster of two ways (node/sums.h). At once: the longest latency from another shard, plus each
  *                other crew's tree_own results x b, or what goes out if that is more, in seconds of the links
  *                between. In parts: two latencies, and each way (results + 1) x b / n. Where a crew does not meet in
