@@ -11,11 +11,12 @@ $hosts up 4 --rate 1gbit --delay 1ms --for $$ || { bad hosts_up "see above"; exi
 $hosts hostfile >"$dir/hosts"
 args=$($hosts mpirun-args)
 
-# generate HOSTS FLAGS...: from h1, into $dir/json; one thread a rank, since all share this machine.
+# generate HOSTS FLAGS...: from h1, into $dir/json; one thread a rank, since all share this machine. Unmeasured, since a
+# measured plan may take the hosts in another order than the launcher does.
 generate() {
   local file=$1
   shift
-  timeout 60 $hosts exec h1 "$CARAVAN" generate models/demo.gguf --prompt "A violin is" --max-tokens 24 --json --threads 1 \
+  timeout 60 $hosts exec h1 "$CARAVAN" generate models/demo.gguf --prompt "A violin is" --max-tokens 24 --json --threads 1 --probe off \
     --hosts "$file" --mpirun-args "$args" "$@" >"$dir/json" 2>"$dir/err"
 }
 tokens() { sed -n 's/.*"tokens": \[\([0-9, ]*\)\], "text".*/\1/p' "$dir/json"; }
