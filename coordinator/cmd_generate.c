@@ -252,7 +252,9 @@ static err print_table(struct generate *g, const struct engine_rank *ranks, cons
             t.decode_tokens_per_s);
     if (g->config.temperature > 0) fprintf(stderr, "; seed %llu", (unsigned long long)g->seed);
     if (g->config.is_set[CONFIG_numerics]) fprintf(stderr, "; numerics %s", numerics_text(&g->config));
-    fprintf(stderr, "\n\n");
+    fprintf(stderr, "\n");
+    if (facts->decode_per_s.forecast <= 0) return OK; /* the devices' rates are not known */
+    fprintf(stderr, "\n");
     return facts_print(facts, stderr);
 }
 
