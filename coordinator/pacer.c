@@ -33,7 +33,8 @@ static double tiles_us(const struct pacer *p, uint32_t n_tiles, double alone) {
 static uint32_t choose_tiles(struct pacer *p, uint32_t least, double alone) {
     uint32_t n = least;
     if (alone <= 0 || p->tiles_us[least] <= 0) return n;
-    while (n < PACER_TILES_MAX && tiles_us(p, n + 1, alone) <= p->stretch * alone) n++;
+    /* At most one tile beyond what was seen: the second may cost far more than the first, half full of answers. */
+    while (n < PACER_TILES_MAX && p->tiles_us[n] > 0 && tiles_us(p, n + 1, alone) <= p->stretch * alone) n++;
     if (n < PACER_TILES_MAX) p->tiles_us[n + 1] *= FORGET;
     return n;
 }
