@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/backend.h"
+#include "node/frame_json.h"
 
 /* Bodies go out as they lie in memory. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little endian");
@@ -223,16 +224,6 @@ err frame_get_result(const void *body, size_t n, struct result *out) {
     return OK;
 }
 
-/* JSON text appended; takes `root`, which may be NULL (memory ran out). */
-static err json_take(json_t *root, struct bytes *out) {
-    char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
-    json_decref(root);
-    if (!text) return err_set(ERR_INTERNAL, "cannot write a control frame as JSON");
-    err e = bytes_append_str(out, text);
-    free(text);
-    return e;
-}
-
 err frame_error_put(int rank, const char *host, err code, const char *text, struct bytes *json) {
     /* A text may quote bytes of a broken file: jansson takes UTF-8 only. */
     char clean[1024];
@@ -240,7 +231,7 @@ err frame_error_put(int rank, const char *host, err code, const char *text, stru
     for (; text[n] && n < sizeof clean - 1; n++)
         clean[n] = (unsigned char)text[n] < 128 ? text[n] : '?';
     clean[n] = 0;
-    return json_take(json_pack("{s:i,s:s,s:s,s:s}", "rank", rank, "host", host, "code",
+    return frame_json_take(json_pack("{s:i,s:s,s:s,s:s}", "rank", rank, "host", host, "code",
                                err_name(code), "text", clean), json);
 }
 
@@ -324,7 +315,7 @@ err plan_message_put(const struct plan_message *m, struct bytes *json) {
         (json_int_t)m->cache_mb, "cache_dir", m->cache_dir);
     if (!root)
         return err_set(ERR_CONFIG, "the model's path or a device's name is not valid UTF-8");
-    return json_take(root, json);
+    return frame_json_take(root, json);
 }
 
 static err get_text(const json_t *root, const char *key, int may_be_empty, char *out, size_t cap) {
@@ -338,32 +329,13 @@ static err get_text(const json_t *root, const char *key, int may_be_empty, char 
     return OK;
 }
 
-static err get_number(const json_t *root, const char *key, uint32_t least, uint32_t most, uint32_t *out) {
-    const json_t *v = json_object_get(root, key);
-    json_int_t n = json_integer_value(v);
-    if (!json_is_integer(v) || n < least || n > most)
-        return err_set(ERR_INTERNAL, "plan: '%s' is no number from %u to %u", key, least, most);
-    *out = (uint32_t)n;
-    return OK;
-}
-
 static err get_count(const json_t *root, const char *key, uint32_t most, uint32_t *out) {
-    return get_number(root, key, 1, most, out);
-}
-
-static err get_array(const json_t *root, const char *key, size_t least, size_t most,
-                     const json_t **out) {
-    *out = json_object_get(root, key);
-    size_t n = json_array_size(*out);
-    if (!json_is_array(*out) || n < least || n > most)
-        return err_set(ERR_INTERNAL, "plan: '%s' is no list of %zu to %zu numbers", key, least,
-                       most);
-    return OK;
+    return frame_json_number(root, "plan", key, 1, most, out);
 }
 
 static err get_layers(const json_t *root, struct plan_message *m) {
     const json_t *a;
-    TRY(get_array(root, "layer_begin", 2, PLAN_STAGES_MAX + 1, &a));
+    TRY(frame_json_list(root, "plan", "layer_begin", 2, PLAN_STAGES_MAX + 1, &a));
     m->n_stages = (uint32_t)json_array_size(a) - 1;
     TRY(NEW(m->layer_begin, m->n_stages + 1));
     for (uint32_t i = 0; i <= m->n_stages; i++) {
@@ -379,7 +351,7 @@ static err get_layers(const json_t *root, struct plan_message *m) {
 
 static err get_shares(const json_t *root, struct plan_message *m) {
     const json_t *a;
-    TRY(get_array(root, "shares", m->n_stages, (size_t)m->n_stages * PLAN_SHARDS_MAX, &a));
+    TRY(frame_json_list(root, "plan", "shares", m->n_stages, (size_t)m->n_stages * PLAN_SHARDS_MAX, &a));
     size_t n = json_array_size(a);
     if (n % m->n_stages)
         return err_set(ERR_INTERNAL, "plan: %zu shares for %u stages", n, m->n_stages);
@@ -399,7 +371,7 @@ static err get_shares(const json_t *root, struct plan_message *m) {
 static err get_order(const json_t *root, struct plan_message *m) {
     const json_t *a;
     size_t n = (size_t)m->n_stages * m->n_shards;
-    TRY(get_array(root, "order", n, n, &a));
+    TRY(frame_json_list(root, "plan", "order", n, n, &a));
     TRY(NEW(m->order, n));
     for (size_t i = 0; i < n; i++) {
         const json_t *v = json_array_get(a, i);
@@ -414,14 +386,14 @@ static err get_order(const json_t *root, struct plan_message *m) {
 static err get_devices(const json_t *root, struct plan_message *m) {
     const json_t *a;
     uint32_t n_cells = m->n_stages * m->n_shards, at = 0, n;
-    TRY(get_array(root, "devices", 1, n_cells, &a));
+    TRY(frame_json_list(root, "plan", "devices", 1, n_cells, &a));
     TRY(NEW(m->devices, n_cells));
     for (size_t i = 0; i < json_array_size(a); i++) {
         const json_t *o = json_array_get(a, i);
         struct plan_device d = {0};
         TRY(get_text(o, "select", 1, d.select, sizeof d.select));
-        TRY(get_number(o, "index", 0, PLAN_INDEX_MAX, &d.index));
-        TRY(get_number(o, "threads", 0, PLAN_THREADS_MAX, &d.threads));
+        TRY(frame_json_number(o, "plan", "index", 0, PLAN_INDEX_MAX, &d.index));
+        TRY(frame_json_number(o, "plan", "threads", 0, PLAN_THREADS_MAX, &d.threads));
         TRY(get_count(o, "n_cells", n_cells - at, &n));
         d.has_index = json_is_true(json_object_get(o, "has_index"));
         while (n--) m->devices[at++] = d;
@@ -448,7 +420,7 @@ static err plan_read(const json_t *root, struct plan_message *m) {
     char weights[16];
     TRY(get_text(root, "weights", 0, weights, sizeof weights));
     TRY(plan_weights_from_name(weights, &m->weights));
-    TRY(get_number(root, "cache_mb", 0, UINT32_MAX, &m->cache_mb));
+    TRY(frame_json_number(root, "plan", "cache_mb", 0, UINT32_MAX, &m->cache_mb));
     return get_text(root, "cache_dir", 1, m->cache_dir, sizeof m->cache_dir);
 }
 

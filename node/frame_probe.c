@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "node/frame.h"
+#include "node/frame_json.h"
 
 #define RANKS_MAX 65536u
 #define RATE_MAX 1e24
@@ -20,15 +21,6 @@ static const struct scalar {
 } scalars[] = {SCALAR(read_per_s), SCALAR(int8_per_s), SCALAR(f32_per_s), SCALAR(launch_s),
                SCALAR(step_s),     SCALAR(copy_per_s), SCALAR(pack_per_s)};
 enum { N_SCALARS = sizeof scalars / sizeof *scalars };
-
-static err json_take(json_t *root, struct bytes *out) {
-    char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
-    json_decref(root);
-    if (!text) return err_set(ERR_INTERNAL, "cannot write a control frame as JSON");
-    err e = bytes_append_str(out, text);
-    free(text);
-    return e;
-}
 
 static err json_read(const char *json, size_t n, json_t **out) {
     json_error_t why;
@@ -69,13 +61,6 @@ static err get_rate(const json_t *o, const char *key, double *out) {
     return err_set(ERR_INTERNAL, "probe: '%s' is no number from 0 to %g", key, RATE_MAX);
 }
 
-static err get_list(const json_t *o, const char *key, size_t least, size_t most, const json_t **out) {
-    *out = json_object_get(o, key);
-    size_t n = json_array_size(*out);
-    if (json_is_array(*out) && n >= least && n <= most) return OK;
-    return err_set(ERR_INTERNAL, "probe: '%s' is no list of %zu to %zu", key, least, most);
-}
-
 /* ---- what is asked ---- */
 
 static json_t *devices_json(const struct probe_message *m) {
@@ -99,7 +84,8 @@ err probe_message_put(const struct probe_message *m, struct bytes *json) {
         json_decref(formats);
         return err_set(ERR_CONFIG, "the name of a device is not valid UTF-8");
     }
-    return json_take(json_pack("{s:b, s:b, s:I, s:o, s:o}", "is_again", m->is_again, "is_reference", m->is_reference,
+    return frame_json_take(json_pack("{s:b, s:b, s:I, s:o, s:o}", "is_again", m->is_again, "is_reference",
+                               m->is_reference,
                                "deadline_ms", (json_int_t)m->deadline_ms, "formats", formats, "devices", devices),
                      json);
 }
@@ -109,8 +95,8 @@ static err message_read(const json_t *root, struct probe_message *m) {
     m->is_again = json_is_true(json_object_get(root, "is_again"));
     m->is_reference = json_is_true(json_object_get(root, "is_reference"));
     TRY(get_u32(root, "deadline_ms", 1, INT32_MAX, &m->deadline_ms));
-    TRY(get_list(root, "formats", 0, N_FORMATS, &formats));
-    TRY(get_list(root, "devices", 1, RANKS_MAX, &devices));
+    TRY(frame_json_list(root, "probe", "formats", 0, N_FORMATS, &formats));
+    TRY(frame_json_list(root, "probe", "devices", 1, RANKS_MAX, &devices));
     for (size_t i = 0; i < json_array_size(formats); i++) {
         const char *name = json_string_value(json_array_get(formats, i));
         enum format f;
@@ -182,7 +168,8 @@ err probed_put_rank(int rank, const struct probed_rank *r, struct bytes *json) {
     for (; n < sizeof clean - 1 && r->device[n]; n++)
         clean[n] = (unsigned char)r->device[n] < 128 ? r->device[n] : '?';
     clean[n] = 0;
-    return json_take(json_pack("{s:i, s:s, s:b, s:b, s:I, s:I, s:o, s:o}", "rank", rank, "device", clean, "is_host",
+    return frame_json_take(json_pack("{s:i, s:s, s:b, s:b, s:I, s:I, s:o, s:o}", "rank", rank, "device", clean,
+                               "is_host",
                                r->is_host, "is_cached", r->is_cached, "memory_bytes", (json_int_t)r->memory_bytes,
                                "threads", (json_int_t)r->threads, "rates", rates_json(&r->rates), "links",
                                links_json(r)),
@@ -211,7 +198,7 @@ static err rates_read(const json_t *o, struct device_rates *r) {
 
 static err links_read(const json_t *o, uint32_t rank, uint32_t n_ranks, struct probed_rank *r) {
     const json_t *links;
-    TRY(get_list(o, "links", 0, n_ranks, &links));
+    TRY(frame_json_list(o, "probe", "links", 0, n_ranks, &links));
     r->n_links = (uint32_t)json_array_size(links);
     TRY(NEW(r->links, r->n_links));
     for (uint32_t i = 0; i < r->n_links; i++) {
