@@ -9,7 +9,7 @@
 Options (defaults): --hosts 4, --cpu 50 (percent of one core for each host, or a list for h1,h2,...), --rate 1gbit,
 --delay 1ms, --networks (for choice: "1gbit/1ms,100mbit/5ms"), --prompt 64 and --tokens 24 (of a run), --repeat 3,
 --caravan build/caravan, --json FILE. One run is `caravan bench generate` on h1 with one thread a rank; runs of a table go in
-turn, --repeat times, and count by their medians, since a machine's speed drifts. "auto" is the plan that Caravan finds
+turn, --repeat times, each with a probe of its own, and count by their medians, since a machine's speed drifts. "auto" is the plan that Caravan finds
 itself, "2x1 equal" one that takes all hosts for alike.
 """
 import argparse
@@ -40,7 +40,6 @@ class Network:
         for i, percent in enumerate(self.cpus):
             self.hosts("cpu", "h%d" % (i + 1), percent, check=True)
         self.args = self.hosts("mpirun-args", check=True).stdout.strip()
-        self.measured = set()
         return self
 
     def __exit__(self, *_):
@@ -52,12 +51,7 @@ class Network:
     def run(self, model, plan, hosts, *words):
         """A job of the given hosts: the JSON object that it prints."""
         command = [self.options.caravan, *words, "--json", "--threads", "1", "--mpirun-args", self.args]
-        # What was measured before, under another quota, must not count; after that it is kept.
-        if plan.is_measured:
-            command += ["--probe", "on" if set(hosts) <= self.measured else "again"]
-            self.measured.update(hosts)
-        else:
-            command += ["--probe", "off"]
+        command += ["--probe", "again" if plan.is_measured else "off"]
         with tempfile.NamedTemporaryFile("w", suffix=".hosts") as file:
             file.write("".join("%s slots=1\n" % h for h in hosts))
             file.flush()

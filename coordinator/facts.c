@@ -77,7 +77,7 @@ static err take_forecast(const struct facts_request *r, const struct forecast *f
     for (uint32_t i = 0; i < f->n_ranks; i++) {
         const struct forecast_cell *c = &forecast->cells[i];
         if (plan->n_stages > 1 && plan->cells[i].shard == 0) f->hop_s.forecast += c->hop_decode_s / plan->n_stages;
-        f->ranks[i].decode_s.forecast = c->decode.total_s;
+        f->ranks[i].decode_s.forecast = c->decode.total_s - (r->n_texts == 1 ? c->decode.rest_s : 0);
         f->ranks[i].load_s.forecast = c->load_s;
         if (r->cluster->devices[plan->cells[i].device].is_host)
             f->ranks[i].memory_bytes.forecast = (double)plan_cell_bytes(&plan->cells[i]);
@@ -147,7 +147,7 @@ err facts_add(json_t *ranks, const struct plan *plan, const struct engine_rank *
         is_bad |= set_number(o, "prefill_rows", mean((double)r->many_rows, r->many_steps));
         is_bad |= set_number(o, "load_s", r->load_s);
         if (!c) continue;
-        is_bad |= set_number(o, "forecast_decode_s", c->decode.total_s);
+        is_bad |= set_number(o, "forecast_decode_s", c->decode.total_s - c->decode.rest_s);
         is_bad |= set_number(o, "forecast_prefill_s", c->prefill.total_s);
         if (plan->n_stages > 1) is_bad |= set_number(o, "forecast_hop_s", c->hop_decode_s);
         is_bad |= set_number(o, "forecast_load_s", c->load_s);

@@ -307,9 +307,11 @@ static const char *const dot_names[N_DOT_FORMS] = {
     [DOT_AVX2] = "DOT_AVX2", [DOT_AVX_VNNI] = "DOT_AVX_VNNI", [DOT_AVX512_VNNI] = "DOT_AVX512_VNNI",
     [DOT_DP4A] = "DOT_DP4A", [DOT_KHR] = "DOT_KHR"};
 
-/* What every program starts with. */
+/* What every program starts with. INLINE: arrays that a helper is given stay in registers, which sums must: in memory
+ * each addition waits for the one before to be stored. */
 static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     if (!f->is_free) TRY(bytes_append_str(text, "#pragma OPENCL FP_CONTRACT OFF\n"));
+    TRY(bytes_append_str(text, "#define INLINE __attribute__((always_inline))\n"));
     TRY(bytes_printf(text, "#define LPI %u\n#define TREE_DEPTH 6\n", f->lanes_per_item));
     TRY(bytes_printf(text, "#define CHUNK %d\n", ATTEND_CHUNK));
     TRY(bytes_printf(text, "#define ACT_SILU %d\n#define ACT_GELU_TANH %d\n", ACT_SILU, ACT_GELU_TANH));
@@ -318,7 +320,7 @@ static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     if (f->has_amx) TRY(bytes_append_str(text, "#define DOT_AMX\n"));
     if (!f->has_half) TRY(bytes_append_str(text, "#define INTEGER_HALF\n"));
     TRY(bytes_append_str(text, source_text("fetch.cl")));
-    TRY(bytes_append_str(text, "#define NUMBER_FUNCTION\n#define REAL float\n#define AS_REAL as_float\n"
+    TRY(bytes_append_str(text, "#define NUMBER_FUNCTION INLINE\n#define REAL float\n#define AS_REAL as_float\n"
                                "#define AS_INT as_int\n#define NUMBER(n) number_##n\n"));
     TRY(bytes_append_str(text, source_text("number.cl")));
     TRY(bytes_append_str(text, "#undef REAL\n#undef AS_REAL\n#undef AS_INT\n#undef NUMBER\n"

@@ -275,18 +275,30 @@ static void row_norm(enum norm_kind kind, float eps, const float *x, const float
     }
 }
 
+/* What is not negative is in the order of its bits, a NaN above all. */
+static float block_top(const float *x) {
+    uint32_t top = 0, bits;
+    float value;
+    for (int k = 0; k < 32; k++) {
+        value = fabsf(x[k]);
+        memcpy(&bits, &value, sizeof bits);
+        if (bits > top) top = bits;
+    }
+    memcpy(&value, &top, sizeof value);
+    return value;
+}
+
 static void row_quantize(const float *x, uint32_t width, struct q8_block *block) {
     for (uint32_t i = 0; i < width / 32; i++, x += 32, block++) {
-        float top = 0;
-        for (int k = 0; k < 32; k++) top = fmaxf(top, fabsf(x[k]));
+        float top = block_top(x);
         int is_zero = !(top > 1e-20f); /* also keeps every product normal */
         float inverse = is_zero ? 0 : 127.0f * number_recip(top);
         *block = (struct q8_block){.scale = is_zero ? 0 : top * (1.0f / 127)};
         for (int k = 0; k < 32; k++) {
-            float v = fminf(fmaxf(rintf(x[k] * inverse), -127), 127);
+            float v = fminf(fmaxf(rintf(x[k] * inverse), -127), 127); /* -127 where it is no number */
             block->q[k] = (int8_t)v;
             block->sum += (int8_t)v;
-            if (k >= 16) block->sum_second += (int8_t)v;
+            block->sum_half[k / 16] += (int8_t)v;
         }
     }
 }
@@ -332,8 +344,8 @@ static float block_add(enum format f, const struct codes *c, const struct q8_blo
         acc = fmaf((float)dot[0], codes_scale(f, c, 0) * x->scale, acc);
         acc = fmaf((float)dot[1], codes_scale(f, c, 1) * x->scale, acc);
         if (!info->has_min) return acc;
-        acc = fmaf((float)(x->sum - x->sum_second), codes_min(f, c, 0) * x->scale, acc);
-        return fmaf((float)x->sum_second, codes_min(f, c, 1) * x->scale, acc);
+        acc = fmaf((float)x->sum_half[0], codes_min(f, c, 0) * x->scale, acc);
+        return fmaf((float)x->sum_half[1], codes_min(f, c, 1) * x->scale, acc);
     }
     acc = fmaf((float)(dot[0] + dot[1]), codes_scale(f, c, 0) * x->scale, acc);
     if (!info->has_min) return acc;

@@ -17,6 +17,8 @@ struct device_rates {
     double step_s;                    /* to begin and to end a step: what goes to the device, the wait for it */
     double copy_per_s;                /* bytes between host and device; 0 where they share memory */
     double pack_per_s;                /* bytes of a file packed while loading */
+    double quota_share;               /* of its threads' time, under 1, that a quota of processor time gives; 0: none */
+    double quota_period_s;            /* in which that time may be used at once, after which it is given anew */
 };
 
 #endif

@@ -39,8 +39,9 @@ static void on_figure(void *context, uint32_t n_done, uint32_t n_all) {
 /* All that a device's rates depend on; two ranks with one key may take each other's. */
 static err key_make(const struct probing *p, const struct device_choice *choice, struct bytes *out) {
     const struct node *n = p->node;
-    TRY(bytes_printf(out, "host %s, %u ranks, cores %s, %u threads, quota %.3f, ", wire_host(n->w, n->rank), p->n_here,
-                     n->cores.text, n->cores.n_threads, quota_processors("")));
+    struct quota q = quota_find("");
+    TRY(bytes_printf(out, "host %s, %u ranks, cores %s, %u threads, quota %.3f in %g s, ", wire_host(n->w, n->rank),
+                     p->n_here, n->cores.text, n->cores.n_threads, q.processors, q.period_s));
     return probe_identity(choice, out);
 }
 
@@ -81,6 +82,15 @@ static err device_open_and_measure(struct probing *p, const struct device_choice
     return e;
 }
 
+/* Ranks of a host are taken to be in one control group, alike. */
+static void quota_take(struct probing *p) {
+    struct quota q = quota_find("");
+    double wanted = (double)p->found.threads * p->n_here;
+    if (!p->found.is_host || q.processors <= 0 || q.processors >= wanted) return;
+    p->found.rates.quota_share = q.processors / wanted;
+    p->found.rates.quota_period_s = q.period_s;
+}
+
 static err device_measure(struct probing *p) {
     const struct plan_device *d = &p->asked.devices[p->node->rank];
     const struct device_choice named = {d->select, d->index, d->has_index};
@@ -91,6 +101,7 @@ static err device_measure(struct probing *p) {
     err e = key_make(p, choice, &key);
     if (e == OK && !cache_look(p, (const char *)key.data, r.has_format, &r.only_formats)) {
         e = device_open_and_measure(p, choice, &r);
+        quota_take(p);
         if (e == OK) probe_cache_put((const char *)key.data, &p->found);
     }
     bytes_free(&key);

@@ -2,8 +2,12 @@
 #ifndef NODE_QUOTA_H
 #define NODE_QUOTA_H
 
-/* Processors' worth of time, the least along the path to the root; 0: no limit. Of cgroup v2, or of v1's cpu
- * controller. `root` stands before every path that is read: "", or a test's folder. */
-double quota_processors(const char *root);
+struct quota {
+    double processors; /* worth of time; 0: no limit */
+    double period_s;   /* in which that time may be used up, and after which it is given anew */
+};
+
+/* The least along the path to the root. `root` stands before every path that is read: "", or a test's folder. */
+struct quota quota_find(const char *root);
 
 #endif

@@ -87,6 +87,8 @@ static const struct config_field device_fields[] = {
     RATE("pack_gb_s", 1e6, 1e9, pack_per_s),
     RATE("launch_us", 1e6, 1e-6, launch_s),
     RATE("step_us", 1e6, 1e-6, step_s),
+    RATE("quota_share", 1, 1, quota_share),
+    RATE("quota_ms", 1e6, 1e-3, quota_period_s),
 };
 #define N_FIELDS(fields) (sizeof(fields) / sizeof *(fields))
 
@@ -410,6 +412,8 @@ static void correct_device(struct cluster_device *d, const struct said_device *s
     OVER(step_s);
     OVER(copy_per_s);
     OVER(pack_per_s);
+    OVER(quota_share);
+    OVER(quota_period_s);
     for (int f = 0; f < N_FORMATS; f++) {
         OVER(row_per_s[f]);
         OVER(products_per_s[f]);

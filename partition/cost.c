@@ -166,6 +166,18 @@ uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_
     return s->n_positions > ATTEND_CHUNK ? n + e->n_attends - b->n_attends : n;
 }
 
+/* ---- quotas ---- */
+
+static double held_back(const struct device_rates *r) { return r->quota_share > 0 ? 1 - r->quota_share : 0; }
+
+double cost_spared_s(const struct device_rates *r, double wait_s) {
+    return fmin(wait_s, held_back(r) * r->quota_period_s);
+}
+
+double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s) {
+    return fmin(spared_s, held_back(r) * compute_s);
+}
+
 /* ---- what passes between shards, and stages ---- */
 
 /* On one host partial sums of devices that are the host meet in its memory, and no device stops. */
@@ -299,6 +311,7 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
     int is_first = layer_begin == 0, is_last = layer_end == p->n_layers;
     double row_bytes = (double)s->n_rows * p->dim * 4, copied = (!is_first + !is_last) * row_bytes;
     struct cost_exchange x;
+    double spared_s = 0;
     *out = (struct cost){0};
     for (uint32_t l = layer_begin; l < layer_end; l++)
         cost_add_layer(m, &shards->cuts[shard], &d->rates, s, (int)l, out);
@@ -309,6 +322,7 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
         if (n <= 0) continue;
         cost_exchange_make(m, shards, shard, (enum axis)a, s, &x);
         out->share_s += n * x.share_s;
+        spared_s += n * cost_spared_s(&d->rates, x.share_s);
         copied += n * (double)x.copy_bytes;
     }
     if (is_last) {
@@ -317,7 +331,11 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
         copied += (double)x.copy_bytes;
     }
     if (!d->is_host) out->copy_s = copied / d->rates.copy_per_s;
-    out->total_s = out->weights_s + out->attend_s + out->launch_s + out->copy_s + out->share_s;
+    double compute_s = out->weights_s + out->attend_s + out->launch_s + out->copy_s;
+    out->saved_s = cost_saved_s(&d->rates, compute_s, spared_s);
+    out->total_s = compute_s + out->share_s - out->saved_s;
+    if (!is_first || !is_last)
+        out->rest_s = cost_saved_s(&d->rates, compute_s, spared_s + cost_spared_s(&d->rates, INFINITY)) - out->saved_s;
 }
 
 err cost_cell(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t cell,

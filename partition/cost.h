@@ -23,7 +23,12 @@
  *                memory, also what its other shards send to the first one, and get back. Plus step_s where the device
  *                has to stop for messages (shards on several hosts, or a device that is not its host). At the end shard
  *                0 gets o x n_vocab x 4 bytes of logits from the others.
- *     total_s    the sum of these
+ *     saved_s    under a quota of processor time, a share q of what the threads ask for, given anew every period: what
+ *                is not used during a wait can be used after it. (1 - q) x computing at most, and of each wait for
+ *                other shards the wait, or (1 - q) x period if that is less: a token bucket of so much time
+ *     total_s    the sum of these, less saved_s
+ *     rest_s     what a stage saves in the same way while other stages compute: another (1 - q) x period. A step of
+ *                the only stream takes total_s - rest_s; where there is always work there is no rest
  *
  * A stage takes as long as its slowest shard. From stage to stage go r x dim x 4 bytes per shard; shards that send
  * between the same two hosts share the way: a hop is latency_s + n_shards_there x bytes / bytes_per_s, the way back to
@@ -45,7 +50,9 @@ struct step_shape {
 struct cost {
     double weights_s, attend_s, launch_s, copy_s;
     double share_s;  /* exchanges with the other shards of the stage */
-    double total_s;  /* of the step in this cell */
+    double saved_s;  /* of a quota, in waits for them */
+    double total_s;  /* of the step in this cell, where work never ends */
+    double rest_s;   /* less, where it is the only step of all stages; 0 of a cell with all layers */
 };
 
 /* ERR_CONFIG names a device or a link whose rates are not known: see cluster_complete. */

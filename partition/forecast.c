@@ -83,7 +83,7 @@ static void cells_fill(const struct forecasting *f) {
 
 /* The slowest shard of a stage, and the slowest of its hops. */
 struct stage_times {
-    double decode_s, prefill_s, hop_s, hop_decode_bytes_s, hop_prefill_bytes_s;
+    double decode_s, alone_s, prefill_s, hop_s, hop_decode_bytes_s, hop_prefill_bytes_s;
     uint32_t slowest; /* cell, decoding */
 };
 
@@ -96,6 +96,7 @@ static void stage_times(const struct forecasting *f, uint32_t stage, struct stag
         const struct forecast_cell *c = &f->out->cells[cell];
         if (c->decode.total_s > out->decode_s) out->slowest = cell;
         out->decode_s = fmax(out->decode_s, c->decode.total_s);
+        out->alone_s = fmax(out->alone_s, c->decode.total_s - c->decode.rest_s);
         out->prefill_s = fmax(out->prefill_s, c->prefill.total_s);
         out->hop_s = fmax(out->hop_s, c->hop_decode_s);
         if (stage + 1 == plan->n_stages) continue;
@@ -145,7 +146,7 @@ static void speeds_fill(const struct forecasting *f) {
     for (uint32_t i = 0; i < f->plan->n_stages; i++) {
         struct stage_times t;
         stage_times(f, i, &t);
-        sum_s += t.decode_s + t.hop_s;
+        sum_s += t.alone_s + t.hop_s;
         prefill_s = fmax(prefill_s, fmax(t.prefill_s, t.hop_prefill_bytes_s));
         if (t.decode_s > slowest_s) slowest_cell = t.slowest;
         if (t.hop_decode_bytes_s > hop_s) slowest_hop = i;

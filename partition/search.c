@@ -56,7 +56,8 @@ static int rates_alike(const struct device_rates *a, const struct device_rates *
             return 0;
     return is_near(a->read_per_s, b->read_per_s, tolerance) && is_near(a->f32_per_s, b->f32_per_s, tolerance) &&
            is_near(a->launch_s, b->launch_s, tolerance) && is_near(a->step_s, b->step_s, tolerance) &&
-           is_near(a->copy_per_s, b->copy_per_s, tolerance);
+           is_near(a->copy_per_s, b->copy_per_s, tolerance) && is_near(a->quota_share, b->quota_share, tolerance) &&
+           is_near(a->quota_period_s, b->quota_period_s, tolerance);
 }
 
 static err classes_fill(struct search *s) {

@@ -137,8 +137,9 @@ err search_all_seconds(struct search *s, uint32_t device, double *out) {
 struct shard_terms {
     const struct part_profile *profile;
     const double *seconds_before;
-    double step_s, launch_s, row_copy_s, gather_s;
-    double exchange_s[N_AXES];
+    const struct device_rates *rates;
+    double row_copy_s, gather_s, gather_copy_s;
+    double exchange_s[N_AXES], exchange_copy_s[N_AXES];
     uint64_t cap_bytes;
 };
 
@@ -152,15 +153,17 @@ static void terms_exchanges(const struct search *s, const struct search_table *t
         double copy_s = d->is_host ? 0 : 1 / d->rates.copy_per_s;
         struct cost_exchange x;
         for (int a = 0; a < N_AXES; a++) {
-            terms[i].exchange_s[a] = 0;
+            terms[i].exchange_s[a] = terms[i].exchange_copy_s[a] = 0;
             if (n == 1 || s->model.before[s->n_layers].n_reduces[a] == 0) continue;
             for (uint32_t k = 0; k < n; k++) own[k] = terms[k].profile->cut.segments[a];
             cost_exchange_of(&t->ways, i, s->model.program->axes[a].n_segments, own,
                              s->shape.n_rows * 4.0 * s->model.program->dim, &x);
-            terms[i].exchange_s[a] = x.share_s + (double)x.copy_bytes * copy_s;
+            terms[i].exchange_s[a] = x.share_s;
+            terms[i].exchange_copy_s[a] = (double)x.copy_bytes * copy_s;
         }
         cost_gather_of(&t->ways, n, i, logits, &x);
-        terms[i].gather_s = x.share_s + (double)x.copy_bytes * copy_s;
+        terms[i].gather_s = x.share_s;
+        terms[i].gather_copy_s = (double)x.copy_bytes * copy_s;
         terms[i].row_copy_s = s->shape.n_rows * 4.0 * s->model.program->dim * copy_s;
     }
 }
@@ -172,11 +175,9 @@ static err terms_make(struct search *s, const struct search_table *t, const uint
         struct part_profile *f;
         TRY(profile_get(s, begin, begin + parts[i], device, &f));
         begin += parts[i];
-        const struct device_rates *r = &s->model.cluster->devices[device].rates;
+        terms[i].rates = &s->model.cluster->devices[device].rates;
         terms[i].profile = f;
         terms[i].seconds_before = f->seconds_before[s->class_of[device]];
-        terms[i].step_s = r->step_s;
-        terms[i].launch_s = r->launch_s;
     }
     terms_exchanges(s, t, terms);
     return OK;
@@ -207,10 +208,19 @@ static int shards_fit(const struct search *s, const uint32_t *devices, const uin
 static double shard_seconds(const struct search *s, const struct shard_terms *x, uint32_t begin, uint32_t end,
                             uint32_t n_launches) {
     const struct cost_before *b = &s->model.before[begin], *e = &s->model.before[end];
-    double sum = x->step_s + x->seconds_before[end] - x->seconds_before[begin] + n_launches * x->launch_s;
-    for (int a = AXIS_HEADS; a <= AXIS_FF; a++) sum += (e->n_reduces[a] - b->n_reduces[a]) * x->exchange_s[a];
-    if (begin > 0) sum += x->row_copy_s;
-    return sum + (end == s->n_layers ? x->gather_s : x->row_copy_s);
+    int is_first = begin == 0, is_last = end == s->n_layers;
+    double share_s = is_last ? x->gather_s : 0, spared_s = 0;
+    double compute_s = x->rates->step_s + x->seconds_before[end] - x->seconds_before[begin] +
+                       n_launches * x->rates->launch_s + (is_first ? 0 : x->row_copy_s) +
+                       (is_last ? x->gather_copy_s : x->row_copy_s);
+    for (int a = AXIS_HEADS; a <= AXIS_FF; a++) {
+        double n = e->n_reduces[a] - b->n_reduces[a];
+        share_s += n * x->exchange_s[a];
+        compute_s += n * x->exchange_copy_s[a];
+        spared_s += n * cost_spared_s(x->rates, x->exchange_s[a]);
+    }
+    if (search_is_latency(s) && !(is_first && is_last)) spared_s += cost_spared_s(x->rates, INFINITY);
+    return compute_s + share_s - cost_saved_s(x->rates, compute_s, spared_s);
 }
 
 static double stage_seconds(const struct search *s, const struct shard_terms *terms, const uint32_t *devices,
@@ -322,7 +332,7 @@ static err vector_climb(struct search *s, const struct search_table *t, uint8_t 
         TRY(terms_make(s, t, parts, terms));
         uint32_t n_launches = cost_launches(&s->model, middle, middle + 1, &s->shape);
         for (uint32_t i = 0; i < n; i++) {
-            double own = shard_seconds(s, &terms[i], middle, middle + 1, n_launches) - terms[i].step_s;
+            double own = shard_seconds(s, &terms[i], middle, middle + 1, n_launches) - terms[i].rates->step_s;
             if (own > worst) worst = own, slowest = i;
         }
         best = worst;
@@ -332,7 +342,7 @@ static err vector_climb(struct search *s, const struct search_table *t, uint8_t 
             double most = 0;
             TRY(terms_make(s, t, parts, terms));
             for (uint32_t k = 0; k < n; k++)
-                most = fmax(most, shard_seconds(s, &terms[k], middle, middle + 1, n_launches) - terms[k].step_s);
+                most = fmax(most, shard_seconds(s, &terms[k], middle, middle + 1, n_launches) - terms[k].rates->step_s);
             if (most < best * (1 - 1e-9)) best = most, to = i, is_better = 1;
             parts[slowest]++, parts[i]--;
         }

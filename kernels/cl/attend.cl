@@ -40,7 +40,7 @@ typedef float KV;
 #endif
 
 /* float to f16, to nearest even, by integers: exact on every device. */
-ushort half_from(float f) {
+INLINE ushort half_from(float f) {
     uint u = as_uint(f), sign = u >> 16 & 0x8000, a = u & 0x7FFFFFFF;
     if (a >= 0x47800000) return (ushort)(sign | (a > 0x7F800000 ? 0x7E00 : 0x7C00));
     if (a < 0x38800000) { /* denormal or zero: a multiple of 2^-24 */
@@ -56,14 +56,14 @@ ushort half_from(float f) {
 }
 
 /* The positions that a row sees: [x, y). */
-uint2 row_sees(int position, uint window) {
+INLINE uint2 row_sees(int position, uint window) {
     uint end = position + 1;
     return (uint2)(window && end > window ? end - window : 0, end);
 }
 
 /* The local query heads of part `part` of a KV head, at most `cap`: [x, y). A cell's first and last KV
  * head may serve fewer heads here than in the model. */
-uint2 part_heads(uint kv_head, uint part, uint cap, uint n_heads, uint head_begin, uint group) {
+INLINE uint2 part_heads(uint kv_head, uint part, uint cap, uint n_heads, uint head_begin, uint group) {
     uint begin = max(kv_head * group, head_begin), end = min((kv_head + 1) * group, head_begin + n_heads);
     uint first = begin + part * cap;
     return first < end ? (uint2)(first, min(first + cap, end)) - head_begin : (uint2)(0, 0);

@@ -6,7 +6,7 @@
 #define HALF (QUERIES / 2) /* queries of a lane while values are added */
 
 /* Scores of the positions [from, to) of a chunk; every other one is left as it is. */
-void scores_lanes(global const KV *ck, local const size_t *blocks, uint from, uint to, uint head_dim,
+INLINE void scores_lanes(global const KV *ck, local const size_t *blocks, uint from, uint to, uint head_dim,
                   float scale, uint n, global const float *q, local const size_t *place,
                   local float (*part)[Q_STEP], local float (*score)[CHUNK]) {
     uint lane = get_local_id(0);
@@ -37,7 +37,7 @@ void scores_lanes(global const KV *ck, local const size_t *blocks, uint from, ui
 }
 
 /* Scores of the positions that each query sees become weights, 16 lanes to a query. */
-void weights_lanes(uint n, local const uint2 *seen, local float (*score)[CHUNK], local float *lanes,
+INLINE void weights_lanes(uint n, local const uint2 *seen, local float (*score)[CHUNK], local float *lanes,
                    local float *top, local float *sum) {
     uint t = get_local_id(0) / 16, l = get_local_id(0) % 16;
     uint first = t < n ? seen[t].x : 0, last = t < n ? seen[t].y : 0;
@@ -66,7 +66,7 @@ void weights_lanes(uint n, local const uint2 *seen, local float (*score)[CHUNK],
 }
 
 /* o[i] += weight * value d over [from, to) in order, where query t0 + i sees the position. */
-void values_lane(global const KV *cv, local const size_t *blocks, uint from, uint to, uint head_dim, uint d,
+INLINE void values_lane(global const KV *cv, local const size_t *blocks, uint from, uint to, uint head_dim, uint d,
                  uint t0, local const uint2 *seen, local float (*weight)[CHUNK], float *o) {
     for (uint j = from; j < to; j++) {
         float x = KV_LOAD(cv + blocks[j / BLOCK] + (j % BLOCK) * head_dim + d);
@@ -76,7 +76,7 @@ void values_lane(global const KV *cv, local const size_t *blocks, uint from, uin
 }
 
 /* The same where all see all of them. */
-void values_lane_all(global const KV *cv, local const size_t *blocks, uint from, uint to, uint head_dim, uint d,
+INLINE void values_lane_all(global const KV *cv, local const size_t *blocks, uint from, uint to, uint head_dim, uint d,
                      uint t0, local float (*weight)[CHUNK], float *o) {
     for (uint j = from; j < to; j++) {
         float x = KV_LOAD(cv + blocks[j / BLOCK] + (j % BLOCK) * head_dim + d);

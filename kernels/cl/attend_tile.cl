@@ -4,7 +4,7 @@
 
 /* score[t][j] of the positions [from, to) of a chunk, and of the rest of their blocks: in-order fma
  * over the head. j counts from the chunk's first; blocks [j / BLOCK]: where K and V of this KV head stand. */
-void CONCAT(scores_, T)(global const KV *ck, global const KV *cv, const size_t *blocks, uint from, uint to,
+INLINE void CONCAT(scores_, T)(global const KV *ck, global const KV *cv, const size_t *blocks, uint from, uint to,
                         uint head_dim, float scale, global const float *const *q, float (*score)[CHUNK]) {
     uint first = from / BLOCK, n_blocks = (to + BLOCK - 1) / BLOCK;
     for (uint b = first; b < n_blocks; b++) {
@@ -54,7 +54,7 @@ void CONCAT(scores_, T)(global const KV *ck, global const KV *cv, const size_t *
 
 /* value[t][0..head_dim) += sum over the positions [from, to) of weight * value, in order, for
  * the first n of T queries; pointers of the others are read only. */
-void CONCAT(values_, T)(global const KV *ck, global const KV *cv, const size_t *blocks, uint from, uint to,
+INLINE void CONCAT(values_, T)(global const KV *ck, global const KV *cv, const size_t *blocks, uint from, uint to,
                         uint head_dim, uint n, const float (*weight)[CHUNK], global float *const *value) {
     uint n_blocks = (to + BLOCK - 1) / BLOCK, n_positions;
     for (uint j = from; j < to; j += n_positions) {

@@ -10,7 +10,7 @@
     }
 
 /* x in lanes whose position, j and on, is in [from, to), else `other`. */
-float16 lanes_within(float16 x, float other, uint j, uint2 seen) {
+INLINE float16 lanes_within(float16 x, float other, uint j, uint2 seen) {
     if (j >= seen.x && j + 16 <= seen.y) return x;
     int16 at = (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) + (int)j;
     return at >= (int)seen.x && at < (int)seen.y ? x : (float16)(other);
@@ -18,7 +18,7 @@ float16 lanes_within(float16 x, float other, uint j, uint2 seen) {
 
 /* Scores of the positions [seen.x, seen.y) become weights e^(score - highest); their sum is that of 16
  * lanes, halved again and again. */
-void weights_of(float *score, uint2 seen, float *top, float *sum) {
+INLINE void weights_of(float *score, uint2 seen, float *top, float *sum) {
     float16 t = -INFINITY, s = 0.0f;
     for (uint j = seen.x / 16 * 16; j < seen.y; j += 16) {
         float16 x = lanes_within(vload16(0, score + j), -INFINITY, j, seen);
@@ -40,7 +40,7 @@ void weights_of(float *score, uint2 seen, float *top, float *sum) {
 }
 
 /* The values of a sole chunk become the result, as attend_combine would have it. */
-void chunk_finish(global float *value, float top, float sum, uint head_dim) {
+INLINE void chunk_finish(global float *value, float top, float sum, uint head_dim) {
     float w = number_exp(top - top), over_sum = number_recip(fma(w, sum, 0.0f));
     uint d = 0;
     for (; d + 16 <= head_dim; d += 16) {
@@ -53,7 +53,7 @@ void chunk_finish(global float *value, float top, float sum, uint head_dim) {
 /* n queries of one sequence and KV head over a chunk: query t sees the positions seen[t], counted from
  * the chunk's first, maybe none. The result goes to value[t], and highest score and sum of weights
  * before it; where the chunk is the sole one, value[t] is finished. q and value have QUERIES pointers. */
-void tile_run(global const KV *ck, global const KV *cv, const size_t *blocks, uint head_dim, float scale,
+INLINE void tile_run(global const KV *ck, global const KV *cv, const size_t *blocks, uint head_dim, float scale,
               uint n, const uint2 *seen, global const float *const *q, global float *const *value, int is_sole) {
     float score[QUERIES][CHUNK];
     uint from = CHUNK, to = 0, all_from = 0, all_to = CHUNK; /* what some and what all see */

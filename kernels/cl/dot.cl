@@ -8,21 +8,21 @@
 
 #elif (defined(DOT_AVX_VNNI) || defined(DOT_AVX2)) && LPI == 16
 #ifdef DOT_AVX_VNNI
-int8 dot8(int8 acc, int8 w, int8 x) {
+INLINE int8 dot8(int8 acc, int8 w, int8 x) {
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(w), "x"(x));
     return acc;
 }
 #else
 /* Pairs of products in 16 bits: they hold 127 * 127 * 2, so of eight bits the highest goes
  * its own way. */
-int8 dot8_pairs(int8 acc, int8 w, int8 x, short16 unit) {
+INLINE int8 dot8_pairs(int8 acc, int8 w, int8 x, short16 unit) {
     int8 pairs, sums;
     __asm__("vpmaddubsw %2, %1, %0" : "=x"(pairs) : "x"(w), "x"(x));
     __asm__("vpmaddwd %2, %1, %0" : "=x"(sums) : "x"(pairs), "x"(unit));
     return acc + sums;
 }
 
-int8 dot8(int8 acc, int8 w, int8 x) {
+INLINE int8 dot8(int8 acc, int8 w, int8 x) {
 #if OFFSET == 128
     acc = dot8_pairs(acc, w >> 7 & 0x01010101, x, (short16)(128));
     w &= 0x7F7F7F7F;

@@ -2,7 +2,7 @@
  * cache. Built together with attend.cl, which says how the cache looks. */
 
 /* Values i and its partner of a head after bias and rotation by (cos, sin). */
-float2 turned(global const float *x, global const float *bias, uint i0, uint i1, float2 a) {
+INLINE float2 turned(global const float *x, global const float *bias, uint i0, uint i1, float2 a) {
     float x0 = bias ? x[i0] + bias[i0] : x[i0], x1 = bias ? x[i1] + bias[i1] : x[i1];
     return (float2)(fma(x0, a.x, -(x1 * a.y)), fma(x0, a.y, x1 * a.x));
 }

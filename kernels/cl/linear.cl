@@ -10,44 +10,57 @@
  * of some rows, whose sums meet in local memory. Local: a multiple of 16 rows x
  * segments, SPLIT_ITEMS at most; global: output rows, padded, x segments. */
 
+/* dot[t] = the dots of words [j, k) of a block with those of row t of xq, whose sum stands at sum_at: word by word, so
+ * that a row's dots do not wait for each other. */
+INLINE void CONCAT(dots_, T)(const VI *word, int j, int k, global const int *x, uint stride, uint sum_at, VI *dot) {
+#pragma unroll
+    for (int t = 0; t < T; t++) dot[t] = -OFFSET * x[stride * t + sum_at];
+#pragma unroll
+    for (int i = j; i < k; i++) {
+#pragma unroll
+        for (int t = 0; t < T; t++) DOT(dot[t], word[i], x + stride * t + i);
+    }
+}
+
+#if N_SCALES == 2
+#define SUM_AT 10 /* in q8, of what the first scale concerns */
+#else
+#define SUM_AT 9
+#endif
+
 /* f[t] = the sum over blocks [begin, end) of output row(s) and row t of xq. */
-void CONCAT(segment_, T)(const struct planes *p, size_t group, uint lane, uint begin, uint end,
+INLINE void CONCAT(segment_, T)(const struct planes *p, size_t group, uint lane, uint begin, uint end,
                          global const int *xq, VF *f) {
+    uint n_blocks = p->n_blocks, stride = n_blocks * 12;
 #pragma unroll
     for (int t = 0; t < T; t++) f[t] = 0.0f;
     for (uint b = begin; b < end; b++) {
-        VI word[8];
+        VI word[8], dot[T];
         VF scale[2], least[2];
-        block_fetch(p, group * p->n_blocks + b);
-        block_quants(p, group * p->n_blocks + b, lane, word);
+        if (FETCH_BLOCKS) block_fetch(p, group * n_blocks + b + FETCH_BLOCKS);
+        block_quants(p, group * n_blocks + b, lane, word);
         block_scales(p, group, b, lane, scale, least);
-        global const int *x0 = xq + (size_t)b * 12;
+        global const int *x = xq + (size_t)b * 12;
+        CONCAT(dots_, T)(word, 0, 8 / N_SCALES, x, stride, SUM_AT, dot);
+#pragma unroll
+        for (int t = 0; t < T; t++)
+            f[t] = fma(TO_F(dot[t]), scale[0] * as_float(x[stride * t + 8]), f[t]);
+#if N_SCALES == 2
+        CONCAT(dots_, T)(word, 4, 8, x, stride, 11, dot);
+#pragma unroll
+        for (int t = 0; t < T; t++)
+            f[t] = fma(TO_F(dot[t]), scale[1] * as_float(x[stride * t + 8]), f[t]);
+#endif
+#if HAS_MIN
 #pragma unroll
         for (int t = 0; t < T; t++) {
-            global const int *x = x0 + (size_t)p->n_blocks * (12 * t);
-            float s = as_float(x[8]);
+            float s = as_float(x[stride * t + 8]);
+            f[t] = fma((VF)((float)x[stride * t + SUM_AT]), least[0] * s, f[t]);
 #if N_SCALES == 2
-            int second = x[10], first = x[9] - second;
-            VI a = -OFFSET * first, c = -OFFSET * second;
-            DOT(a, word[0], x); DOT(a, word[1], x + 1); DOT(a, word[2], x + 2); DOT(a, word[3], x + 3);
-            DOT(c, word[4], x + 4); DOT(c, word[5], x + 5); DOT(c, word[6], x + 6); DOT(c, word[7], x + 7);
-            f[t] = fma(TO_F(a), scale[0] * s, f[t]);
-            f[t] = fma(TO_F(c), scale[1] * s, f[t]);
-#if HAS_MIN
-            f[t] = fma((VF)((float)first), least[0] * s, f[t]);
-            f[t] = fma((VF)((float)second), least[1] * s, f[t]);
-#endif
-#else
-            int sum = x[9];
-            VI a = -OFFSET * sum;
-            DOT(a, word[0], x); DOT(a, word[1], x + 1); DOT(a, word[2], x + 2); DOT(a, word[3], x + 3);
-            DOT(a, word[4], x + 4); DOT(a, word[5], x + 5); DOT(a, word[6], x + 6); DOT(a, word[7], x + 7);
-            f[t] = fma(TO_F(a), scale[0] * s, f[t]);
-#if HAS_MIN
-            f[t] = fma((VF)((float)sum), least[0] * s, f[t]);
-#endif
+            f[t] = fma((VF)((float)x[stride * t + 11]), least[1] * s, f[t]);
 #endif
         }
+#endif
     }
 }
 

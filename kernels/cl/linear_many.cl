@@ -5,17 +5,31 @@
  * lies together. The weights of a run of blocks are unpacked once into private
  * memory, where all rows of a pass use them, a tile at a time with its sums in
  * registers. The order of additions is that of linear.cl: integer dots inside a block, fma over
- * blocks in increasing order inside a segment, the tree over segments. The last tile is moved
+ * blocks in increasing order inside a segment, the tree over segments; a run may end inside a segment. The last tile is moved
  * back over rows that are done already; a tile that is alone may have fewer rows: the last one stands in for the rest.
  *
  * DOT_AMX: the dots of a block and a tile by Intel AMX. One tile register holds
  * TILE rows of 32 int8, another the block as it is packed (four columns of 16 lanes in a
  * row); their product is every dot at once. Else DOT of linear.cl, row by row. */
 #define TILE 16
-#define TILE_WORDS 176 /* of a block: int8 [TILE][32], f32 scale [TILE], int sum [2][TILE] */
+#undef T
+#define T TILE /* of tree.cl */
+#define TILE_WORDS 176 /* of a block: int8 [TILE][32], f32 scale [TILE], of the halves, or of all, [2][TILE]: the float
+                          sum for formats with a min, what dots of unsigned weights begin with for the others */
+#if HAS_MIN
+#define DOTS_BEGIN(sum) as_int((float)(sum))
+#else
+#define DOTS_BEGIN(sum) (-OFFSET * (sum))
+#endif
+#define AHEAD 1 /* blocks whose dots are on their way: one less than a power of two */
 #define RUN MANY_RUN   /* blocks unpacked at a time */
 #define TILES_MAX MANY_TILES /* of a pass over the weights */
 #define ROW_BEGIN(tile) (n_rows < TILE ? 0 : min((uint)(tile) * TILE, n_rows - TILE))
+
+/* How far the sums of all tiles are: the leaf, what it still lacks, where in the tree. */
+struct place {
+    uint leaf, n_left, depth, result;
+};
 
 /* One work-item per block of a tile; n of them. */
 kernel void tiles_arrange(global const int *xq, uint n_blocks, uint n_rows, global int *tiles, uint n) {
@@ -24,13 +38,13 @@ kernel void tiles_arrange(global const int *xq, uint n_blocks, uint n_rows, glob
     size_t tile = i / n_blocks, block = i % n_blocks;
     uint begin = ROW_BEGIN(tile);
     global int *q = tiles + i * TILE_WORDS;
-    global int *scale = q + TILE * 8, *sum = scale + TILE; /* sum of all, or of each half */
+    global int *scale = q + TILE * 8, *begin_with = scale + TILE;
     for (uint t = 0; t < TILE; t++) {
         global const int *x = xq + (min(begin + t, n_rows - 1) * (size_t)n_blocks + block) * 12;
         vstore8(vload8(0, x), t, q);
         scale[t] = x[8];
-        sum[t] = N_SCALES == 2 ? x[9] - x[10] : x[9];
-        sum[TILE + t] = x[10];
+        begin_with[t] = DOTS_BEGIN(N_SCALES == 2 ? x[10] : x[9]);
+        begin_with[TILE + t] = DOTS_BEGIN(x[11]);
     }
 }
 
@@ -52,7 +66,7 @@ struct tile_config {
     uchar rows[16];
 };
 
-void tiles_configure(void) {
+INLINE void tiles_configure(void) {
     struct tile_config c = {0};
     c.palette = 1;
     for (int i = 0; i < 2; i++) {
@@ -70,7 +84,7 @@ void tiles_configure(void) {
                      "tilestored %%" sums ", (%2,%4,1)"                                                 \
                      : : "r"(x), "r"(word), "r"(dots), "r"((size_t)32), "r"((size_t)64) : "memory")
 
-void block_dots(const VI *word, global const int *x, VI *dots) {
+INLINE void block_dots(const VI *word, global const int *x, VI *dots) {
     DOTS_OF("tmm0", "tmm2", "tmm4", x, word, dots);
 #if N_SCALES == 2
     DOTS_OF("tmm1", "tmm3", "tmm5", x + 4, word + 4, dots + TILE);
@@ -80,18 +94,21 @@ void block_dots(const VI *word, global const int *x, VI *dots) {
 #define WEIGHT(w) (w)
 #define tiles_configure()
 
-void block_dots(const VI *word, global const int *x, VI *dots) {
-    global const int *sum = x + TILE * 9;
+/* Word by word, so that no row's dots wait for each other. */
+INLINE void block_dots(const VI *word, global const int *x, VI *dots) {
+    global const int *begin_with = x + TILE * 9;
 #pragma unroll
-    for (int t = 0; t < TILE; t++, x += 8) {
-        VI a = -OFFSET * sum[t];
-        DOT(a, word[0], x); DOT(a, word[1], x + 1); DOT(a, word[2], x + 2); DOT(a, word[3], x + 3);
-#if N_SCALES == 2
-        dots[t] = a;
-        a = -OFFSET * sum[TILE + t];
-#endif
-        DOT(a, word[4], x + 4); DOT(a, word[5], x + 5); DOT(a, word[6], x + 6); DOT(a, word[7], x + 7);
-        dots[(N_SCALES - 1) * TILE + t] = a;
+    for (int half = 0; half < N_SCALES; half++) {
+        VI a[TILE];
+#pragma unroll
+        for (int t = 0; t < TILE; t++) a[t] = HAS_MIN ? 0 : begin_with[half * TILE + t];
+#pragma unroll
+        for (int j = half * 4; j < half * 4 + 8 / N_SCALES; j++) {
+#pragma unroll
+            for (int t = 0; t < TILE; t++) DOT(a[t], word[j], x + t * 8 + j);
+        }
+#pragma unroll
+        for (int t = 0; t < TILE; t++) dots[half * TILE + t] = a[t];
     }
 }
 #endif
@@ -103,69 +120,69 @@ kernel void linear_many(
     if (out_row >= n_out) return;
     struct planes p = {w, at.x, at.y, at.z, n_blocks, super_first, n_supers};
     size_t group = at.w + out_row / 16;
-    VI word[RUN][8], dots[2][N_SCALES * TILE];
+    VI word[RUN][8], dots[AHEAD + 1][N_SCALES * TILE];
     VF scale[RUN][2], least[RUN][2];
-    VF sums[TREE_DEPTH][TILES_MAX][TILE];
+    VF sums[TILES_MAX][TREE_DEPTH][TILE];
     tiles_configure();
     for (uint first = 0; first * TILE < n_rows; first += TILES_MAX) {
-        uint n_tiles = min((n_rows + TILE - 1) / TILE - first, (uint)TILES_MAX), depth = 0, result = 0;
-        for (uint leaf = 0; leaf < n_leaves; leaf++) {
-            uint begin = min(leaf * segment_blocks, n_blocks), end = min(begin + segment_blocks, n_blocks);
-            uint b = begin;
-            do {
-                uint n = min(end - b, (uint)RUN);
-                for (uint i = 0; i < n; i++) {
-                    block_quants(&p, group * n_blocks + b + i, 0, word[i]);
-                    block_scales(&p, group, b + i, 0, scale[i], least[i]);
+        uint n_tiles = min((n_rows + TILE - 1) / TILE - first, (uint)TILES_MAX);
+        struct place begin = {0, segment_blocks, 0, 0}, end = begin;
+        for (uint b = 0; b < n_blocks; b += RUN, begin = end) {
+            uint n = min(n_blocks - b, (uint)RUN);
+            for (uint i = 0; i < n; i++) {
+                block_fetch(&p, group * n_blocks + b + i + RUN);
+                block_quants(&p, group * n_blocks + b + i, 0, word[i]);
+                block_scales(&p, group, b + i, 0, scale[i], least[i]);
 #pragma unroll
-                    for (int j = 0; j < 8; j++) word[i][j] = WEIGHT(word[i][j]);
-                }
-                for (uint tile = 0; tile < n_tiles; tile++) {
-                    global const int *x = tiles + ((first + tile) * (size_t)n_blocks + b) * TILE_WORDS;
-                    VF f[TILE];
+                for (int j = 0; j < 8; j++) word[i][j] = WEIGHT(word[i][j]);
+            }
+            /* Dots run ahead of what uses them, also from tile to tile: the next are those of block `next` at `next_x`. */
+            global const int *x = tiles + (first * (size_t)n_blocks + b) * TILE_WORDS, *next_x = x;
+            uint next = 0, n_dots = 0, n_all = n_tiles * n;
+#define DOTS_NEXT                                                                                       \
+            if (n_dots < n_all) {                                                                       \
+                block_dots(word[next], next_x, dots[n_dots++ & AHEAD]);                                 \
+                next_x += TILE_WORDS;                                                                   \
+                if (++next == n) next = 0, next_x += (size_t)(n_blocks - n) * TILE_WORDS;               \
+            }
+            for (int i = 0; i < AHEAD; i++) DOTS_NEXT
+            uint n_used = 0;
+            for (uint tile = 0; tile < n_tiles; tile++, x += (size_t)(n_blocks - n) * TILE_WORDS) {
+                uint t0 = ROW_BEGIN(first + tile), leaf = begin.leaf, n_left = begin.n_left, depth = begin.depth,
+                     result = begin.result;
+                VF f[TILE];
 #pragma unroll
-                    for (int t = 0; t < TILE; t++) f[t] = b == begin ? (VF)(0.0f) : sums[depth][tile][t];
-                    if (n) block_dots(word[0], x, dots[0]);
-                    for (uint i = 0; i < n; i++, x += TILE_WORDS) {
-                        const VI *dot = dots[i % 2];
-                        global const float *s = (global const float *)(x + TILE * 8);
-                        global const int *sum = x + TILE * 9;
-                        if (i + 1 < n) block_dots(word[i + 1], x + TILE_WORDS, dots[(i + 1) % 2]);
+                for (int t = 0; t < TILE; t++) f[t] = n_left == segment_blocks ? (VF)(0.0f) : sums[tile][depth][t];
+                for (uint i = 0; i < n; i++, x += TILE_WORDS) {
+                    const VI *dot = dots[n_used++ & AHEAD];
+                    global const float *s = (global const float *)(x + TILE * 8);
+                    global const float *sum = s + TILE; /* where there is a min */
+                    DOTS_NEXT
 #pragma unroll
-                        for (int t = 0; t < TILE; t++) {
-                            f[t] = fma(TO_F(dot[t]), scale[i][0] * s[t], f[t]);
+                    for (int t = 0; t < TILE; t++) {
+                        f[t] = fma(TO_F(dot[t]), scale[i][0] * s[t], f[t]);
 #if N_SCALES == 2
-                            f[t] = fma(TO_F(dot[TILE + t]), scale[i][1] * s[t], f[t]);
+                        f[t] = fma(TO_F(dot[TILE + t]), scale[i][1] * s[t], f[t]);
 #if HAS_MIN
-                            f[t] = fma((VF)((float)sum[t]), least[i][0] * s[t], f[t]);
-                            f[t] = fma((VF)((float)sum[TILE + t]), least[i][1] * s[t], f[t]);
+                        f[t] = fma((VF)(sum[t]), least[i][0] * s[t], f[t]);
+                        f[t] = fma((VF)(sum[TILE + t]), least[i][1] * s[t], f[t]);
 #endif
 #elif HAS_MIN
-                            f[t] = fma((VF)((float)sum[t]), least[i][0] * s[t], f[t]);
+                        f[t] = fma((VF)(sum[t]), least[i][0] * s[t], f[t]);
 #endif
-                        }
                     }
+                    if (--n_left) continue;
+                    TREE_PUSH(sums[tile], depth, result, f, leaf)
+                    leaf++;
+                    n_left = segment_blocks;
 #pragma unroll
-                    for (int t = 0; t < TILE; t++) sums[depth][tile][t] = f[t];
+                    for (int t = 0; t < TILE; t++) f[t] = 0.0f;
                 }
-                b += n;
-            } while (b < end);
-            for (uint m = (uint)(merges >> (4 * leaf)) & 15; m > 0; m--) {
-                depth--;
-                for (uint tile = 0; tile < n_tiles; tile++)
-                    for (int t = 0; t < TILE; t++) sums[depth][tile][t] += sums[depth + 1][tile][t];
-            }
-            if (emits >> leaf & 1) {
-                for (uint tile = 0; tile < n_tiles; tile++) {
-                    uint t0 = ROW_BEGIN(first + tile);
-                    for (uint t = 0; t < min(n_rows, (uint)TILE); t++)
-                        STORE(sums[depth][tile][t], out + ((size_t)result * n_rows + t0 + t) * n_out + out_row,
-                              n_out - out_row);
-                }
-                result++;
-            } else {
-                depth++;
+#pragma unroll
+                for (int t = 0; t < TILE && n_left < segment_blocks; t++) sums[tile][depth][t] = f[t];
+                end = (struct place){leaf, n_left, depth, result};
             }
         }
     }
 }
+#undef T

@@ -22,19 +22,23 @@ NUMBER_FUNCTION REAL NUMBER(exp)(REAL x) {
     return x < -80.0f ? (REAL)(0.0f) : p;
 }
 
-/* 1 / d for d in (1e-38, 1e38): a guess from the bits, four Newton steps. */
+/* 1 / d for d in (1e-38, 1e38): a guess from the bits, four Newton steps, written out: compilers left the loop. */
 NUMBER_FUNCTION REAL NUMBER(recip)(REAL d) {
     REAL y = AS_REAL(0x7EF311C7 - AS_INT(d));
-    for (int k = 0; k < 4; k++) y = fma(y, fma(-d, y, 1.0f), y);
-    return y;
+    y = fma(y, fma(-d, y, 1.0f), y);
+    y = fma(y, fma(-d, y, 1.0f), y);
+    y = fma(y, fma(-d, y, 1.0f), y);
+    return fma(y, fma(-d, y, 1.0f), y);
 }
 
 /* 1 / sqrt(d), likewise. */
 NUMBER_FUNCTION REAL NUMBER(rsqrt)(REAL d) {
     REAL y = AS_REAL(0x5F3759DF - (AS_INT(d) >> 1));
     REAL h = 0.5f * d;
-    for (int k = 0; k < 4; k++) y = fma(y, fma(-h * y, y, 0.5f), y);
-    return y;
+    y = fma(y, fma(-h * y, y, 0.5f), y);
+    y = fma(y, fma(-h * y, y, 0.5f), y);
+    y = fma(y, fma(-h * y, y, 0.5f), y);
+    return fma(y, fma(-h * y, y, 0.5f), y);
 }
 
 /* x, but +0 for -0: compilers that drop "+ 0" leave the sign of a zero open.

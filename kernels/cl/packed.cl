@@ -39,7 +39,7 @@ struct planes {
 };
 
 /* The unsigned quants, four columns a word, in column order: word j = 4j.. */
-void block_quants(const struct planes *p, size_t at, uint lane, VI word[8]) {
+INLINE void block_quants(const struct planes *p, size_t at, uint lane, VI word[8]) {
     global const uchar *q = p->w + at * (16 * 4 * QUANT_BITS);
 #if QUANT_BITS == 8
 #pragma unroll
@@ -73,11 +73,9 @@ void block_quants(const struct planes *p, size_t at, uint lane, VI word[8]) {
 #endif
 }
 
-/* A processor's own prefetching ends at pages; few rows are read at memory speed with this only: what comes
- * FETCH_BLOCKS later is fetched. 0: nothing. */
-void block_fetch(const struct planes *p, size_t at) {
-#if FETCH_BLOCKS
-    at += FETCH_BLOCKS;
+/* A processor's own prefetching ends at pages, and rests while many rows use a run of blocks: weights are read at
+ * memory speed only where a later block is fetched while one is used. */
+INLINE void block_fetch(const struct planes *p, size_t at) {
     global const uchar *q = p->w + at * (16 * 4 * QUANT_BITS);
 #pragma unroll
     for (int i = 0; i < QUANT_BITS; i++) FETCH(q + 64 * i);
@@ -87,12 +85,11 @@ void block_fetch(const struct planes *p, size_t at) {
     for (int i = 0; i < HIGH_BITS; i++) FETCH(q + 64 * i);
 #endif
     FETCH(p->w + p->scales_at + at * SCALE_BYTES);
-#endif
 }
 
 /* Scale and min of each half block; both exact. Formats with one scale set
  * index 0 only. */
-void block_scales(const struct planes *p, size_t group, uint block, uint lane, VF scale[2], VF least[2]) {
+INLINE void block_scales(const struct planes *p, size_t group, uint block, uint lane, VF scale[2], VF least[2]) {
     size_t at = group * p->n_blocks + block;
     uint super = (p->super_first + block) / 8;
     size_t super_at = group * p->n_supers + super;

@@ -1,7 +1,7 @@
 /* Ops on single values: a work-item each, or for 32 of them; the global size
  * is their number, padded. */
 
-float16 activate(int kind, float16 x) {
+INLINE float16 activate(int kind, float16 x) {
     if (kind == ACT_SILU) return number16_silu(x);
     if (kind == ACT_GELU_TANH) return number16_gelu_tanh(x);
     return fmax(x, 0.0f);

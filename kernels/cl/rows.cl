@@ -29,7 +29,7 @@ typedef float VF;
         }
 
 /* The sum of all lanes, the same in each work-item of the row. After it all see what any wrote. */
-float lanes_add(VF lane[VECTORS], local float *lanes) {
+INLINE float lanes_add(VF lane[VECTORS], local float *lanes) {
 #if LPI == 16
     float16 a = (lane[0] + lane[2]) + (lane[1] + lane[3]);
 #else

@@ -5,7 +5,7 @@
 
 #if LPI == 16
 /* The last group may be padded: only real output rows are stored. */
-void store_lanes(float16 v, global float *out, uint n) {
+INLINE void store_lanes(float16 v, global float *out, uint n) {
     if (n >= 16) {
         vstore16(v, 0, out);
         return;
@@ -26,8 +26,8 @@ void store_lanes(float16 v, global float *out, uint n) {
         _Pragma("unroll") for (int t = 0; t < T; t++) f[t] = stack[depth][t] + f[t];   \
     }                                                                                  \
     if (emits >> leaf & 1) {                                                           \
-        for (uint t = 0; t < T; t++)                                                   \
-            STORE(f[t], out + ((size_t)result * n_rows + t0 + t) * n_out + out_row,    \
+        _Pragma("unroll") for (int t = 0; t < T; t++)                                  \
+            if ((uint)t < n_rows) STORE(f[t], out + ((size_t)result * n_rows + t0 + t) * n_out + out_row,    \
                   n_out - out_row);                                                    \
         result++;                                                                      \
     } else {                                                                           \
