@@ -7,7 +7,7 @@
 
 /* Rows that kernel i takes at a time. */
 static uint32_t tile_rows(const struct device *d, int i) {
-    return i == 0 ? 1 : d->tuning.values[i == 1 ? TUNE_TILE_MIDDLE : TUNE_TILE_WIDE];
+    return i < 2 ? (uint32_t)i + 1 : d->tuning.values[i == 2 ? TUNE_TILE_MIDDLE : TUNE_TILE_WIDE];
 }
 
 cl_ulong tree_merges(const struct tree *t) {
@@ -49,9 +49,9 @@ static int has_many(const struct kernel_forms *forms, enum format f) {
 static err linear_program(struct device *d, const struct kernel_forms *forms, enum format f,
                           const char *numbers, cl_program *out) {
     const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "dot.cl", "tree.cl", "products.cl",
-                           "#define T 1\n", "linear.cl", "#undef T\n#define T TILE_MIDDLE\n", "linear.cl",
-                           "#undef T\n#define T TILE_WIDE\n", "linear.cl", has_many(forms, f) ? "linear_many.cl" : NULL,
-                           NULL};
+                           "#define T 1\n", "linear.cl", "#undef T\n#define T 2\n", "linear.cl",
+                           "#undef T\n#define T TILE_MIDDLE\n", "linear.cl", "#undef T\n#define T TILE_WIDE\n",
+                           "linear.cl", has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
     return device_build(d, forms, files, out);
 }
 
@@ -127,10 +127,15 @@ err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix
                                            ARG(ids), ARG(out), ARG(n)), n);
 }
 
-/* The widest tile that n_rows fill: a kernel for T rows wants T at least. */
-static int tile_choose(const struct device *d, uint32_t n_rows) {
-    int i = N_TILES - 1;
-    while (tile_rows(d, i) > n_rows) i--;
+/* The narrowest tile that takes all rows at once, where the values have room for as many: what lies behind the last row
+ * is read, and nothing of it written. Else the widest that they fill. */
+static int tile_choose(const struct device *d, cl_mem values, uint32_t n_rows, uint32_t width) {
+    int i = 0;
+    size_t n_bytes = 0;
+    while (i < N_TILES - 1 && tile_rows(d, i) < n_rows) i++;
+    if (tile_rows(d, i) <= n_rows) return i;
+    clGetMemObjectInfo(values, CL_MEM_SIZE, sizeof n_bytes, &n_bytes, NULL);
+    while (q8_bytes(tile_rows(d, i), width) > n_bytes && tile_rows(d, i) > n_rows) i--;
     return i;
 }
 
@@ -175,7 +180,7 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     cl_uint emits = tree_emits(tree), segment_blocks = segment_cols / PACKED_BLOCK;
     size_t local[2], global[2];
     linear_shape(d, &k->forms, a.n_units, tree->n_leaves, local, global);
-    cl_kernel kernel = k->linear[tile_choose(d, n_rows)];
+    cl_kernel kernel = k->linear[tile_choose(d, in, n_rows, l->n_blocks * PACKED_BLOCK)];
     if (k->linear_many && n_rows >= LINEAR_MANY_ROWS_MIN) {
         TRY(linear_many_arrange(d, k->arrange, in, n_rows, l->n_blocks, many));
         kernel = k->linear_many;

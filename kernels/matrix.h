@@ -14,7 +14,7 @@ struct matrix {
     cl_mem mem;
 };
 
-#define N_TILES 3 /* kernels for 1, a few and many rows at a time */
+#define N_TILES 4 /* kernels for 1, 2, a few and many rows at a time */
 
 struct matrix_kernels {
     struct kernel_forms forms;

@@ -45,7 +45,7 @@ enum tune_concern {
     X(FETCH_BLOCKS, 8, TUNE_OF_ONE, "blocks of 32 columns that weights are fetched ahead", 0, 4, 8, 16, 32)    \
     X(FETCH_BYTES, 2048, TUNE_OF_ONE_DENSE, "bytes that dense weights are fetched ahead", 0, 1024, 2048, 4096) \
     X(ATTEND_FETCH_BLOCKS, 4, TUNE_OF_ATTEND, "blocks of 32 positions fetched ahead", 0, 2, 4, 8)             \
-    X(TILE_MIDDLE, 4, TUNE_OF_TILES, "rows that a product of a few rows takes at a time", 2, 3, 4)             \
+    X(TILE_MIDDLE, 4, TUNE_OF_TILES, "rows that a product of a few rows takes at a time", 3, 4)                \
     X(TILE_WIDE, 8, TUNE_OF_TILES, "rows that a product of many rows takes at a time", 6, 8, 12, 16)           \
     X(MANY_RUN, 8, TUNE_OF_MANY, "blocks of weights unpacked at a time for many rows", 4, 8, 16, 32)           \
     X(MANY_TILES, 8, TUNE_OF_MANY, "tiles of 16 rows that use them", 2, 4, 8, 16)                              \

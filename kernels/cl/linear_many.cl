@@ -24,7 +24,6 @@
 #define AHEAD 1 /* blocks whose dots are on their way: one less than a power of two */
 #define RUN MANY_RUN   /* blocks unpacked at a time */
 #define TILES_MAX MANY_TILES /* of a pass over the weights */
-#define ROW_BEGIN(tile) (n_rows < TILE ? 0 : min((uint)(tile) * TILE, n_rows - TILE))
 
 /* How far the sums of all tiles are: the leaf, what it still lacks, where in the tree. */
 struct place {
@@ -36,7 +35,7 @@ kernel void tiles_arrange(global const int *xq, uint n_blocks, uint n_rows, glob
     size_t i = get_global_id(0);
     if (i >= n) return;
     size_t tile = i / n_blocks, block = i % n_blocks;
-    uint begin = ROW_BEGIN(tile);
+    uint begin = TILE_BEGIN(tile);
     global int *q = tiles + i * TILE_WORDS;
     global int *scale = q + TILE * 8, *begin_with = scale + TILE;
     for (uint t = 0; t < TILE; t++) {
@@ -148,7 +147,7 @@ kernel void linear_many(
             for (int i = 0; i < AHEAD; i++) DOTS_NEXT
             uint n_used = 0;
             for (uint tile = 0; tile < n_tiles; tile++, x += (size_t)(n_blocks - n) * TILE_WORDS) {
-                uint t0 = ROW_BEGIN(first + tile), leaf = begin.leaf, n_left = begin.n_left, depth = begin.depth,
+                uint t0 = TILE_BEGIN(first + tile), leaf = begin.leaf, n_left = begin.n_left, depth = begin.depth,
                      result = begin.result;
                 VF f[TILE];
 #pragma unroll

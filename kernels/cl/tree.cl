@@ -36,5 +36,5 @@ INLINE void store_lanes(float16 v, global float *out, uint n) {
     }
 
 /* The first row of a tile: the last tile is moved back over rows that are done
- * already and writes the same again. So n_rows is at least T. */
-#define TILE_BEGIN(tile) min((tile) * T, n_rows - T)
+ * already and writes the same again. */
+#define TILE_BEGIN(tile) (n_rows < T ? 0 : min((uint)(tile) * T, n_rows - T))
