@@ -170,8 +170,8 @@ err cluster_plan_print(const struct cluster_plan *c, FILE *f) {
 /* ---- JSON ---- */
 
 static json_t *cost_json(const struct cost *c) {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "weights_s", c->weights_s, "attend_s", c->attend_s,
-                     "launch_s", c->launch_s, "copy_s", c->copy_s, "share_s", c->share_s, "saved_s", c->saved_s,
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "weights_s", c->weights_s, "attend_s", c->attend_s,
+                     "plain_s", c->plain_s, "launch_s", c->launch_s, "copy_s", c->copy_s, "share_s", c->share_s, "saved_s", c->saved_s,
                      "total_s", c->total_s, "rest_s", c->rest_s);
 }
 

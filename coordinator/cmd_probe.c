@@ -30,12 +30,12 @@ static json_t *formats_json(const double of[N_FORMATS]) {
 
 static json_t *device_json(const struct cluster *c, const struct cluster_device *d) {
     const struct device_rates *r = &d->rates;
-    return json_pack("{s:i, s:s, s:s, s:b, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "rank", d->rank, "host",
+    return json_pack("{s:i, s:s, s:s, s:b, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "rank", d->rank, "host",
                      c->hosts[d->host].name, "device", d->name, "is_host", d->is_host, "memory_bytes",
                      (json_int_t)d->memory_bytes, "read_per_s", r->read_per_s, "int8_per_s", r->int8_per_s,
-                     "f32_per_s", r->f32_per_s, "launch_s", r->launch_s, "step_s", r->step_s, "copy_per_s",
-                     r->copy_per_s, "pack_per_s", r->pack_per_s, "quota_share", r->quota_share, "quota_period_s",
-                     r->quota_period_s, "row_per_s", formats_json(r->row_per_s), "products_per_s",
+                     "f32_per_s", r->f32_per_s, "plain_per_s", r->plain_per_s, "launch_s", r->launch_s, "step_s", r->step_s, "copy_per_s",
+                     r->copy_per_s, "pack_per_s", r->pack_per_s, "quota_share", r->quota_share, "quota_spare_s",
+                     r->quota_spare_s, "row_per_s", formats_json(r->row_per_s), "products_per_s",
                      formats_json(r->products_per_s));
 }
 
@@ -74,6 +74,7 @@ static void print_device(const struct cluster *c, const struct cluster_device *d
     print_known("read", r->read_per_s * 1e-9, "GB/s");
     print_known("int8", r->int8_per_s * 1e-9, "GOP/s");
     print_known("f32", r->f32_per_s * 1e-9, "GOP/s");
+    print_known("plain", r->plain_per_s * 1e-9, "10^9 values/s");
     print_known("op", r->launch_s * 1e6, "us");
     print_known("step", r->step_s * 1e6, "us");
     print_known("copy", r->copy_per_s * 1e-9, "GB/s");

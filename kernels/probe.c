@@ -113,6 +113,18 @@ static err launch_measure(struct probe *p) {
     return e;
 }
 
+static err plain_measure(struct probe *p) {
+    const struct op_row row = {.op = OP_REDUCE, .variant = "", .n_rows = p->n_rows, .in = p->side, .option = 1};
+    struct op_time *t;
+    double seconds = 0;
+    TRY(op_time_create(p->b, &row, 0, &t));
+    err e = op_time_mean(t, p->n_rows, p->is_simulated ? 0 : LESSER_S, &seconds);
+    op_time_free(t);
+    if (e == OK) p->out->plain_per_s = (double)p->n_rows * p->side / seconds;
+    figure_done(p);
+    return e;
+}
+
 /* What a step writes, one op of it, what it reads: again and again. */
 static err step_repeat(struct probe *p, struct buffer *in, struct buffer *out, double *seconds) {
     static const float values[SMALL_WIDTH];
@@ -193,7 +205,7 @@ static err roofs_measure(struct probe *p) {
 }
 
 err probe_device(struct backend *b, const struct probe_request *r, struct device_rates *out) {
-    struct probe p = {.b = b, .r = r, .out = out, .n_all = r->only_formats ? 0 : b->is_host ? 4 : 5};
+    struct probe p = {.b = b, .r = r, .out = out, .n_all = r->only_formats ? 0 : b->is_host ? 5 : 6};
     enum format any = FORMAT_Q8_0;
     for (int f = 0; f < N_FORMATS; f++) {
         if (!r->has_format[f]) continue;
@@ -205,6 +217,7 @@ err probe_device(struct backend *b, const struct probe_request *r, struct device
     if (r->only_formats) return OK;
     if (!p.side) TRY(sizes_choose(&p, any));
     TRY(launch_measure(&p));
+    TRY(plain_measure(&p));
     TRY(step_measure(&p));
     TRY(copy_measure(&p));
     return roofs_measure(&p);

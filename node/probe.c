@@ -88,7 +88,7 @@ static void quota_take(struct probing *p) {
     double wanted = (double)p->found.threads * p->n_here;
     if (!p->found.is_host || q.processors <= 0 || q.processors >= wanted) return;
     p->found.rates.quota_share = q.processors / wanted;
-    p->found.rates.quota_period_s = q.period_s;
+    p->found.rates.quota_spare_s = quota_spare_s(&q, wanted);
 }
 
 static err device_measure(struct probing *p) {

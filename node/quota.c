@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "node/control_groups.h"
 
@@ -22,6 +23,18 @@ static void group_quota(void *least, const char *folder, int version) {
     if (!(quota_us > 0 && period_us > 0)) return;
     if (to->processors > 0 && to->processors <= quota_us / period_us) return;
     *to = (struct quota){quota_us / period_us, period_us * 1e-6};
+}
+
+/* The coarse clock goes from tick to tick. */
+static double tick_s(void) {
+    struct timespec t = {0};
+    clock_getres(CLOCK_MONOTONIC_COARSE, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+double quota_spare_s(const struct quota *q, double processors) {
+    double share = q->processors / processors;
+    return share > 0 && share < 1 ? (1 - share) * (q->period_s + tick_s() / (2 * share)) : 0;
 }
 
 struct quota quota_find(const char *root) {

@@ -85,10 +85,11 @@ static const struct config_field device_fields[] = {
     RATE("f32_gop_s", 1e9, 1e9, f32_per_s),
     RATE("copy_gb_s", 1e6, 1e9, copy_per_s),
     RATE("pack_gb_s", 1e6, 1e9, pack_per_s),
+    RATE("plain_g_s", 1e6, 1e9, plain_per_s),
     RATE("launch_us", 1e6, 1e-6, launch_s),
     RATE("step_us", 1e6, 1e-6, step_s),
     RATE("quota_share", 1, 1, quota_share),
-    RATE("quota_ms", 1e6, 1e-3, quota_period_s),
+    RATE("quota_spare_ms", 1e6, 1e-3, quota_spare_s),
 };
 #define N_FIELDS(fields) (sizeof(fields) / sizeof *(fields))
 
@@ -408,12 +409,13 @@ static void correct_device(struct cluster_device *d, const struct said_device *s
     OVER(read_per_s);
     OVER(int8_per_s);
     OVER(f32_per_s);
+    OVER(plain_per_s);
     OVER(launch_s);
     OVER(step_s);
     OVER(copy_per_s);
     OVER(pack_per_s);
     OVER(quota_share);
-    OVER(quota_period_s);
+    OVER(quota_spare_s);
     for (int f = 0; f < N_FORMATS; f++) {
         OVER(row_per_s[f]);
         OVER(products_per_s[f]);

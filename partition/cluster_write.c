@@ -67,10 +67,11 @@ static err put_device(struct bytes *out, const struct cluster_device *d, uint32_
     TRY(put_known(out, "f32_gop_s", r->f32_per_s * 1e-9));
     TRY(put_known(out, "copy_gb_s", r->copy_per_s * 1e-9));
     TRY(put_known(out, "pack_gb_s", r->pack_per_s * 1e-9));
+    TRY(put_known(out, "plain_g_s", r->plain_per_s * 1e-9));
     TRY(put_known(out, "launch_us", r->launch_s * 1e6));
     TRY(put_known(out, "step_us", r->step_s * 1e6));
     TRY(put_known(out, "quota_share", r->quota_share));
-    TRY(put_known(out, "quota_ms", r->quota_period_s * 1e3));
+    TRY(put_known(out, "quota_spare_ms", r->quota_spare_s * 1e3));
     TRY(put_formats(out, "row_gb_s", r->row_per_s, 1e9));
     TRY(put_formats(out, "products_gop_s", r->products_per_s, 1e9));
     return bytes_append_str(out, "\n      };\n");

@@ -146,14 +146,24 @@ static double attend_s(const struct program *p, const struct op *op, const struc
                 4.0 * (heads.end - heads.begin) * n * s->n_rows / r->f32_per_s);
 }
 
+static double plain_s(const struct value *v, const struct cut *cut, const struct device_rates *r, double n_rows) {
+    if (!(r->plain_per_s > 0) || n_rows <= 1) return 0;
+    double width = v->axis == AXIS_DIM ? v->width : cut->values[v->axis].end - cut->values[v->axis].begin;
+    return (n_rows - 1) * width / r->plain_per_s;
+}
+
+static int is_plain(enum op_kind kind) {
+    return kind == OP_NORM || kind == OP_GLU || kind == OP_ACT || kind == OP_ROPE;
+}
+
 void cost_add_layer(const struct cost_model *m, const struct cut *cut, const struct device_rates *r,
                     const struct step_shape *s, int layer, struct cost *out) {
     const struct program *p = m->program;
     for (uint32_t i = m->op_begin[layer + 1]; i < m->op_begin[layer + 2]; i++) {
         const struct op *op = m->ops[i];
-        if (op->kind == OP_LINEAR)
-            out->weights_s += product_s(&p->weights[op->weight[0]], cut, r,
-                                        p->values[op->out].rows == ROWS_OUT ? s->n_outs : s->n_rows);
+        uint32_t n_rows = op->out >= 0 && p->values[op->out].rows == ROWS_OUT ? s->n_outs : s->n_rows;
+        if (op->kind == OP_LINEAR) out->weights_s += product_s(&p->weights[op->weight[0]], cut, r, n_rows);
+        if (is_plain(op->kind)) out->plain_s += plain_s(&p->values[op->out], cut, r, n_rows);
         if (op->kind == OP_ATTEND) out->attend_s += attend_s(p, op, cut, r, s);
     }
 }
@@ -168,10 +178,12 @@ uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_
 
 /* ---- quotas ---- */
 
+#define WAIT_SPARES 0.5 /* of a wait for messages, see cost.h */
+
 static double held_back(const struct device_rates *r) { return r->quota_share > 0 ? 1 - r->quota_share : 0; }
 
 double cost_spared_s(const struct device_rates *r, double wait_s) {
-    return fmin(wait_s, held_back(r) * r->quota_period_s);
+    return fmin(WAIT_SPARES * wait_s, r->quota_spare_s);
 }
 
 double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s) {
@@ -331,11 +343,11 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
         copied += (double)x.copy_bytes;
     }
     if (!d->is_host) out->copy_s = copied / d->rates.copy_per_s;
-    double compute_s = out->weights_s + out->attend_s + out->launch_s + out->copy_s;
+    double compute_s = out->weights_s + out->attend_s + out->plain_s + out->launch_s + out->copy_s;
     out->saved_s = cost_saved_s(&d->rates, compute_s, spared_s);
     out->total_s = compute_s + out->share_s - out->saved_s;
     if (!is_first || !is_last)
-        out->rest_s = cost_saved_s(&d->rates, compute_s, spared_s + cost_spared_s(&d->rates, INFINITY)) - out->saved_s;
+        out->rest_s = cost_saved_s(&d->rates, compute_s, spared_s + d->rates.quota_spare_s) - out->saved_s;
 }
 
 err cost_cell(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t cell,

@@ -12,6 +12,8 @@
  *     attend_s   sum over layers: the larger of  max(o, 1) x n x kv / read_per_s  and  4 x heads x n x r / f32_per_s
  *                kv: bytes of a position's keys and values here; heads: values of the query heads here; n at most the
  *                layer's window. Wanted rows are of texts of their own; the others read one text's cache together.
+ *     plain_s    (r - 1) x values that norms, gates and rotations give / plain_per_s: of the first row the launches are
+ *                what counts
  *     launch_s   step_s + launches x launch_s: a launch per group of ops that run as one (model/fuse.h), two for
  *                attention beyond ATTEND_CHUNK positions, none for what only meets other shards
  *     copy_s     bytes between host and device / copy_per_s: rows that come in and go on (r x dim x 4 each), logits,
@@ -23,11 +25,12 @@
  *                memory, also what its other shards send to the first one, and get back. Plus step_s where the device
  *                has to stop for messages (shards on several hosts, or a device that is not its host). At the end shard
  *                0 gets o x n_vocab x 4 bytes of logits from the others.
- *     saved_s    under a quota of processor time, a share q of what the threads ask for, given anew every period: what
- *                is not used during a wait can be used after it. (1 - q) x computing at most, and of each wait for
- *                other shards the wait, or (1 - q) x period if that is less: a token bucket of so much time
+ *     saved_s    under a quota of processor time, a share q of what the threads ask for: what is not used during a wait
+ *                can be used after it, as from a token bucket of quota_spare_s. (1 - q) x computing at most, and half
+ *                of each wait for other shards: to pass messages takes time of the quota, and who is held back holds
+ *                the others (measured, docs/measurements.md 9.2)
  *     total_s    the sum of these, less saved_s
- *     rest_s     what a stage saves in the same way while other stages compute: another (1 - q) x period. A step of
+ *     rest_s     what a stage saves in the same way while other stages compute: another quota_spare_s. A step of
  *                the only stream takes total_s - rest_s; where there is always work there is no rest
  *
  * A stage takes as long as its slowest shard. From stage to stage go r x dim x 4 bytes per shard; shards that send
@@ -48,7 +51,7 @@ struct step_shape {
 };
 
 struct cost {
-    double weights_s, attend_s, launch_s, copy_s;
+    double weights_s, attend_s, plain_s, launch_s, copy_s;
     double share_s;  /* exchanges with the other shards of the stage */
     double saved_s;  /* of a quota, in waits for them */
     double total_s;  /* of the step in this cell, where work never ends */

@@ -120,6 +120,7 @@ static void bottleneck_cell(const struct forecasting *f, uint32_t cell) {
         double s;
     } terms[] = {{"reading weights", c->weights_s},
                  {"attention", c->attend_s},
+                 {"norms, gates and rotations", c->plain_s},
                  {"launches", c->launch_s},
                  {"copies between host and device", c->copy_s},
                  {"exchanges with the other shards", c->share_s}};

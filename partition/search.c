@@ -55,9 +55,10 @@ static int rates_alike(const struct device_rates *a, const struct device_rates *
             !is_near(a->products_per_s[f], b->products_per_s[f], tolerance))
             return 0;
     return is_near(a->read_per_s, b->read_per_s, tolerance) && is_near(a->f32_per_s, b->f32_per_s, tolerance) &&
+           is_near(a->plain_per_s, b->plain_per_s, tolerance) &&
            is_near(a->launch_s, b->launch_s, tolerance) && is_near(a->step_s, b->step_s, tolerance) &&
            is_near(a->copy_per_s, b->copy_per_s, tolerance) && is_near(a->quota_share, b->quota_share, tolerance) &&
-           is_near(a->quota_period_s, b->quota_period_s, tolerance);
+           is_near(a->quota_spare_s, b->quota_spare_s, tolerance);
 }
 
 static err classes_fill(struct search *s) {

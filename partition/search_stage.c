@@ -111,7 +111,7 @@ static err profile_seconds(struct search *s, struct part_profile *f, uint32_t de
         const struct device_rates *r = &s->model.cluster->devices[device].rates;
         cost_add_layer(&s->model, &f->cut, r, &s->shape, (int)l, &c);
         if (l + 1 == s->n_layers) cost_add_layer(&s->model, &f->cut, r, &s->shape, (int)s->n_layers, &c);
-        (*seconds)[l + 1] = (*seconds)[l] + c.weights_s + c.attend_s;
+        (*seconds)[l + 1] = (*seconds)[l] + c.weights_s + c.attend_s + c.plain_s;
     }
     return OK;
 }
@@ -219,7 +219,7 @@ static double shard_seconds(const struct search *s, const struct shard_terms *x,
         compute_s += n * x->exchange_copy_s[a];
         spared_s += n * cost_spared_s(x->rates, x->exchange_s[a]);
     }
-    if (search_is_latency(s) && !(is_first && is_last)) spared_s += cost_spared_s(x->rates, INFINITY);
+    if (search_is_latency(s) && !(is_first && is_last)) spared_s += x->rates->quota_spare_s;
     return compute_s + share_s - cost_saved_s(x->rates, compute_s, spared_s);
 }
 

@@ -71,6 +71,14 @@ static void test_many_rows(void **state) {
     double one = 2 / 1e9, many = 128 * 2 / 10e9;
     assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){16, 0, 64}).weights_s,
                 2.0 * LAYER_WEIGHTS * (one + (many - one) * 15 / 127));
+    /* Norms and gates: of a layer 256 and 512 values; the head's norm is of one row, which launches are for. */
+    assert_near(got.plain_s, 0);
+    c->devices[0].rates.plain_per_s = 1e6;
+    struct cost counted = cost_at(&t.p, c, plan, 0, (struct step_shape){128, 1, 64});
+    assert_near(counted.plain_s, 127 * 2 * (256 + 512) / 1e6);
+    assert_near(counted.total_s, got.total_s + counted.plain_s);
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){1, 1, 64}).plain_s, 0);
+    c->devices[0].rates.plain_per_s = 0;
     /* A window bounds what attention sees. */
     for (uint32_t i = 0; i < t.p.n_ops; i++)
         if (t.ops[i].kind == OP_ATTEND) t.ops[i].attend.window = 16;
@@ -121,6 +129,47 @@ static void test_shares(void **state) {
     c->devices[1].host = 0;
     assert_near(cost_at(&t.p, c, plan, 0, s).share_s, 4 * (1e-6 + 2 * 1024 / 10e9) + 1e-6 + 32 * 4 / 10e9);
     plan_free(plan);
+    cluster_free(c);
+    test_program_free(&t);
+}
+
+/* A quota of half the time, of which a wait spares 2 ms at most: half of each wait for shards, all together at most half
+ * of the computing; a stage saves once more while others compute. */
+static void test_quota(void **state) {
+    (void)state;
+    struct test_program t;
+    test_program_make(&t, 2, 128);
+    struct cluster *c = test_cluster(2, 1);
+    for (int i = 0; i < 2; i++) {
+        test_scale(&c->devices[i], 1e-2);
+        c->devices[i].rates.quota_share = 0.5;
+        c->devices[i].rates.quota_spare_s = 2e-3;
+    }
+    struct plan *one = plan_of(&t.p, 1, 1, NULL), *shards = plan_of(&t.p, 1, 2, NULL), *stages = plan_of(&t.p, 2, 1, NULL);
+    struct step_shape s = {1, 1, 100};
+    struct cost alone = cost_at(&t.p, c, one, 0, s);
+    assert_near(alone.saved_s, 0);
+    assert_near(alone.rest_s, 0);
+    struct cost shard = cost_at(&t.p, c, shards, 1, s); /* waits of 1.01 ms */
+    assert_near(shard.saved_s, shard.share_s / 2);
+    assert_near(shard.total_s, shard.weights_s + shard.attend_s + shard.launch_s + shard.share_s / 2);
+    c->between.latency_s = 1;
+    shard = cost_at(&t.p, c, shards, 1, s);
+    assert_near(shard.saved_s, fmin(4 * 2e-3, 0.5 * (shard.weights_s + shard.attend_s + shard.launch_s)));
+    struct cost stage = cost_at(&t.p, c, stages, 0, s);
+    assert_near(stage.saved_s, 0);
+    assert_near(stage.rest_s, 2e-3);
+    struct forecast *f;
+    assert_int_equal(forecast_create_at(&t.p, c, stages, 100, &f), OK);
+    double sum = stage.total_s + cost_at(&t.p, c, stages, 1, s).total_s;
+    assert_near(f->decode_per_s, 1 / (sum - 2 * 2e-3 + 2 * 1 + 1024 / 100e6));
+    assert_near(f->streams_per_s, 1 / fmax(stage.total_s, cost_at(&t.p, c, stages, 1, s).total_s));
+    c->devices[0].rates.quota_spare_s = 1e3; /* a burst longer than the work: as without a quota */
+    assert_near(cost_at(&t.p, c, stages, 0, s).rest_s, stage.total_s / 2);
+    forecast_free(f);
+    plan_free(one);
+    plan_free(shards);
+    plan_free(stages);
     cluster_free(c);
     test_program_free(&t);
 }
@@ -313,6 +362,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_row),  cmocka_unit_test(test_many_rows),
         cmocka_unit_test(test_launches), cmocka_unit_test(test_shares),
+        cmocka_unit_test(test_quota),
         cmocka_unit_test(test_crews),
         cmocka_unit_test(test_copies),   cmocka_unit_test(test_experts),
         cmocka_unit_test(test_forecast), cmocka_unit_test(test_hops_share_a_wire),

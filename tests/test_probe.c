@@ -150,8 +150,8 @@ static void test_device_of_any_bytes(void **state) {
     bytes_free(&b);
 }
 
-#define RATES "\"read_per_s\":1,\"int8_per_s\":1,\"f32_per_s\":1,\"launch_s\":1,\"step_s\":1,\"copy_per_s\":0,\"pack_per_s\":1," \
-    "\"quota_share\":0,\"quota_period_s\":0"
+#define RATES "\"read_per_s\":1,\"int8_per_s\":1,\"f32_per_s\":1,\"plain_per_s\":1,\"launch_s\":1,\"step_s\":1,\"copy_per_s\":0,\"pack_per_s\":1," \
+    "\"quota_share\":0,\"quota_spare_s\":0"
 #define RANK(rank, memory, rates, links)                                                                          \
     "{\"rank\":" rank ",\"device\":\"d\",\"is_host\":true,\"is_cached\":false,\"memory_bytes\":" memory            \
     ",\"threads\":1,\"rates\":{" rates "},\"links\":" links "}"
@@ -472,6 +472,9 @@ static void test_quota(void **state) {
     write_file(CGROUPS "/a/cpu.max", "25000 50000\n"); /* the group above gives less */
     assert_true(quota("0::/a/b\n") == 0.5);
     assert_float_equal(quota_find(folder).period_s, 0.05, 1e-9);
+    struct quota half = {0.5, 0.1}; /* ticks of at most 10 ms */
+    assert_true(quota_spare_s(&half, 1) > 0.05 && quota_spare_s(&half, 1) < 0.0551);
+    assert_true(quota_spare_s(&half, 2) > 0.075 && quota_spare_s(&half, 0.5) == 0);
     assert_true(quota("0::/\n") == 0);
     write_file(CGROUPS "/cpu/c/cpu.cfs_quota_us", "-1\n");
     write_file(CGROUPS "/cpu/c/cpu.cfs_period_us", "100000\n");
