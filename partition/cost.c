@@ -178,7 +178,7 @@ uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_
 
 /* ---- quotas ---- */
 
-#define WAIT_SPARES 0.5 /* of a wait for messages, see cost.h */
+#define WAIT_SPARES (1.0 / 3) /* of a wait for messages, see cost.h */
 
 static double held_back(const struct device_rates *r) { return r->quota_share > 0 ? 1 - r->quota_share : 0; }
 

@@ -133,7 +133,7 @@ static void test_shares(void **state) {
     test_program_free(&t);
 }
 
-/* A quota of half the time, of which a wait spares 2 ms at most: half of each wait for shards, all together at most half
+/* A quota of half the time, of which a wait spares 2 ms at most: a third of each wait for shards, all together at most half
  * of the computing; a stage saves once more while others compute. */
 static void test_quota(void **state) {
     (void)state;
@@ -151,8 +151,8 @@ static void test_quota(void **state) {
     assert_near(alone.saved_s, 0);
     assert_near(alone.rest_s, 0);
     struct cost shard = cost_at(&t.p, c, shards, 1, s); /* waits of 1.01 ms */
-    assert_near(shard.saved_s, shard.share_s / 2);
-    assert_near(shard.total_s, shard.weights_s + shard.attend_s + shard.launch_s + shard.share_s / 2);
+    assert_near(shard.saved_s, shard.share_s / 3);
+    assert_near(shard.total_s, shard.weights_s + shard.attend_s + shard.launch_s + shard.share_s * 2 / 3);
     c->between.latency_s = 1;
     shard = cost_at(&t.p, c, shards, 1, s);
     assert_near(shard.saved_s, fmin(4 * 2e-3, 0.5 * (shard.weights_s + shard.attend_s + shard.launch_s)));
