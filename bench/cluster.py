@@ -9,8 +9,9 @@
 Options (defaults): --hosts 4, --cpu 50 (percent of one core for each host, or a list for h1,h2,...), --rate 1gbit,
 --delay 1ms, --networks (for choice: "1gbit/1ms,100mbit/5ms"), --prompt 64 and --tokens 24 (of a run), --repeat 3,
 --caravan build/caravan, --json FILE. One run is `caravan bench generate` on h1 with one thread a rank; runs of a table go in
-turn, --repeat times, each with a probe of its own, and count by their medians, since a machine's speed drifts. "auto" is the plan that Caravan finds
-itself, "2x1 equal" one that takes all hosts for alike.
+turn, --repeat times, each with a probe of its own, and count by their medians, since a machine's speed drifts. "auto" is the
+plan that Caravan finds itself, "2x1 equal" one that takes all hosts for alike. The hosts need some of the machine's time to be
+left: what joins them and carries messages works beside them.
 """
 import argparse
 import json

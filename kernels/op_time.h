@@ -10,10 +10,10 @@
 /* Distinct matrices, or KV caches, that take this together are several times the largest cache. */
 #define OP_TIME_WORKING_BYTES ((uint64_t)384 << 20)
 
-/* An op with its inputs on a backend, ready to run. One thread; the backend outlives it. */
 /* Variant of a linear row: not the model's segments and tree, but one sum. */
 #define OP_TIME_ONE_SEGMENT "one segment"
 
+/* An op with its inputs on a backend, ready to run. One thread; the backend outlives it. */
 struct op_time;
 
 /* `row` as in the op table; of it count op, format, n_rows (the most rows of a run), out, in, at of attend, and
@@ -26,10 +26,10 @@ void op_time_free(struct op_time *t);
 
 /* Seconds of the op on n_rows rows: the median of short runs that take max_s together, or three. */
 err op_time_run(struct op_time *t, uint32_t n_rows, double max_s, double *seconds);
-
 /* The mean of short runs that take least_s together, of wall time: what lasts, also under a quota of processor
  * time, where a median would show what a burst can do. */
 err op_time_mean(struct op_time *t, uint32_t n_rows, double least_s, double *seconds);
+
 /* Bytes of a file that were packed per second as the op's matrices were loaded; 0 where it has none. */
 double op_time_packed_per_s(const struct op_time *t);
 

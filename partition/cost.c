@@ -178,12 +178,12 @@ uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_
 
 /* ---- quotas ---- */
 
-#define WAIT_SPARES (1.0 / 3) /* of a wait for messages, see cost.h */
+#define WAIT_SPARES (1.0 / 3) /* of a wait for another shard, see cost.h */
 
 static double held_back(const struct device_rates *r) { return r->quota_share > 0 ? 1 - r->quota_share : 0; }
 
-double cost_spared_s(const struct device_rates *r, double wait_s) {
-    return fmin(WAIT_SPARES * wait_s, r->quota_spare_s);
+double cost_spared_s(const struct device_rates *r, uint32_t n_shards, double wait_s) {
+    return n_shards == 2 ? fmin(WAIT_SPARES * wait_s, r->quota_spare_s) : 0;
 }
 
 double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s) {
@@ -334,7 +334,7 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
         if (n <= 0) continue;
         cost_exchange_make(m, shards, shard, (enum axis)a, s, &x);
         out->share_s += n * x.share_s;
-        spared_s += n * cost_spared_s(&d->rates, x.share_s);
+        spared_s += n * cost_spared_s(&d->rates, shards->n_shards, x.share_s);
         copied += n * (double)x.copy_bytes;
     }
     if (is_last) {

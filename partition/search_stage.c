@@ -217,7 +217,7 @@ static double shard_seconds(const struct search *s, const struct shard_terms *x,
         double n = e->n_reduces[a] - b->n_reduces[a];
         share_s += n * x->exchange_s[a];
         compute_s += n * x->exchange_copy_s[a];
-        spared_s += n * cost_spared_s(x->rates, x->exchange_s[a]);
+        spared_s += n * cost_spared_s(x->rates, s->grid.n_shards, x->exchange_s[a]);
     }
     if (search_is_latency(s) && !(is_first && is_last)) spared_s += x->rates->quota_spare_s;
     return compute_s + share_s - cost_saved_s(x->rates, compute_s, spared_s);

@@ -5,8 +5,9 @@
  * lies together. The weights of a run of blocks are unpacked once into private
  * memory, where all rows of a pass use them, a tile at a time with its sums in
  * registers. The order of additions is that of linear.cl: integer dots inside a block, fma over
- * blocks in increasing order inside a segment, the tree over segments; a run may end inside a segment. The last tile is moved
- * back over rows that are done already; a tile that is alone may have fewer rows: the last one stands in for the rest.
+ * blocks in increasing order inside a segment, the tree over segments; a run may end inside a segment.
+ * The last tile is moved back over rows that are done already; a tile that is alone may have fewer rows:
+ * the last one stands in for the rest.
  *
  * DOT_AMX: the dots of a block and a tile by Intel AMX. One tile register holds
  * TILE rows of 32 int8, another the block as it is packed (four columns of 16 lanes in a
@@ -21,7 +22,6 @@
 #else
 #define DOTS_BEGIN(sum) (-OFFSET * (sum))
 #endif
-#define AHEAD 1 /* blocks whose dots are on their way: one less than a power of two */
 #define RUN MANY_RUN   /* blocks unpacked at a time */
 #define TILES_MAX MANY_TILES /* of a pass over the weights */
 
@@ -119,7 +119,7 @@ kernel void linear_many(
     if (out_row >= n_out) return;
     struct planes p = {w, at.x, at.y, at.z, n_blocks, super_first, n_supers};
     size_t group = at.w + out_row / 16;
-    VI word[RUN][8], dots[AHEAD + 1][N_SCALES * TILE];
+    VI word[RUN][8], dots[2][N_SCALES * TILE];
     VF scale[RUN][2], least[RUN][2];
     VF sums[TILES_MAX][TREE_DEPTH][TILE];
     tiles_configure();
@@ -135,16 +135,16 @@ kernel void linear_many(
 #pragma unroll
                 for (int j = 0; j < 8; j++) word[i][j] = WEIGHT(word[i][j]);
             }
-            /* Dots run ahead of what uses them, also from tile to tile: the next are those of block `next` at `next_x`. */
+            /* Dots run a block ahead of what uses them, from tile to tile, too: the next are those of block `next` at `next_x`. */
             global const int *x = tiles + (first * (size_t)n_blocks + b) * TILE_WORDS, *next_x = x;
             uint next = 0, n_dots = 0, n_all = n_tiles * n;
 #define DOTS_NEXT                                                                                       \
             if (n_dots < n_all) {                                                                       \
-                block_dots(word[next], next_x, dots[n_dots++ & AHEAD]);                                 \
+                block_dots(word[next], next_x, dots[n_dots++ & 1]);                                 \
                 next_x += TILE_WORDS;                                                                   \
                 if (++next == n) next = 0, next_x += (size_t)(n_blocks - n) * TILE_WORDS;               \
             }
-            for (int i = 0; i < AHEAD; i++) DOTS_NEXT
+            DOTS_NEXT
             uint n_used = 0;
             for (uint tile = 0; tile < n_tiles; tile++, x += (size_t)(n_blocks - n) * TILE_WORDS) {
                 uint t0 = TILE_BEGIN(first + tile), leaf = begin.leaf, n_left = begin.n_left, depth = begin.depth,
@@ -153,7 +153,7 @@ kernel void linear_many(
 #pragma unroll
                 for (int t = 0; t < TILE; t++) f[t] = n_left == segment_blocks ? (VF)(0.0f) : sums[tile][depth][t];
                 for (uint i = 0; i < n; i++, x += TILE_WORDS) {
-                    const VI *dot = dots[n_used++ & AHEAD];
+                    const VI *dot = dots[n_used++ & 1];
                     global const float *s = (global const float *)(x + TILE * 8);
                     global const float *sum = s + TILE; /* where there is a min */
                     DOTS_NEXT
