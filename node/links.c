@@ -1,5 +1,6 @@
 #include "node/links.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +12,10 @@
 #define TRIPS_US 20000
 #define SHORT_S 50e-6 /* of a trip: then several are timed together, by a clock of microseconds */
 #define GROUP 16
-#define FIRST_BYTES 65536u         /* tells how much to send */
-#define BULK_US 25000              /* of large messages */
+#define FIRST_BYTES 65536u         /* tells how much to send next */
+#define BULK_S 0.025               /* of large messages, */
+#define BULK_TRIPS 4               /* and so many trips: a connection gets up to speed in a few of them */
+#define BULK_GROWTH 4              /* at least, where it was too short */
 #define BULK_BYTES_MAX (8u << 20)  /* of all together */
 #define PARTS 4                    /* messages: the next is on its way while one comes in */
 #define POLL_US 1000               /* of a wait: then rank 0 looks whether something failed elsewhere */
@@ -169,11 +172,13 @@ static err bulk_run(const struct link_test *t, enum note_kind kind, uint32_t n_p
 }
 
 static err bulk_measure(const struct link_test *t, enum note_kind kind, double *bytes_per_s) {
+    double enough_s = fmax(BULK_S, BULK_TRIPS * t->trip_s), n_bytes = FIRST_BYTES;
     TRY(bulk_run(t, kind, 1, FIRST_BYTES, bytes_per_s));
-    double part = *bytes_per_s * BULK_US * 1e-6 / PARTS;
-    if (part < FIRST_BYTES) return OK; /* so slow that it took long enough */
-    uint32_t part_bytes = part < BULK_BYTES_MAX / PARTS ? (uint32_t)part : BULK_BYTES_MAX / PARTS;
-    return bulk_run(t, kind, PARTS, part_bytes, bytes_per_s);
+    while (n_bytes < BULK_BYTES_MAX && n_bytes / *bytes_per_s < enough_s) {
+        n_bytes = fmin(BULK_BYTES_MAX, fmax(n_bytes * BULK_GROWTH, *bytes_per_s * enough_s));
+        TRY(bulk_run(t, kind, PARTS, (uint32_t)n_bytes / PARTS, bytes_per_s));
+    }
+    return OK;
 }
 
 static err measure(struct link_test *t, struct probed_link *out) {
