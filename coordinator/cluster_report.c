@@ -77,8 +77,8 @@ static void print_times(const struct cluster_plan *c, FILE *f) {
     for (uint32_t i = 0; i < plan->n_ranks; i++) {
         const struct forecast_cell *at = &forecast->cells[i];
         const struct cost *d = &at->decode;
-        const double seconds[8] = {d->weights_s, d->attend_s, d->launch_s, d->copy_s, d->share_s, d->total_s - d->rest_s,
-                                   at->prefill.total_s, at->load_s};
+        const double seconds[8] = {d->weights_s, d->attend_s, d->launch_s, d->copy_s, d->share_s,
+                                   d->total_s - d->rest_s, at->prefill.total_s, at->load_s};
         char text[8][16];
         for (int k = 0; k < 8; k++) seconds_text(seconds[k], text[k]);
         fprintf(f, "%4u %11s %11s %11s %11s %11s %11s  %11s %11s\n", i, text[0], text[1], text[2], text[3], text[4],
@@ -170,9 +170,9 @@ err cluster_plan_print(const struct cluster_plan *c, FILE *f) {
 /* ---- JSON ---- */
 
 static json_t *cost_json(const struct cost *c) {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "weights_s", c->weights_s, "attend_s", c->attend_s,
-                     "plain_s", c->plain_s, "launch_s", c->launch_s, "copy_s", c->copy_s, "share_s", c->share_s, "saved_s", c->saved_s,
-                     "total_s", c->total_s, "rest_s", c->rest_s);
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "weights_s", c->weights_s, "attend_s",
+                     c->attend_s, "plain_s", c->plain_s, "launch_s", c->launch_s, "copy_s", c->copy_s, "share_s",
+                     c->share_s, "saved_s", c->saved_s, "total_s", c->total_s, "rest_s", c->rest_s);
 }
 
 static json_t *hop_json(const struct cluster_plan *c, uint32_t cell) {

@@ -13,7 +13,7 @@ struct device_rates {
     double int8_per_s, f32_per_s;     /* operations (2 per product) of dots of bytes, of fma */
     double row_per_s[N_FORMATS];      /* bytes of packed weights per second, products of one row */
     double products_per_s[N_FORMATS]; /* multiplications and additions (2 per product) per second, of RATES_ROWS rows */
-    double plain_per_s;               /* values that norms, gates and rotations of RATES_ROWS rows give; 0: not counted */
+    double plain_per_s;               /* values that norms, gates, rotations of RATES_ROWS rows give; 0: not counted */
     double launch_s;                  /* an op that has next to nothing to do, in a queue of them */
     double step_s;                    /* to begin and to end a step: what goes to the device, the wait for it */
     double copy_per_s;                /* bytes between host and device; 0 where they share memory */

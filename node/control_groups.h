@@ -1,5 +1,5 @@
-/* Control groups: the groups of the kernel's that this process is in, from its own up to the root, in version 1 and 2.
- * Reads files, holds nothing; any thread. Format: the kernel's Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst. */
+/* Control groups: those that this process is in, from its own up to the root, in version 1 and 2. Reads files, holds
+ * nothing; any thread. Format: the kernel's Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst. */
 #ifndef NODE_CONTROL_GROUPS_H
 #define NODE_CONTROL_GROUPS_H
 

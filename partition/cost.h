@@ -26,9 +26,9 @@
  *                has to stop for messages (shards on several hosts, or a device that is not its host). At the end shard
  *                0 gets o x n_vocab x 4 bytes of logits from the others.
  *     saved_s    under a quota of processor time, a share q of what the threads ask for: what is not used during a wait
- *                can be used after it, as from a token bucket of quota_spare_s. (1 - q) x computing at most, and a third
- *                of each wait for the other one of two shards, nothing of more: to pass messages takes time of the
- *                quota, and who is held back holds all others (measured, docs/measurements.md 9.2)
+ *                can be used after it, as from a token bucket of quota_spare_s. (1 - q) x computing at most, and a
+ *                third of each wait for the other one of two shards, nothing of more: to pass messages takes time of
+ *                the quota, and who is held back holds all others (measured, docs/measurements.md 9.2)
  *     total_s    the sum of these, less saved_s
  *     rest_s     what a stage saves in the same way while other stages compute: another quota_spare_s. A step of
  *                the only stream takes total_s - rest_s; where there is always work there is no rest

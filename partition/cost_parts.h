@@ -34,11 +34,12 @@ struct cost_shards {
     const struct cut *cuts;  /* [n_shards] */
 };
 
-/* Adds weights_s, attend_s and plain_s of one layer (LAYER_BEFORE and n_layers as in struct op) in a shard with this cut. */
+/* Adds weights_s, attend_s and plain_s of one layer (LAYER_BEFORE and n_layers as in struct op) in a shard with this
+ * cut. */
 void cost_add_layer(const struct cost_model *m, const struct cut *cut, const struct device_rates *r,
                     const struct step_shape *s, int layer, struct cost *out);
-/* What a device may save of a quota in one wait for wait_s for other shards, and of compute_s in waits that save so much
- * together. */
+/* What a device may save of a quota in one wait for wait_s for other shards, and of compute_s in waits that save so
+ * much together. */
 double cost_spared_s(const struct device_rates *r, uint32_t n_shards, double wait_s);
 double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s);
 /* Launches of a stage. */

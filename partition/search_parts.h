@@ -20,7 +20,7 @@ struct part_profile {
     uint64_t all_bytes;           /* of all layers: a tied head is not held twice */
     uint64_t layer_kv_bytes;
     uint64_t work_bytes[2][2];    /* [is shard 0][is last stage] */
-    double **seconds_before;      /* [n_classes] [n_layers + 1] weights_s + attend_s + plain_s of layers [0, l); NULL: not yet */
+    double **seconds_before;      /* [n_classes] [n_layers + 1] of layers [0, l), see cost_add_layer; NULL: not yet */
 };
 
 /* Plans of so many shards. */

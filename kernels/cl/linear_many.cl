@@ -135,7 +135,7 @@ kernel void linear_many(
 #pragma unroll
                 for (int j = 0; j < 8; j++) word[i][j] = WEIGHT(word[i][j]);
             }
-            /* Dots run a block ahead of what uses them, from tile to tile, too: the next are those of block `next` at `next_x`. */
+            /* Dots run a block ahead of what uses them, from tile to tile, too: next is `next`, at `next_x`. */
             global const int *x = tiles + (first * (size_t)n_blocks + b) * TILE_WORDS, *next_x = x;
             uint next = 0, n_dots = 0, n_all = n_tiles * n;
 #define DOTS_NEXT                                                                                       \
