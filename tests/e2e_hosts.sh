@@ -83,4 +83,13 @@ $hosts partition h3 off
 lost power_loss_is_noticed "kill h3"
 $hosts boot h3
 same booted_again "h1 h2 h3 h4" "$dir/hosts" --stages 4
+
+# A long way: its bandwidth is what it lets through once a connection is up to speed, not what the first message took.
+$hosts down
+$hosts up 2 --rate 100mbit --delay 5ms --for $$ || bad long_way_up "see above"
+$hosts hostfile >"$dir/hosts"
+timeout 100 $hosts exec h1 "$CARAVAN" probe --reference --formats F32 --hosts "$dir/hosts" \
+  --mpirun-args "$($hosts mpirun-args)" >"$dir/out" 2>"$dir/err"
+if awk '/^h[12] to h[12]:/ { n++; bad += $4 < 4000 || $4 > 20000 || $6 < 0.05 || $6 > 0.12 } END { exit n != 2 || bad }' "$dir/out"
+then ok bandwidth_of_a_long_way; else bad bandwidth_of_a_long_way "$(cat "$dir/err" "$dir/out")"; fi
 exit $failed
