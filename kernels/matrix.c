@@ -133,15 +133,15 @@ err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix
                                            ARG(ids), ARG(out), ARG(n)), n);
 }
 
-/* The narrowest tile that takes all rows at once, where the values have room for as many: what lies behind the last row
- * is read, and nothing of it written. Else the widest that they fill. */
+/* The narrowest tile that takes all rows at once, where a work-item has a group of lanes and the values have room for
+ * as many: what lies behind the last row is read, and nothing of it written. Else the widest that they fill. */
 static int tile_choose(const struct device *d, const struct kernel_forms *forms, cl_mem values, uint32_t n_rows,
                        uint32_t width) {
     int i = 0;
     size_t n_bytes = 0;
     while (i < N_TILES - 1 && tile_rows(d, forms, i) < n_rows) i++;
     if (tile_rows(d, forms, i) <= n_rows) return i;
-    clGetMemObjectInfo(values, CL_MEM_SIZE, sizeof n_bytes, &n_bytes, NULL);
+    if (has_pair(forms)) clGetMemObjectInfo(values, CL_MEM_SIZE, sizeof n_bytes, &n_bytes, NULL);
     while (q8_bytes(tile_rows(d, forms, i), width) > n_bytes && tile_rows(d, forms, i) > n_rows) i--;
     return i;
 }
