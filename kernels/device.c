@@ -308,11 +308,10 @@ static const char *const dot_names[N_DOT_FORMS] = {
     [DOT_DP4A] = "DOT_DP4A", [DOT_KHR] = "DOT_KHR"};
 
 /* What every program starts with. INLINE: arrays that a helper is given stay in registers, which sums must: in memory
- * each addition waits for the one before to be stored. Drivers of the one-lane form do so by themselves. */
+ * each addition waits for the one before to be stored. */
 static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     if (!f->is_free) TRY(bytes_append_str(text, "#pragma OPENCL FP_CONTRACT OFF\n"));
-    TRY(bytes_append_str(text, f->lanes_per_item == 1 ? "#define INLINE\n"
-                                                      : "#define INLINE __attribute__((always_inline))\n"));
+    TRY(bytes_append_str(text, "#define INLINE __attribute__((always_inline))\n"));
     TRY(bytes_printf(text, "#define LPI %u\n#define TREE_DEPTH 6\n", f->lanes_per_item));
     TRY(bytes_printf(text, "#define CHUNK %d\n", ATTEND_CHUNK));
     TRY(bytes_printf(text, "#define ACT_SILU %d\n#define ACT_GELU_TANH %d\n", ACT_SILU, ACT_GELU_TANH));

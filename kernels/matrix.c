@@ -5,13 +5,9 @@
 
 #define SPLIT_ITEMS 256 /* of a work-group, in the one-lane form */
 
-/* A pair of rows has a kernel of its own where a work-item has a group of lanes: drivers of the one-lane form take long
- * to build one more. */
-static int has_pair(const struct kernel_forms *forms) { return forms->lanes_per_item == PACKED_LANES; }
-
 /* Rows that kernel i takes at a time. */
-static uint32_t tile_rows(const struct device *d, const struct kernel_forms *forms, int i) {
-    if (i < 2) return i == 1 && has_pair(forms) ? 2 : 1;
+static uint32_t tile_rows(const struct device *d, int i) {
+    if (i < 2) return i == 0 ? 1 : 2;
     return d->tuning.values[i == 2 ? TUNE_TILE_MIDDLE : TUNE_TILE_WIDE];
 }
 
@@ -53,9 +49,8 @@ static int has_many(const struct kernel_forms *forms, enum format f) {
 
 static err linear_program(struct device *d, const struct kernel_forms *forms, enum format f,
                           const char *numbers, cl_program *out) {
-    const char *pair = has_pair(forms) ? "linear.cl" : "#undef T\n";
     const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "dot.cl", "tree.cl", "products.cl",
-                           "#define T 1\n", "linear.cl", "#undef T\n#define T 2\n", pair,
+                           "#define T 1\n", "linear.cl", "#undef T\n#define T 2\n", "linear.cl",
                            "#undef T\n#define T TILE_MIDDLE\n", "linear.cl", "#undef T\n#define T TILE_WIDE\n",
                            "linear.cl", has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
     return device_build(d, forms, files, out);
@@ -84,7 +79,7 @@ err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels 
     cl_int code;
     for (int i = 0; i < N_TILES; i++) {
         char name[32];
-        snprintf(name, sizeof name, "linear_%u", tile_rows(d, &k->forms, i));
+        snprintf(name, sizeof name, "linear_%u", tile_rows(d, i));
         k->linear[i] = clCreateKernel(k->program, name, &code);
         TRY(device_check(d, code, name));
     }
@@ -133,16 +128,15 @@ err matrix_embed(struct device *d, struct matrix_kernels *k, const struct matrix
                                            ARG(ids), ARG(out), ARG(n)), n);
 }
 
-/* The narrowest tile that takes all rows at once, where a work-item has a group of lanes and the values have room for
- * as many: what lies behind the last row is read, and nothing of it written. Else the widest that they fill. */
-static int tile_choose(const struct device *d, const struct kernel_forms *forms, cl_mem values, uint32_t n_rows,
-                       uint32_t width) {
+/* The narrowest tile that takes all rows at once, where the values have room for as many: what lies behind the last row
+ * is read, and nothing of it written. Else the widest that they fill. */
+static int tile_choose(const struct device *d, cl_mem values, uint32_t n_rows, uint32_t width) {
     int i = 0;
     size_t n_bytes = 0;
-    while (i < N_TILES - 1 && tile_rows(d, forms, i) < n_rows) i++;
-    if (tile_rows(d, forms, i) <= n_rows) return i;
-    if (has_pair(forms)) clGetMemObjectInfo(values, CL_MEM_SIZE, sizeof n_bytes, &n_bytes, NULL);
-    while (q8_bytes(tile_rows(d, forms, i), width) > n_bytes && tile_rows(d, forms, i) > n_rows) i--;
+    while (i < N_TILES - 1 && tile_rows(d, i) < n_rows) i++;
+    if (tile_rows(d, i) <= n_rows) return i;
+    clGetMemObjectInfo(values, CL_MEM_SIZE, sizeof n_bytes, &n_bytes, NULL);
+    while (q8_bytes(tile_rows(d, i), width) > n_bytes && tile_rows(d, i) > n_rows) i--;
     return i;
 }
 
@@ -187,7 +181,7 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     cl_uint emits = tree_emits(tree), segment_blocks = segment_cols / PACKED_BLOCK;
     size_t local[2], global[2];
     linear_shape(d, &k->forms, a.n_units, tree->n_leaves, local, global);
-    cl_kernel kernel = k->linear[tile_choose(d, &k->forms, in, n_rows, l->n_blocks * PACKED_BLOCK)];
+    cl_kernel kernel = k->linear[tile_choose(d, in, n_rows, l->n_blocks * PACKED_BLOCK)];
     if (k->linear_many && n_rows >= LINEAR_MANY_ROWS_MIN) {
         TRY(linear_many_arrange(d, k->arrange, in, n_rows, l->n_blocks, many));
         kernel = k->linear_many;

@@ -35,6 +35,7 @@ struct opencl {
     uint32_t blocks_max; /* of a row of a quantised matrix */
     enum gemm_use gemm_use[N_FORMATS]; /* of the dense formats */
     struct kernel_forms plain_forms;
+    int is_form_given; /* by the caller: another is no answer */
     int is_checked; /* ops are compared with the reference as they are built */
     int is_checking;
     uint32_t rows_max;
@@ -222,7 +223,8 @@ static err rows_check(struct opencl *o, enum op_kind op, enum format format) {
 
 /* After a failed check: once more in a plainer form, with a warning; a device that
  * fails in the portable one is refused. */
-static err forms_give_way(struct kernel_forms *forms, err e) {
+static err forms_give_way(const struct opencl *o, struct kernel_forms *forms, err e) {
+    if (o->is_form_given) return e;
     if (forms->lanes_per_item == portable.lanes_per_item && forms->dot == portable.dot && !forms->has_half)
         return e;
     const char *next = forms->has_amx ? "form without AMX" : forms->dot != DOT_PLAIN ? "form with plain dots"
@@ -285,7 +287,7 @@ static err matrix_kernels_get(struct opencl *o, enum format f) {
         if (e == OK && o->is_checked) e = rows_check(o, OP_LINEAR, f);
         if (e == OK) break;
         matrix_kernels_release(k);
-        TRY(forms_give_way(&k->forms, e));
+        TRY(forms_give_way(o, &k->forms, e));
     }
     return o->gemm_use[f] == GEMM_UNKNOWN && !o->is_checking ? gemm_decide(o, f) : OK;
 }
@@ -329,7 +331,7 @@ static err attend_get(struct opencl *o, enum format kv) {
         if (e == OK && o->is_checked) e = rows_check(o, OP_ATTEND, kv);
         if (e == OK) break;
         attend_kernels_release(k);
-        TRY(forms_give_way(&k->forms, e));
+        TRY(forms_give_way(o, &k->forms, e));
     }
     return OK;
 }
@@ -472,7 +474,7 @@ static err kernels_get(struct opencl *o) {
         if (e == OK && o->is_checked) e = plain_ops_check(o);
         if (e == OK) return OK;
         kernels_release(o);
-        TRY(forms_give_way(&o->plain_forms, e));
+        TRY(forms_give_way(o, &o->plain_forms, e));
     }
 }
 
@@ -480,7 +482,8 @@ static err opencl_open(struct opencl *o, const struct device_choice *c, const st
                        const struct tuning *tuning) {
     struct device *d = &o->device;
     TRY(device_open(c, d));
-    if (forms && forms->lanes_per_item) d->forms = *forms;
+    o->is_form_given = forms && forms->lanes_per_item;
+    if (o->is_form_given) d->forms = *forms;
     else if (forms) d->forms.is_free = forms->is_free;
     if (tuning) d->tuning = *tuning;
     else tune_find(&(struct tune_device){d->platform, d->name, d->driver}, &d->tuning);

@@ -97,17 +97,17 @@ INLINE void block_dots(const VI *word, global const int *x, VI *dots) {
 INLINE void block_dots(const VI *word, global const int *x, VI *dots) {
     global const int *begin_with = x + TILE * 9;
 #pragma unroll
-    for (int half = 0; half < N_SCALES; half++) {
+    for (int part = 0; part < N_SCALES; part++) {
         VI a[TILE];
 #pragma unroll
-        for (int t = 0; t < TILE; t++) a[t] = HAS_MIN ? 0 : begin_with[half * TILE + t];
+        for (int t = 0; t < TILE; t++) a[t] = HAS_MIN ? 0 : begin_with[part * TILE + t];
 #pragma unroll
-        for (int j = half * 4; j < half * 4 + 8 / N_SCALES; j++) {
+        for (int j = part * 4; j < part * 4 + 8 / N_SCALES; j++) {
 #pragma unroll
             for (int t = 0; t < TILE; t++) DOT(a[t], word[j], x + t * 8 + j);
         }
 #pragma unroll
-        for (int t = 0; t < TILE; t++) dots[half * TILE + t] = a[t];
+        for (int t = 0; t < TILE; t++) dots[part * TILE + t] = a[t];
     }
 }
 #endif

@@ -1,11 +1,22 @@
 /* Ops on single values: a work-item each, or for 32 of them; the global size
  * is their number, padded. */
 
+#if LPI == 16
 INLINE float16 activate(int kind, float16 x) {
     if (kind == ACT_SILU) return number16_silu(x);
     if (kind == ACT_GELU_TANH) return number16_gelu_tanh(x);
     return fmax(x, 0.0f);
 }
+#else
+/* Value by value: drivers of the one-lane form make sixteen of what is done to a vector, and take a minute to. */
+INLINE float16 activate(int kind, float16 x) {
+    float f[16];
+    vstore16(x, 0, f);
+    for (int i = 0; i < 16; i++)
+        f[i] = kind == ACT_SILU ? number_silu(f[i]) : kind == ACT_GELU_TANH ? number_gelu_tanh(f[i]) : fmax(f[i], 0.0f);
+    return vload16(0, f);
+}
+#endif
 
 /* struct activation of kernels/backend.h, a work-item per 32 values of a row;
  * n = rows * ceil(width / 32). What is NULL is left out. */

@@ -45,7 +45,7 @@ INLINE float lanes_add(VF lane[VECTORS], local float *lanes) {
 }
 
 /* x - mean; beyond the row's end 0, which adds nothing. */
-VF centred(global const float *x, uint i, uint width, float mean) {
+INLINE VF centred(global const float *x, uint i, uint width, float mean) {
 #if LPI == 16
     if (i + 16 > width) {
         int16 at = (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) + (int)i;
@@ -56,7 +56,7 @@ VF centred(global const float *x, uint i, uint width, float mean) {
 }
 
 /* The last sums of a tree: leaf after leaf `stride` values apart. */
-VF tree_sum(global const float *leaves, size_t stride, ulong merges, uint n_leaves, uint i, uint width) {
+INLINE VF tree_sum(global const float *leaves, size_t stride, ulong merges, uint n_leaves, uint i, uint width) {
     VF stack[TREE_DEPTH];
     uint depth = 0;
     for (uint leaf = 0; leaf < n_leaves; leaf++) {

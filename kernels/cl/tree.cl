@@ -15,10 +15,8 @@ INLINE void store_lanes(float16 v, global float *out, uint n) {
     for (uint i = 0; i < n; i++) out[i] = f[i];
 }
 #define STORE(v, p, n) store_lanes(v, p, n)
-#define EACH_ROW_THAT_IS _Pragma("unroll") for (int t = 0; t < T; t++) if ((uint)t < n_rows)
 #else
 #define STORE(v, p, n) *(p) = (v)
-#define EACH_ROW_THAT_IS for (int t = 0; t < T; t++) /* all T: see tile_choose */
 #endif
 
 /* The youngest sum is in f; older ones wait in the stack. */
@@ -28,8 +26,8 @@ INLINE void store_lanes(float16 v, global float *out, uint n) {
         _Pragma("unroll") for (int t = 0; t < T; t++) f[t] = stack[depth][t] + f[t];   \
     }                                                                                  \
     if (emits >> leaf & 1) {                                                           \
-        EACH_ROW_THAT_IS                                                               \
-            STORE(f[t], out + ((size_t)result * n_rows + t0 + t) * n_out + out_row,    \
+        _Pragma("unroll") for (int t = 0; t < T; t++)                                  \
+            if ((uint)t < n_rows) STORE(f[t], out + ((size_t)result * n_rows + t0 + t) * n_out + out_row,    \
                   n_out - out_row);                                                    \
         result++;                                                                      \
     } else {                                                                           \

@@ -18,14 +18,14 @@ INLINE void store16(float16 v, global float *x, size_t i, size_t n) {
     for (size_t k = 0; i + k < n; k++) x[i + k] = f[k];
 }
 
-int highest16(int16 v) {
+INLINE int highest16(int16 v) {
     int8 a = max(v.lo, v.hi);
     int4 b = max(a.lo, a.hi);
     int2 c = max(b.lo, b.hi);
     return max(c.x, c.y);
 }
 
-int sum16(int16 v) {
+INLINE int sum16(int16 v) {
     int8 a = v.lo + v.hi;
     int4 b = a.lo + a.hi;
     int2 c = b.lo + b.hi;
