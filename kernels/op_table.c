@@ -1,5 +1,6 @@
 #include "kernels/op_table.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -265,7 +266,9 @@ static err run_embed(struct row_bench *o, const struct op_row *r, struct bytes *
 
 static err run_quantize(struct row_bench *o, const struct op_row *r, struct bytes *out) {
     struct buffer *x, *y;
+    const float no_number = NAN;
     TRY(buffer_noise(o, (size_t)r->n_rows * r->in, 1, &x));
+    if (is_variant(r, "no number")) TRY(o->b->ops->buffer_write(o->b, x, 37 * 4, 4, &no_number));
     TRY(buffer_empty(o, q8_bytes(r->n_rows, r->in) / 4, &y));
     TRY(o->b->ops->quantize(o->b, x, r->n_rows, r->in, y));
     return result_read(o, y, q8_bytes(r->n_rows, r->in), out);

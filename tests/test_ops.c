@@ -115,6 +115,19 @@ static void many_rows_agree(void **state) {
     b->ops->destroy(b);
 }
 
+/* A block with a value that is no number becomes the same block in both forms: no check at start feeds one. */
+static void no_number_agrees(void **state) {
+    (void)state;
+    const struct op_row row = {OP_QUANTIZE, "no number", FORMAT_F32, 3, 96, 96, 0, 0};
+    for (uint32_t lanes = 1; lanes <= 16; lanes += 15) {
+        struct kernel_forms forms = {.lanes_per_item = lanes};
+        struct backend *b;
+        assert_int_equal(backend_opencl_forms(NULL, &forms, &b), OK);
+        if (op_row_check(&row, b) != OK) fail_msg("%u lanes: %s", lanes, err_text());
+        b->ops->destroy(b);
+    }
+}
+
 /* On PoCL CLBlast adds in the contract's order; were it not so, no device
  * would be found where it may be used. */
 static void clblast_keeps_the_bits(void **state) {
@@ -230,6 +243,7 @@ int main(void) {
         cmocka_unit_test(x86_forms_agree),
         cmocka_unit_test(tunables_keep_the_bits),
         cmocka_unit_test(many_rows_agree),
+        cmocka_unit_test(no_number_agrees),
         cmocka_unit_test(clblast_keeps_the_bits),
         cmocka_unit_test(one_bit_changes_the_result),
         cmocka_unit_test(programs_are_kept), /* last: changes the environment */
