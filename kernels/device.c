@@ -311,7 +311,7 @@ static const char *const dot_names[N_DOT_FORMS] = {
  * each addition waits for the one before to be stored. */
 static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     if (!f->is_free) TRY(bytes_append_str(text, "#pragma OPENCL FP_CONTRACT OFF\n"));
-    TRY(bytes_append_str(text, "#define INLINE __attribute__((always_inline))\n"));
+    TRY(bytes_append_str(text, "#define INLINE static __attribute__((always_inline))\n"));
     TRY(bytes_printf(text, "#define LPI %u\n#define TREE_DEPTH 6\n", f->lanes_per_item));
     TRY(bytes_printf(text, "#define CHUNK %d\n", ATTEND_CHUNK));
     TRY(bytes_printf(text, "#define ACT_SILU %d\n#define ACT_GELU_TANH %d\n", ACT_SILU, ACT_GELU_TANH));
