@@ -119,7 +119,7 @@ kernel void linear_many(
     if (out_row >= n_out) return;
     struct planes p = {w, at.x, at.y, at.z, n_blocks, super_first, n_supers};
     size_t group = at.w + out_row / 16;
-    VI word[RUN][8], dots[2][N_SCALES * TILE];
+    VI word[RUN][8], dots[MANY_DOTS][N_SCALES * TILE];
     VF scale[RUN][2], least[RUN][2];
     VF sums[TILES_MAX][TREE_DEPTH][TILE];
     tiles_configure();
@@ -135,16 +135,16 @@ kernel void linear_many(
 #pragma unroll
                 for (int j = 0; j < 8; j++) word[i][j] = WEIGHT(word[i][j]);
             }
-            /* Dots run a block ahead of what uses them, from tile to tile, too: next is `next`, at `next_x`. */
+            /* Dots run some blocks ahead of what uses them, from tile to tile, too: next is `next`, at `next_x`. */
             global const int *x = tiles + (first * (size_t)n_blocks + b) * TILE_WORDS, *next_x = x;
             uint next = 0, n_dots = 0, n_all = n_tiles * n;
 #define DOTS_NEXT                                                                                       \
             if (n_dots < n_all) {                                                                       \
-                block_dots(word[next], next_x, dots[n_dots++ & 1]);                                 \
+                block_dots(word[next], next_x, dots[n_dots++ % MANY_DOTS]);                                 \
                 next_x += TILE_WORDS;                                                                   \
                 if (++next == n) next = 0, next_x += (size_t)(n_blocks - n) * TILE_WORDS;               \
             }
-            DOTS_NEXT
+            for (int i = 1; i < MANY_DOTS; i++) { DOTS_NEXT }
             uint n_used = 0;
             for (uint tile = 0; tile < n_tiles; tile++, x += (size_t)(n_blocks - n) * TILE_WORDS) {
                 uint t0 = TILE_BEGIN(first + tile), leaf = begin.leaf, n_left = begin.n_left, depth = begin.depth,
@@ -153,7 +153,7 @@ kernel void linear_many(
 #pragma unroll
                 for (int t = 0; t < TILE; t++) f[t] = n_left == segment_blocks ? (VF)(0.0f) : sums[tile][depth][t];
                 for (uint i = 0; i < n; i++, x += TILE_WORDS) {
-                    const VI *dot = dots[n_used++ & 1];
+                    const VI *dot = dots[n_used++ % MANY_DOTS];
                     global const float *s = (global const float *)(x + TILE * 8);
                     global const float *sum = s + TILE; /* where there is a min */
                     DOTS_NEXT
