@@ -14,7 +14,7 @@
  * that a row's dots do not wait for each other. */
 INLINE void CONCAT(dots_, T)(const VI *word, int j, int k, global const int *x, uint stride, uint sum_at, VI *dot) {
 #pragma unroll
-    for (int t = 0; t < T; t++) dot[t] = -OFFSET * x[stride * t + sum_at];
+    for (int t = 0; t < T; t++) dot[t] = OFFSET_DOT(x + stride * t + sum_at);
 #pragma unroll
     for (int i = j; i < k; i++) {
 #pragma unroll
@@ -55,9 +55,9 @@ INLINE void CONCAT(segment_, T)(const struct planes *p, size_t group, uint lane,
 #pragma unroll
         for (int t = 0; t < T; t++) {
             float s = as_float(x[stride * t + 8]);
-            f[t] = fma((VF)((float)x[stride * t + SUM_AT]), least[0] * s, f[t]);
+            f[t] = fma(SUM_FLOAT(x + stride * t + SUM_AT), least[0] * s, f[t]);
 #if N_SCALES == 2
-            f[t] = fma((VF)((float)x[stride * t + 11]), least[1] * s, f[t]);
+            f[t] = fma(SUM_FLOAT(x + stride * t + 11), least[1] * s, f[t]);
 #endif
         }
 #endif
