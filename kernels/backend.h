@@ -257,7 +257,8 @@ struct kernel_forms {
 };
 
 /* The same with given forms (NULL: the device's own choice), for tests and measurements: these are
- * not checked. With 0 lanes_per_item all but is_free is the device's own choice, too. */
+ * not checked, and where one does not build, that is the error. With 0 lanes_per_item all but is_free is the
+ * device's own choice, too. */
 err backend_opencl_forms(const char *substring, const struct kernel_forms *forms, struct backend **out);
 /* The same with given tunables, for whoever searches them. */
 struct tuning;
