@@ -7,8 +7,7 @@
 
 /* Rows that kernel i takes at a time. */
 static uint32_t tile_rows(const struct device *d, int i) {
-    if (i < 2) return i == 0 ? 1 : 2;
-    return d->tuning.values[i == 2 ? TUNE_TILE_MIDDLE : TUNE_TILE_WIDE];
+    return i < 2 ? (uint32_t)i + 1 : d->tuning.values[i == 2 ? TUNE_TILE_MIDDLE : TUNE_TILE_WIDE];
 }
 
 cl_ulong tree_merges(const struct tree *t) {

@@ -18,7 +18,7 @@ same() {
 tokens() {
   local out=$1
   shift
-  timeout 600 "$@" --json >"$dir/json" 2>"$dir/err" </dev/null
+  timeout 240 "$@" --json >"$dir/json" 2>"$dir/err" </dev/null
   sed -n 's/.*"tokens": \[\([0-9, ]*\)\], "text".*/\1/p' "$dir/json" | tr -d ' ' >"$out"
 }
 
@@ -26,7 +26,7 @@ logits() {
   local out=$1
   shift
   rm -f "$out"
-  timeout 600 "$@" --out "$out" >"$dir/json" 2>"$dir/err" </dev/null
+  timeout 240 "$@" --out "$out" >"$dir/json" 2>"$dir/err" </dev/null
 }
 
 grids="1x1 2x1 1x2 2x2 1x3 3x1 1x4 4x1 3x2"
