@@ -213,7 +213,7 @@ static inline err matrix_load(struct backend *b, const struct matrix_source *sou
 struct q8_block {
     int8_t q[32];
     float scale;
-    int32_t sum, sum_half[2]; /* of all q, of the first and the second 16 */
+    int32_t sum, sum_half[2]; /* of all q, Q8_SUM_TIMES; of the first and the second 16, Q8_SUM_HALF_TIMES */
 };
 _Static_assert(sizeof(struct q8_block) == Q8_BLOCK_BYTES, "kernels and planner must agree");
 

@@ -314,6 +314,8 @@ static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     TRY(bytes_append_str(text, "#define INLINE static __attribute__((always_inline))\n"));
     TRY(bytes_printf(text, "#define LPI %u\n#define TREE_DEPTH 6\n", f->lanes_per_item));
     TRY(bytes_printf(text, "#define CHUNK %d\n", ATTEND_CHUNK));
+    TRY(bytes_printf(text, "#define Q8_SUM_TIMES (%d)\n#define Q8_SUM_HALF_TIMES (%d)\n", Q8_SUM_TIMES,
+                     Q8_SUM_HALF_TIMES));
     TRY(bytes_printf(text, "#define ACT_SILU %d\n#define ACT_GELU_TANH %d\n", ACT_SILU, ACT_GELU_TANH));
     TRY(bytes_append_str(text, "#define S_F16 0\n#define S_K45 1\n#define S_Q6 2\n#define S_Q3 3\n#define S_Q2 4\n"));
     if (f->dot != DOT_PLAIN) TRY(bytes_printf(text, "#define %s\n", dot_names[f->dot]));

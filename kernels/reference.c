@@ -297,8 +297,8 @@ static void row_quantize(const float *x, uint32_t width, struct q8_block *block)
         for (int k = 0; k < 32; k++) {
             float v = fminf(fmaxf(rintf(x[k] * inverse), -127), 127); /* -127 where it is no number */
             block->q[k] = (int8_t)v;
-            block->sum += (int8_t)v;
-            block->sum_half[k / 16] += (int8_t)v;
+            block->sum += Q8_SUM_TIMES * (int8_t)v;
+            block->sum_half[k / 16] += Q8_SUM_HALF_TIMES * (int8_t)v;
         }
     }
 }
@@ -344,12 +344,12 @@ static float block_add(enum format f, const struct codes *c, const struct q8_blo
         acc = fmaf((float)dot[0], codes_scale(f, c, 0) * x->scale, acc);
         acc = fmaf((float)dot[1], codes_scale(f, c, 1) * x->scale, acc);
         if (!info->has_min) return acc;
-        acc = fmaf((float)x->sum_half[0], codes_min(f, c, 0) * x->scale, acc);
-        return fmaf((float)x->sum_half[1], codes_min(f, c, 1) * x->scale, acc);
+        acc = fmaf((float)(x->sum_half[0] / Q8_SUM_HALF_TIMES), codes_min(f, c, 0) * x->scale, acc);
+        return fmaf((float)(x->sum_half[1] / Q8_SUM_HALF_TIMES), codes_min(f, c, 1) * x->scale, acc);
     }
     acc = fmaf((float)(dot[0] + dot[1]), codes_scale(f, c, 0) * x->scale, acc);
     if (!info->has_min) return acc;
-    return fmaf((float)x->sum, codes_min(f, c, 0) * x->scale, acc);
+    return fmaf((float)(x->sum / Q8_SUM_TIMES), codes_min(f, c, 0) * x->scale, acc);
 }
 
 /* The sum over columns [begin, end) of the unpacked row. */

@@ -28,6 +28,11 @@
 #define PACKED_BLOCK 32 /* columns */
 #define Q8_BLOCK_BYTES 48 /* of 32 activations, see struct q8_block in kernels/ */
 
+/* What sums of activations stand times in a q8_block: minus the offsets of Q4_0 and of Q6_K, so that their dots
+ * can begin with a sum as it stands. The other offsets are a power of two away. */
+#define Q8_SUM_TIMES (-8)
+#define Q8_SUM_HALF_TIMES (-32)
+
 /* How a format is packed. All "bytes" are per lane. */
 struct packed_info {
     uint32_t quant_bytes; /* per block; dense: per column */

@@ -1,21 +1,12 @@
 /* DOT(acc, w, x): acc += the dots of the four unsigned bytes of w, lane by lane,
- * and the four signed bytes of *x. acc, w: VI. OFFSET_DOT(x): what takes the offset of unsigned
- * weights back, *x the sum of their activations; SUM_FLOAT(x): that sum. Exact, so every form
- * gives the same. One row per device kind (enum dot_form): */
+ * and the four signed bytes of *x. acc, w: VI. DOTS_BEGIN(sum): what dots of unsigned weights begin
+ * with, so that their offset is taken back, from the sum of their activations (SUM_TIMES); SUM_FLOAT(x):
+ * the sum *x in each lane. Exact, so every form gives the same. One row per device kind (enum dot_form): */
 #if defined(DOT_AVX512_VNNI) && LPI == 16
 /* The compiler may not know the instruction, the assembler does. */
 #define DOT(acc, w, x)                                                                 \
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(x)))
-/* Where the compiler takes three or four: a sum of 32 int8 is all in its low half. */
-#define OFFSET_DOT(x) offset_dot(x)
-#define SUM_FLOAT(x) sum_float(x)
-INLINE int16 offset_dot(global const int *x) {
-    int16 a = 0;
-#if OFFSET
-    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(a) : "v"((int16)(-OFFSET & 0xFFFF)), "m"(*x));
-#endif
-    return a;
-}
+#define SUM_FLOAT(x) sum_float(x) /* where the compiler takes three or four */
 INLINE float16 sum_float(global const int *x) {
     float16 f;
     __asm__("vcvtdq2ps %1%{1to16%}, %0" : "=v"(f) : "m"(*x));
@@ -70,7 +61,13 @@ INLINE int8 dot8(int8 acc, int8 w, int8 x) {
     }
 #endif
 
-#ifndef OFFSET_DOT
-#define OFFSET_DOT(x) (-OFFSET * *(x))
+#if HAS_MIN
+#define DOTS_BEGIN(sum) 0
+#elif OFFSET < -SUM_TIMES
+#define DOTS_BEGIN(sum) ((sum) / (-SUM_TIMES / OFFSET))
+#else
+#define DOTS_BEGIN(sum) ((sum) * (OFFSET / -SUM_TIMES))
+#endif
+#ifndef SUM_FLOAT
 #define SUM_FLOAT(x) ((VF)((float)*(x)))
 #endif

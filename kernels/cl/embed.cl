@@ -17,7 +17,7 @@ kernel void embed(global const uchar *w, ulong high_at, ulong scales_at, ulong s
         int half_block = N_SCALES == 2 ? k / 16 : 0;
         int q = (word[k / 4] >> (8 * (k % 4)) & 255) - OFFSET;
         float v = scale[half_block] * (float)q;
-        y[k] = HAS_MIN ? v + least[half_block] : v;
+        y[k] = HAS_MIN ? v + SUM_TIMES * least[half_block] : v;
     }
 }
 #else

@@ -14,19 +14,13 @@
  * that a row's dots do not wait for each other. */
 INLINE void CONCAT(dots_, T)(const VI *word, int j, int k, global const int *x, uint stride, uint sum_at, VI *dot) {
 #pragma unroll
-    for (int t = 0; t < T; t++) dot[t] = OFFSET_DOT(x + stride * t + sum_at);
+    for (int t = 0; t < T; t++) dot[t] = DOTS_BEGIN(x[stride * t + sum_at]);
 #pragma unroll
     for (int i = j; i < k; i++) {
 #pragma unroll
         for (int t = 0; t < T; t++) DOT(dot[t], word[i], x + stride * t + i);
     }
 }
-
-#if N_SCALES == 2
-#define SUM_AT 10 /* in q8, of what the first scale concerns */
-#else
-#define SUM_AT 9
-#endif
 
 /* f[t] = the sum over blocks [begin, end) of output row(s) and row t of xq. */
 INLINE void CONCAT(segment_, T)(const struct planes *p, size_t group, uint lane, uint begin, uint end,

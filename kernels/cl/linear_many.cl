@@ -18,9 +18,9 @@
 #define TILE_WORDS 176 /* of a block: int8 [TILE][32], f32 scale [TILE], of the halves, or of all, [2][TILE]: the float
                           sum for formats with a min, what dots of unsigned weights begin with for the others */
 #if HAS_MIN
-#define DOTS_BEGIN(sum) as_int((float)(sum))
+#define TILE_SUM(sum) as_int((float)(sum))
 #else
-#define DOTS_BEGIN(sum) (-OFFSET * (sum))
+#define TILE_SUM(sum) DOTS_BEGIN(sum)
 #endif
 #define RUN MANY_RUN   /* blocks unpacked at a time */
 #define TILES_MAX MANY_TILES /* of a pass over the weights */
@@ -42,8 +42,8 @@ kernel void tiles_arrange(global const int *xq, uint n_blocks, uint n_rows, glob
         global const int *x = xq + (min(begin + t, n_rows - 1) * (size_t)n_blocks + block) * 12;
         vstore8(vload8(0, x), t, q);
         scale[t] = x[8];
-        begin_with[t] = DOTS_BEGIN(N_SCALES == 2 ? x[10] : x[9]);
-        begin_with[TILE + t] = DOTS_BEGIN(x[11]);
+        begin_with[t] = TILE_SUM(x[SUM_AT]);
+        if (N_SCALES == 2) begin_with[TILE + t] = TILE_SUM(x[11]);
     }
 }
 

@@ -31,6 +31,15 @@ typedef float VF;
 #define SCALE_BYTES (SCALES == S_F16 && HAS_MIN ? 64 : 32)
 #endif
 
+/* Where the sums stand, in a block of activations, that concern the first scale and the second; what they stand times. */
+#if N_SCALES == 2
+#define SUM_AT 10
+#define SUM_TIMES Q8_SUM_HALF_TIMES
+#else
+#define SUM_AT 9
+#define SUM_TIMES Q8_SUM_TIMES
+#endif
+
 /* Where a matrix lies: planes in one buffer. */
 struct planes {
     global const uchar *w;
@@ -87,7 +96,7 @@ INLINE void block_fetch(const struct planes *p, size_t at) {
     FETCH(p->w + p->scales_at + at * SCALE_BYTES);
 }
 
-/* Scale and min of each half block; both exact. Formats with one scale set
+/* Scale and min / SUM_TIMES of each half block; both exact. Formats with one scale set
  * index 0 only. */
 INLINE void block_scales(const struct planes *p, size_t group, uint block, uint lane, VF scale[2], VF least[2]) {
     size_t at = group * p->n_blocks + block;
@@ -97,11 +106,11 @@ INLINE void block_scales(const struct planes *p, size_t group, uint block, uint 
 #if SCALES == S_F16
     scale[0] = LOAD_HALF(s, at * (1 + HAS_MIN));
 #if HAS_MIN
-    least[0] = LOAD_HALF(s, at * 2 + 1);
+    least[0] = LOAD_HALF(s, at * 2 + 1) * (1.0f / SUM_TIMES);
 #endif
 #elif SCALES == S_K45
     scale[0] = LOAD_HALF(u, super_at * 2) * TO_F(LOAD_U8(s, at * 2));
-    least[0] = -(LOAD_HALF(u, super_at * 2 + 1) * TO_F(LOAD_U8(s, at * 2 + 1)));
+    least[0] = LOAD_HALF(u, super_at * 2 + 1) * TO_F(LOAD_U8(s, at * 2 + 1)) * (-1.0f / SUM_TIMES);
 #elif SCALES == S_Q6
     VF d = LOAD_HALF(u, super_at);
     scale[0] = d * TO_F(LOAD_S8(s, at * 2));
@@ -117,8 +126,8 @@ INLINE void block_scales(const struct planes *p, size_t group, uint block, uint 
     VI c0 = LOAD_U8(s, at * 2), c1 = LOAD_U8(s, at * 2 + 1);
     scale[0] = d * TO_F(c0 & 15);
     scale[1] = d * TO_F(c1 & 15);
-    least[0] = -(m * TO_F(c0 >> 4));
-    least[1] = -(m * TO_F(c1 >> 4));
+    least[0] = m * TO_F(c0 >> 4) * (-1.0f / SUM_TIMES);
+    least[1] = m * TO_F(c1 >> 4) * (-1.0f / SUM_TIMES);
 #endif
 }
 

@@ -32,7 +32,8 @@ INLINE int sum16(int16 v) {
     return c.x + c.y;
 }
 
-/* A block of q8 is 12 words: 32 int8, the f32 scale, the sum of all, of the first and of the second 16. */
+/* A block of q8 is 12 words, see struct q8_block: 32 int8, the f32 scale, the sums of all, of the first and of the
+ * second 16, each times a constant. */
 #define Q8_WORDS 12
 
 /* To the nearest whole number, ties to even; what is no number becomes -127. In few instructions: comparisons that
@@ -52,7 +53,8 @@ INLINE void quantize32(float16 x0, float16 x1, global int *block) {
     int first = sum16(q0), second = sum16(q1);
     vstore4(as_int4(convert_char16(q0)), 0, block);
     vstore4(as_int4(convert_char16(q1)), 1, block);
-    vstore4((int4)(as_int(is_zero ? 0.0f : top * (1.0f / 127)), first + second, first, second), 2, block);
+    vstore4((int4)(as_int(is_zero ? 0.0f : top * (1.0f / 127)), Q8_SUM_TIMES * (first + second),
+                   Q8_SUM_HALF_TIMES * first, Q8_SUM_HALF_TIMES * second), 2, block);
 }
 
 /* 32 results of a row of n from i on: as floats, quantised, or both (n is then a
