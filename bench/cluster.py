@@ -6,12 +6,13 @@
     bench/cluster.py unequal --model q4.gguf       # a host with half the CPU: measured plan against equal split
     bench/cluster.py plans --model q4.gguf --grids 4x1,2x2 --cpu 50 --rate 1gbit --delay 1ms      # any other
 
-Options (defaults): --hosts 4, --cpu 50 (percent of one core for each host, or a list for h1,h2,...), --rate 1gbit,
---delay 1ms, --networks (for choice: "1gbit/1ms,100mbit/5ms"), --prompt 64 and --tokens 24 (of a run), --repeat 3,
---caravan build/caravan, --json FILE. One run is `caravan bench generate` on h1 with one thread a rank; runs of a table go in
-turn, --repeat times, each with a probe of its own, and count by their medians, since a machine's speed drifts. "auto" is the
-plan that Caravan finds itself, "2x1 equal" one that takes all hosts for alike. The hosts need some of the machine's time to be
-left: what joins them and carries messages works beside them.
+Options (defaults): --hosts 4, --cpu 50 (percent of one core for each host, or a list for h1,h2,...), --on (processors
+of this machine that the hosts share; all), --rate 1gbit, --delay 1ms, --networks (for choice: "1gbit/1ms,100mbit/5ms"),
+--prompt 64 and --tokens 24 (of a run), --repeat 3, --caravan build/caravan, --json FILE. One run is `caravan bench generate`
+on h1 with one thread a rank; runs of a table go in turn, --repeat times, each with a probe of its own, and count by their
+medians, since a machine's speed drifts. "auto" is the plan that Caravan finds itself, "2x1 equal" one that takes all hosts
+for alike. The hosts need some of the machine's time to be left: what joins them and carries messages works beside them.
+Processors that share a core or a cache slow each other down, which hosts of their own would not: --on 0 --cpu 20 spares that.
 """
 import argparse
 import json
@@ -37,7 +38,8 @@ class Network:
         return subprocess.run([HOSTS, *map(str, words)], env=environment, text=True, stdout=subprocess.PIPE, **how)
 
     def __enter__(self):
-        self.hosts("up", len(self.cpus), "--rate", self.rate, "--delay", self.delay, "--for", os.getpid(), check=True)
+        on = ["--on", self.options.on] if self.options.on else []
+        self.hosts("up", len(self.cpus), "--rate", self.rate, "--delay", self.delay, "--for", os.getpid(), *on, check=True)
         for i, percent in enumerate(self.cpus):
             self.hosts("cpu", "h%d" % (i + 1), percent, check=True)
         self.args = self.hosts("mpirun-args", check=True).stdout.strip()
@@ -47,7 +49,8 @@ class Network:
         self.hosts("down")
 
     def text(self):
-        return "%s, %s, CPU %s%%" % (self.rate, self.delay, "/".join(map(str, self.cpus)))
+        on = " on %s" % self.options.on if self.options.on else ""
+        return "%s, %s, CPU %s%%%s" % (self.rate, self.delay, "/".join(map(str, self.cpus)), on)
 
     def run(self, model, plan, hosts, *words):
         """A job of the given hosts: the JSON object that it prints."""
@@ -194,6 +197,7 @@ def main():
     parser.add_argument("--caravan", default=os.path.join(TOP, "build", "caravan"))
     parser.add_argument("--hosts", type=int, default=4)
     parser.add_argument("--cpu", default="50")
+    parser.add_argument("--on")
     parser.add_argument("--rate", default="1gbit")
     parser.add_argument("--delay", default="1ms")
     parser.add_argument("--networks", default="1gbit/1ms,100mbit/5ms")

@@ -2,8 +2,10 @@
 # Virtual hosts on one Linux machine: h1, h2, ... each with its own network, hostname, /etc/hosts, /dev/shm and CPU
 # quota, joined by a switch. What is tried on them needs no second machine and leaves this one as it was.
 #
-#     tests/hosts.sh up N [--cpu PERCENT] [--rate RATE] [--delay TIME] [--memory MIB] [--for PID]
-#                                       starts h1..hN (10.77.0.1 ...); --for: they end when that process has ended
+#     tests/hosts.sh up N [--cpu PERCENT] [--rate RATE] [--delay TIME] [--memory MIB] [--on CPUS] [--for PID]
+#                                       starts h1..hN (10.77.0.1 ...); --on: on these of the machine's processors (0-1,4);
+#                                       hosts on one processor take turns and never slow each other down otherwise, as
+#                                       two that share a core or its caches do; --for: they end when that process has ended
 #     tests/hosts.sh down               ends all that runs in them, leaves nothing behind
 #     tests/hosts.sh exec HOST CMD...   runs a command in a host
 #     tests/hosts.sh hostfile [SLOTS]   a host file for mpirun and --hosts
@@ -241,23 +243,26 @@ cmd_check() {
 }
 
 cmd_up() {
-  local n=${1:-} i cpu=off rate=off delay=0 memory=off owner=
+  local n=${1:-} i cpu=off rate=off delay=0 memory=off on= owner=
   case $n in [1-9]|[1-9][0-9]) ;; *) fail "up N: a number of hosts from 1 to 99 is expected";; esac
   shift
   while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || fail "$1 wants a value"
     case $1 in
-      --cpu) cpu=$2;; --rate) rate=$2;; --delay) delay=$2;; --memory) memory=$2;; --for) owner=$2;;
+      --cpu) cpu=$2;; --rate) rate=$2;; --delay) delay=$2;; --memory) memory=$2;; --on) on=$2;;
+      --for) owner=$2;;
       *) fail "up: unknown option $1";;
     esac
     shift 2
   done
   (cmd_check) || exit 1
+  [ -z "$on" ] || taskset -c "$on" true 2>/dev/null || fail "--on '$on': a list of this machine's processors, as 0-1,4, is expected"
   [ ! -f $state/n ] || [ -z "$(must_be all)" ] ||
     fail "the virtual hosts '$name' are up already: tests/hosts.sh down, or take another HOSTS_NAME"
   cmd_down
   mkdir -p $state/tmp
   echo $n >$state/n
+  printf %s "$on" >$state/on
   { echo "127.0.0.1 localhost"; for i in $(seq $n); do echo "$net.$i h$i"; done; } >$state/etc-hosts
   printf '#!/bin/sh\nHOSTS_NAME=%s exec "%s" rsh "$@"\n' $name "$here/hosts.sh" >$state/rsh
   chmod +x $state/rsh
@@ -298,6 +303,7 @@ cmd_exec() {
   local h; h=$(must_be "$1") || exit
   shift
   groups_join $h
+  [ ! -s $state/on ] || taskset -pc "$(cat $state/on)" $BASHPID >/dev/null || exit
   # What is left in the temporary folder goes with the hosts.
   TMPDIR=$state/tmp exec nsenter -t "$(holder $h)" --net --uts --ipc --mount --wd="$PWD" -- "$@"
 }
