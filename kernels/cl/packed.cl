@@ -31,7 +31,7 @@ typedef float VF;
 #define SCALE_BYTES (SCALES == S_F16 && HAS_MIN ? 64 : 32)
 #endif
 
-/* Where the sums stand, in a block of activations, that concern the first scale and the second; what they stand times. */
+/* Where the sums stand, in a block of activations, that concern the first scale and the second, and times what. */
 #if N_SCALES == 2
 #define SUM_AT 10
 #define SUM_TIMES Q8_SUM_HALF_TIMES
