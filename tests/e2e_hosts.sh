@@ -92,4 +92,14 @@ timeout 100 $hosts exec h1 "$CARAVAN" probe --reference --formats F32 --hosts "$
   --mpirun-args "$($hosts mpirun-args)" >"$dir/out" 2>"$dir/err"
 if awk '/^h[12] to h[12]:/ { n++; bad += $4 < 4000 || $4 > 20000 || $6 < 0.05 || $6 > 0.12 } END { exit n != 2 || bad }' "$dir/out"
 then ok bandwidth_of_a_long_way; else bad bandwidth_of_a_long_way "$(cat "$dir/err" "$dir/out")"; fi
+
+# On given processors; a wrong list starts nothing.
+$hosts down
+first=$(taskset -pc $$ | sed 's/.*: //; s/[-,].*//')
+$hosts up 2 --on "$first" --for $$
+seen=$(for h in h1 h2; do $hosts exec $h sh -c 'taskset -pc $$' | sed 's/.*: //'; done | xargs)
+[ "$seen" = "$first $first" ] && ok on_given_processors || bad on_given_processors "they run on $seen, not on $first"
+$hosts down
+if ! $hosts up 1 --on x 2>"$dir/err" && grep -q -- "--on 'x': a list" "$dir/err" && [ -z "$($hosts hostfile 2>/dev/null)" ]
+then ok on_what_is_no_list; else bad on_what_is_no_list "$(cat "$dir/err")"; fi
 exit $failed
