@@ -9,5 +9,5 @@ static int compare(const void *a, const void *b) {
 
 double median_of(double *values, size_t n) {
     qsort(values, n, sizeof *values, compare);
-    return values[n / 2];
+    return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }

@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-/* Sorts values [n], the least first, and gives the one in the middle (of an even number, the greater of two); n > 0. */
+/* Sorts values [n], the least first, and gives the one in the middle, of an even number the mean of two; n > 0. */
 double median_of(double *values, size_t n);
 
 #endif

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/median.h"
+
 #define OWN_LIMIT 0.9 /* ranks of a host say what is free at different moments: less than this is another limit */
 
 #define N_RATES (sizeof(struct device_rates) / sizeof(double))
@@ -83,16 +85,6 @@ err measured_hello(const struct engine_rank *ranks, uint32_t n_ranks, const stru
 }
 
 /* ---- noise ---- */
-
-static int compare_rates(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median_of(double *values, size_t n) {
-    qsort(values, n, sizeof *values, compare_rates);
-    return (values[(n - 1) / 2] + values[n / 2]) / 2;
-}
 
 static int are_of_a_kind(const struct cluster_device *a, const struct cluster_device *b) {
     return strcmp(a->name, b->name) == 0 && a->threads == b->threads && a->is_host == b->is_host;

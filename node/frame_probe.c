@@ -20,7 +20,7 @@ static const struct scalar {
     size_t at;
 } scalars[] = {SCALAR(read_per_s), SCALAR(int8_per_s), SCALAR(f32_per_s), SCALAR(plain_per_s),
                SCALAR(launch_s),   SCALAR(step_s),     SCALAR(copy_per_s), SCALAR(pack_per_s), SCALAR(quota_share),
-               SCALAR(quota_spare_s)};
+               SCALAR(quota_spare_s), SCALAR(quota_message_s), SCALAR(quota_link_per_s)};
 enum { N_SCALARS = sizeof scalars / sizeof *scalars };
 
 static err json_read(const char *json, size_t n, json_t **out) {

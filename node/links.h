@@ -14,8 +14,15 @@
 
 #define LINKS_ALL_HOSTS 16
 
+/* Processor time that messages take of the thread that passes them, as a step waits for them. 0: nobody to meet. */
+struct message_cost {
+    double trip_s; /* a small one there and back */
+    double byte_s; /* a byte out or in, of large ones */
+};
+
 /* The links that this rank measured, at most one for each other host and one inside; freed with free(). */
-err links_measure(struct wire *w, struct probed_link **out, uint32_t *n_out);
+/* Who only answers takes what the other found. */
+err links_measure(struct wire *w, struct probed_link **out, uint32_t *n_out, struct message_cost *cost);
 
 /* The tournament of n hosts: its rounds, and whom `host` meets in one of them, -1 nobody. Pure. */
 uint32_t links_n_rounds(uint32_t n);

@@ -24,6 +24,7 @@ struct probing {
     struct probed_rank found;
     uint32_t n_here; /* ranks of this host, which all measure now */
     uint64_t memory_max_bytes;
+    struct message_cost message;
     pthread_t thread;
     atomic_uint n_parts;
     atomic_int is_done;
@@ -89,6 +90,8 @@ static void quota_take(struct probing *p) {
     if (!p->found.is_host || q.processors <= 0 || q.processors >= wanted) return;
     p->found.rates.quota_share = q.processors / wanted;
     p->found.rates.quota_spare_s = quota_spare_s(&q, wanted);
+    p->found.rates.quota_message_s = p->message.trip_s * p->n_here / q.processors;
+    if (p->message.byte_s > 0) p->found.rates.quota_link_per_s = q.processors / p->n_here / p->message.byte_s;
 }
 
 static err device_measure(struct probing *p) {
@@ -145,7 +148,7 @@ static err probe_all(struct probing *p) {
     if (p->asked.deadline_ms > wire_deadline_ms(n->w)) wire_set_deadline(n->w, p->asked.deadline_ms);
     p->n_here = setup_ranks_here(n);
     p->memory_max_bytes = allowance_bytes("") / MEMORY_SHARE / p->n_here;
-    TRY(links_measure(n->w, &p->found.links, &p->found.n_links));
+    TRY(links_measure(n->w, &p->found.links, &p->found.n_links, &p->message));
     TRY(device_watch(p));
     TRY(answer(p));
     return n->rank == 0 ? setup_gather(n, 1, "to measure its device") : OK;

@@ -90,6 +90,8 @@ static const struct config_field device_fields[] = {
     RATE("step_us", 1e6, 1e-6, step_s),
     RATE("quota_share", 1, 1, quota_share),
     RATE("quota_spare_ms", 1e6, 1e-3, quota_spare_s),
+    RATE("quota_message_ms", 1e6, 1e-3, quota_message_s),
+    RATE("quota_link_gb_s", 1e6, 1e9, quota_link_per_s),
 };
 #define N_FIELDS(fields) (sizeof(fields) / sizeof *(fields))
 
@@ -416,6 +418,8 @@ static void correct_device(struct cluster_device *d, const struct said_device *s
     OVER(pack_per_s);
     OVER(quota_share);
     OVER(quota_spare_s);
+    OVER(quota_message_s);
+    OVER(quota_link_per_s);
     for (int f = 0; f < N_FORMATS; f++) {
         OVER(row_per_s[f]);
         OVER(products_per_s[f]);

@@ -178,12 +178,15 @@ uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_
 
 /* ---- quotas ---- */
 
-#define WAIT_SPARES (1.0 / 3) /* of a wait for another shard, see cost.h */
-
 static double held_back(const struct device_rates *r) { return r->quota_share > 0 ? 1 - r->quota_share : 0; }
 
-double cost_spared_s(const struct device_rates *r, uint32_t n_shards, double wait_s) {
-    return n_shards == 2 ? fmin(WAIT_SPARES * wait_s, r->quota_spare_s) : 0;
+/* Bytes out and in. */
+static double bytes_quota_s(const struct device_rates *r, double n_bytes) {
+    return r->quota_link_per_s > 0 ? n_bytes / r->quota_link_per_s : 0;
+}
+
+double cost_neighbours_s(const struct device_rates *r, int n_neighbours, double row_bytes) {
+    return n_neighbours ? r->quota_message_s + bytes_quota_s(r, n_neighbours * row_bytes) : 0;
 }
 
 double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s) {
@@ -200,7 +203,7 @@ static int meet_in_memory(const struct cluster *c, const uint32_t *devices, uint
 }
 
 void cost_ways_make(const struct cluster *c, const uint32_t *devices, uint32_t n_shards, struct cost_ways *out) {
-    int in_memory = meet_in_memory(c, devices, n_shards);
+    out->in_memory = meet_in_memory(c, devices, n_shards);
     uint32_t host_of[SEGMENTS_MAX] = {0};
     for (uint32_t i = 0; i < n_shards; i++) host_of[i] = c->devices[devices[i]].host;
     out->n_crews = crew_find(host_of, n_shards, out->crews);
@@ -208,7 +211,7 @@ void cost_ways_make(const struct cluster *c, const uint32_t *devices, uint32_t n
         out->has_board[g] = meet_in_memory(c, devices + out->crews[g].begin, out->crews[g].end - out->crews[g].begin);
     for (uint32_t i = 0; i < n_shards; i++) {
         out->latency_s[i] = 0;
-        out->stop_s[i] = in_memory ? 0 : c->devices[devices[i]].rates.step_s;
+        out->rates[i] = &c->devices[devices[i]].rates;
     }
     for (uint32_t i = 0; i < n_shards; i++)
         for (uint32_t k = 0; k < n_shards; k++) {
@@ -246,6 +249,14 @@ static void crew_messages(const struct cost_ways *w, uint32_t crew, uint32_t sha
     }
 }
 
+/* What the messages of an exchange take of a quota, with as many bytes in as out. Half of what a small one takes is the
+ * wait, of which there is one. */
+static double messages_quota_s(const struct cost_ways *w, uint32_t crew, uint32_t shard, double sent_bytes) {
+    const struct device_rates *r = w->rates[shard];
+    double n_trips = shard == w->crews[crew].begin ? w->n_crews / 2.0 : !w->has_board[crew];
+    return w->in_memory ? 0 : n_trips * r->quota_message_s + bytes_quota_s(r, 2 * sent_bytes);
+}
+
 void cost_exchange_of(const struct cost_ways *w, uint32_t shard, uint32_t n_segments, const struct range *own,
                       double row_bytes, struct cost_exchange *out) {
     uint32_t n_results[SEGMENTS_MAX], n = w->n_crews, me = 0;
@@ -258,12 +269,16 @@ void cost_exchange_of(const struct cost_ways *w, uint32_t shard, uint32_t n_segm
     tree_own(n_segments, own[shard], &tree);
     double at_once_s = ports_s(w, n_results, me, 0, row_bytes), part_bytes = row_bytes / n;
     double in_parts_s = w->latency_s[shard] + ports_s(w, n_results, me, 1, part_bytes);
-    *out = (struct cost_exchange){.share_s = w->latency_s[shard] + fmin(at_once_s, in_parts_s) + w->stop_s[shard],
+    *out = (struct cost_exchange){.share_s = w->latency_s[shard] + fmin(at_once_s, in_parts_s) +
+                                             (w->in_memory ? 0 : w->rates[shard]->step_s),
                                   .copy_bytes = (uint64_t)((tree.n_results + 1) * row_bytes)};
     crew_messages(w, me, shard, n_segments, own, row_bytes, out);
-    if (shard != w->crews[me].begin) return;
-    double sent = at_once_s <= in_parts_s ? n_results[me] * row_bytes : (n_results[me] + 1) * part_bytes;
-    out->sent_bytes += (uint64_t)(sent * (n - 1));
+    if (shard == w->crews[me].begin) {
+        double sent = at_once_s <= in_parts_s ? n_results[me] * row_bytes : (n_results[me] + 1) * part_bytes;
+        out->sent_bytes += (uint64_t)(sent * (n - 1));
+    }
+    out->spared_s = fmin(out->share_s, w->rates[shard]->quota_spare_s) -
+                    messages_quota_s(w, me, shard, (double)out->sent_bytes);
 }
 
 void cost_exchange_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard, enum axis axis,
@@ -322,8 +337,8 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
     const struct cost_before *b = &m->before[layer_begin], *e = &m->before[layer_end];
     int is_first = layer_begin == 0, is_last = layer_end == p->n_layers;
     double row_bytes = (double)s->n_rows * p->dim * 4, copied = (!is_first + !is_last) * row_bytes;
+    double spared_s = -cost_neighbours_s(&d->rates, !is_first + !is_last, row_bytes);
     struct cost_exchange x;
-    double spared_s = 0;
     *out = (struct cost){0};
     for (uint32_t l = layer_begin; l < layer_end; l++)
         cost_add_layer(m, &shards->cuts[shard], &d->rates, s, (int)l, out);
@@ -334,7 +349,7 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
         if (n <= 0) continue;
         cost_exchange_make(m, shards, shard, (enum axis)a, s, &x);
         out->share_s += n * x.share_s;
-        spared_s += n * cost_spared_s(&d->rates, shards->n_shards, x.share_s);
+        spared_s += n * x.spared_s;
         copied += n * (double)x.copy_bytes;
     }
     if (is_last) {

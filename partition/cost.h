@@ -26,9 +26,11 @@
  *                has to stop for messages (shards on several hosts, or a device that is not its host). At the end shard
  *                0 gets o x n_vocab x 4 bytes of logits from the others.
  *     saved_s    under a quota of processor time, a share q of what the threads ask for: what is not used during a wait
- *                can be used after it, as from a token bucket of quota_spare_s. (1 - q) x computing at most, and a
- *                third of each wait for the other one of two shards, nothing of more: to pass messages takes time of
- *                the quota, and who is held back holds all others (measured, docs/measurements.md 9.2)
+ *                can be used after it, as from a token bucket of quota_spare_s, less what messages take of the quota:
+ *                quota_message_s each, and bytes out and in / quota_link_per_s. One message to and from other stages,
+ *                one for an exchange between two crews, half of one for each crew more, since half of what it takes is
+ *                the wait, of which there is one. (1 - q) x computing at most; below 0 where messages take more than
+ *                waits give
  *     total_s    the sum of these, less saved_s
  *     rest_s     what a stage saves in the same way while other stages compute: another quota_spare_s. A step of
  *                the only stream takes total_s - rest_s; where there is always work there is no rest
@@ -53,7 +55,7 @@ struct step_shape {
 struct cost {
     double weights_s, attend_s, plain_s, launch_s, copy_s;
     double share_s;  /* exchanges with the other shards of the stage */
-    double saved_s;  /* of a quota, in waits for them */
+    double saved_s;  /* of a quota, in waits for them; below 0: lost to messages */
     double total_s;  /* of the step in this cell, where work never ends */
     double rest_s;   /* less, where it is the only step of all stages; 0 of a cell with all layers */
 };

@@ -38,9 +38,9 @@ struct cost_shards {
  * cut. */
 void cost_add_layer(const struct cost_model *m, const struct cut *cut, const struct device_rates *r,
                     const struct step_shape *s, int layer, struct cost *out);
-/* What a device may save of a quota in one wait for wait_s for other shards, and of compute_s in waits that save so
- * much together. */
-double cost_spared_s(const struct device_rates *r, uint32_t n_shards, double wait_s);
+/* What messages to and from so many neighbouring stages take of a quota in each step, row_bytes for each way. */
+double cost_neighbours_s(const struct device_rates *r, int n_neighbours, double row_bytes);
+/* What a device saves of a quota for computing compute_s, in waits that spare so much together. */
 double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s);
 /* Launches of a stage. */
 uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_t layer_end,
@@ -49,7 +49,8 @@ uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_
 struct cost_ways {
     double latency_s[SEGMENTS_MAX]; /* longest from or to any other shard */
     double s_per_byte[SEGMENTS_MAX][SEGMENTS_MAX]; /* from, to */
-    double stop_s[SEGMENTS_MAX];    /* what an exchange by messages costs a device beside it */
+    const struct device_rates *rates[SEGMENTS_MAX];
+    int in_memory;                  /* all meet in the memory of one host, and no device stops */
     uint32_t n_crews;
     struct shard_crew crews[SEGMENTS_MAX];
     int has_board[SEGMENTS_MAX];    /* crew: its shards meet in memory */
@@ -59,6 +60,7 @@ void cost_ways_make(const struct cluster *c, const uint32_t *devices, uint32_t n
 /* One exchange of partial sums; bytes between host and device, and to other shards. */
 struct cost_exchange {
     double share_s;
+    double spared_s; /* of a quota; below 0 where messages take more of it than the wait gives */
     uint64_t copy_bytes, sent_bytes;
 };
 /* Of shards that own segments `own` [n_shards], n_shards > 1; sums of row_bytes each. As node/sums.h does it, in the

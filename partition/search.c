@@ -58,7 +58,9 @@ static int rates_alike(const struct device_rates *a, const struct device_rates *
            is_near(a->plain_per_s, b->plain_per_s, tolerance) &&
            is_near(a->launch_s, b->launch_s, tolerance) && is_near(a->step_s, b->step_s, tolerance) &&
            is_near(a->copy_per_s, b->copy_per_s, tolerance) && is_near(a->quota_share, b->quota_share, tolerance) &&
-           is_near(a->quota_spare_s, b->quota_spare_s, tolerance);
+           is_near(a->quota_spare_s, b->quota_spare_s, tolerance) &&
+           is_near(a->quota_message_s, b->quota_message_s, tolerance) &&
+           is_near(a->quota_link_per_s, b->quota_link_per_s, tolerance);
 }
 
 static err classes_fill(struct search *s) {

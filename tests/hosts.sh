@@ -46,7 +46,7 @@ case $name in *[!a-zA-Z0-9]*|'') fail "HOSTS_NAME is '$name'; letters and digits
 # ---- cgroups: version 1, a folder for each controller, or version 2, one for all ----
 
 groups=/sys/fs/cgroup
-if [ -f $groups/cpu/cgroup.procs ]; then version=1 folders="$groups/cpu $groups/memory"
+if [ -f $groups/cpu/cgroup.procs ]; then version=1 folders="$groups/memory $groups/cpu"
 elif [ -f $groups/cgroup.controllers ]; then version=2 folders=$groups
 else version=0 folders=; fi
 tracker=${folders%% *}/caravan-$name # all processes of all hosts are below it
@@ -72,7 +72,7 @@ groups_set() { # HOST FILE VALUE
 }
 # As many shares as so many users of the machine.
 groups_weigh() { # N
-  [ $version = 1 ] && echo $((1024 * $1)) >"$tracker/cpu.shares"
+  [ $version = 1 ] && echo $((1024 * $1)) >"$groups/cpu/caravan-$name/cpu.shares"
   [ $version = 2 ] && echo $((100 * $1)) >"$tracker/cpu.weight"
 } 2>/dev/null
 
@@ -151,16 +151,19 @@ switch_start() {
   for i in $(all); do echo "0 0"; done >$state/rules
   for i in $(seq "$(cat $state/n)"); do in_switch ip link set p$i nomaster; done
 }
-# (Again) with the ports that are there now.
+# (Again) with the ports that are there now. In no group of the cpu controller of version 1, since those give what is
+# below them no real time.
 switch_run() {
   local p
   [ -f $state/switch-run.pid ] && kill "$(cat $state/switch-run.pid)" 2>/dev/null
-  (groups_join switch; close_rest; exec setsid nsenter -t "$(holder switch)" --net -- $state/delay_switch $state/rules \
+  (echo $BASHPID >"$tracker/switch/cgroup.procs"; close_rest
+    exec setsid nsenter -t "$(holder switch)" --net -- $state/delay_switch $state/rules \
     $(seq -f p%.0f "$(cat $state/n)")) </dev/null >$state/switch-run.log 2>&1 &
   echo $! >$state/switch-run.pid
   sleep 0.05
   p=$(cat $state/switch-run.pid)
   kill -0 "$p" 2>/dev/null || fail "the switch does not start: $(cat $state/switch-run.log)"
+  [ ! -s $state/switch-run.log ] || sed 's/^/hosts.sh: /' $state/switch-run.log >&2
 }
 rule_set() { # HOST FIELD VALUE
   awk -v line="$(number $1)" -v field="$2" -v value="$3" 'NR == line {$field = value} {print}' \

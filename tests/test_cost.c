@@ -133,8 +133,8 @@ static void test_shares(void **state) {
     test_program_free(&t);
 }
 
-/* A quota of half the time, of which a wait spares 2 ms at most: a third of each wait for shards, all together at most half
- * of the computing; a stage saves once more while others compute. */
+/* A quota of half the time, of which a wait spares 2 ms at most, and a message takes some: all together at most half of the
+ * computing; a stage saves once more while others compute. */
 static void test_quota(void **state) {
     (void)state;
     struct test_program t;
@@ -151,14 +151,29 @@ static void test_quota(void **state) {
     assert_near(alone.saved_s, 0);
     assert_near(alone.rest_s, 0);
     struct cost shard = cost_at(&t.p, c, shards, 1, s); /* waits of 1.01 ms */
-    assert_near(shard.saved_s, shard.share_s / 3);
-    assert_near(shard.total_s, shard.weights_s + shard.attend_s + shard.launch_s + shard.share_s * 2 / 3);
+    assert_near(shard.saved_s, shard.share_s);
+    c->devices[1].rates.quota_message_s = 0.5e-3;
+    assert_near(cost_at(&t.p, c, shards, 1, s).saved_s, shard.share_s - 4 * 0.5e-3);
+    c->devices[1].rates.quota_link_per_s = 1e8; /* 1024 bytes out and as many in */
+    assert_near(cost_at(&t.p, c, shards, 1, s).saved_s, shard.share_s - 4 * (0.5e-3 + 2 * 1024 / 1e8));
+    c->devices[1].rates.quota_link_per_s = 0;
+    c->devices[1].rates.quota_message_s = 3e-3; /* more than a wait gives */
+    shard = cost_at(&t.p, c, shards, 1, s);
+    assert_near(shard.total_s, shard.weights_s + shard.attend_s + shard.launch_s + 4 * 3e-3);
+    c->devices[1].rates.quota_message_s = 0;
     c->between.latency_s = 1;
     shard = cost_at(&t.p, c, shards, 1, s);
     assert_near(shard.saved_s, fmin(4 * 2e-3, 0.5 * (shard.weights_s + shard.attend_s + shard.launch_s)));
     struct cost stage = cost_at(&t.p, c, stages, 0, s);
     assert_near(stage.saved_s, 0);
     assert_near(stage.rest_s, 2e-3);
+    c->devices[0].rates.quota_message_s = 1e-3; /* to and from the other stage, in every step */
+    assert_near(cost_at(&t.p, c, stages, 0, s).total_s, stage.total_s + 1e-3);
+    assert_near(cost_at(&t.p, c, stages, 0, s).rest_s, 2e-3);
+    c->devices[0].rates.quota_link_per_s = 1e8;
+    assert_near(cost_at(&t.p, c, stages, 0, s).total_s, stage.total_s + 1e-3 + 1024 / 1e8);
+    assert_near(cost_at(&t.p, c, one, 0, s).total_s, alone.total_s);
+    c->devices[0].rates.quota_message_s = c->devices[0].rates.quota_link_per_s = 0;
     struct forecast *f;
     assert_int_equal(forecast_create_at(&t.p, c, stages, 100, &f), OK);
     double sum = stage.total_s + cost_at(&t.p, c, stages, 1, s).total_s;
@@ -187,6 +202,11 @@ static void test_crews(void **state) {
     assert_near(cost_at(&t.p, apart, plan, 1, many).share_s, 4 * (2e-3 + 2 * 3 * 1000 * sum_s / 4));
     assert_near(cost_at(&t.p, pairs, plan, 0, few).share_s, 4 * (1e-3 + sum_s));
     assert_near(cost_at(&t.p, pairs, plan, 2, many).share_s, 4 * (1e-3 + 1000 * sum_s));
+    for (int i = 0; i < 4; i++) /* messages lose, waits save nothing */
+        apart->devices[i].rates.quota_message_s = pairs->devices[i].rates.quota_message_s = 1e-3;
+    assert_near(cost_at(&t.p, apart, plan, 1, few).saved_s, -4 * 2e-3);
+    assert_near(cost_at(&t.p, pairs, plan, 2, few).saved_s, -4 * 1e-3);
+    assert_near(cost_at(&t.p, pairs, plan, 3, few).saved_s, 0); /* waits on a board */
     plan_free(plan);
     cluster_free(apart);
     cluster_free(pairs);

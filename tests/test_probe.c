@@ -151,7 +151,7 @@ static void test_device_of_any_bytes(void **state) {
 }
 
 #define RATES "\"read_per_s\":1,\"int8_per_s\":1,\"f32_per_s\":1,\"plain_per_s\":1,\"launch_s\":1,\"step_s\":1,\"copy_per_s\":0,\"pack_per_s\":1," \
-    "\"quota_share\":0,\"quota_spare_s\":0"
+    "\"quota_share\":0,\"quota_spare_s\":0,\"quota_message_s\":0,\"quota_link_per_s\":0"
 #define RANK(rank, memory, rates, links)                                                                          \
     "{\"rank\":" rank ",\"device\":\"d\",\"is_host\":true,\"is_cached\":false,\"memory_bytes\":" memory            \
     ",\"threads\":1,\"rates\":{" rates "},\"links\":" links "}"

@@ -128,7 +128,12 @@ static struct cluster *random_cluster(uint32_t n_devices, uint64_t model_bytes) 
         test_scale(d, between(0.2, 2));
         d->rates.launch_s = between(0, 1e-5);
         d->rates.step_s = between(0, 1e-4);
-        if (rand() % 2) d->rates.quota_share = between(0.1, 0.9), d->rates.quota_spare_s = between(0, 1e-2);
+        if (rand() % 2) {
+            d->rates.quota_share = between(0.1, 0.9);
+            d->rates.quota_spare_s = between(0, 1e-2);
+            d->rates.quota_message_s = between(0, 2e-3);
+            d->rates.quota_link_per_s = between(1e6, 1e9);
+        }
         d->is_host = rand() % 3 != 0;
         d->rates.copy_per_s = d->is_host ? 0 : between(1e8, 1e9);
         if (is_tight && rand() % 2) d->memory_bytes = (uint64_t)(between(0.2, 1.1) * (double)model_bytes);
