@@ -33,7 +33,8 @@
 #
 # Needs root, cgroups, iproute2, util-linux, for delays a C compiler. HOSTS_NAME (default: vh) tells several sets of
 # virtual hosts on one machine apart. Process ids and files are shared, as if all had mounted one file system.
-# Delays are made by tests/delay_switch.c, which takes the place of the kernel's bridge, rates by the kernel's tbf.
+# Delays are made by tests/delay_switch.c, which takes the place of the kernel's bridge and runs in real time, so that a
+# message waits for nobody who computes; rates by the kernel's tbf.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 name=${HOSTS_NAME:-vh}

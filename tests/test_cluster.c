@@ -14,23 +14,10 @@
 
 #include "base/mem.h"
 #include "partition/cluster.h"
-
-/* libconfig leaks what it had of a text that does not end. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) { return "leak:libconfig"; }
-
-static char path[] = "/tmp/caravan-test-cluster-XXXXXX";
-
-static void write_text(const char *text, size_t n) {
-    snprintf(path, sizeof path, "/tmp/caravan-test-cluster-XXXXXX");
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, n), (ssize_t)n);
-    close(fd);
-}
+#include "tests/libconfig_file.h"
 
 static err read_text(const char *text, struct cluster **out) {
-    write_text(text, strlen(text));
+    write_bytes(text, strlen(text));
     err e = cluster_read(path, out);
     unlink(path);
     return e;
@@ -38,13 +25,8 @@ static err read_text(const char *text, struct cluster **out) {
 
 static void expect_bad(const char *text, const char *line, const char *said) {
     struct cluster *c = NULL;
-    char where[64];
-    err e = read_text(text, &c);
-    if (e != ERR_CONFIG) fail_msg("%s: gave %d", text, e);
+    check_said(text, read_text(text, &c), line, said);
     assert_null(c);
-    snprintf(where, sizeof where, "%s:%s", path, line);
-    if (strncmp(err_text(), where, strlen(where)) != 0 || !strstr(err_text(), said) || strchr(err_text(), '\n'))
-        fail_msg("said \"%s\", expected \"%s ... %s\"", err_text(), where, said);
 }
 
 static struct cluster *good(const char *text) {
@@ -248,7 +230,7 @@ static struct cluster *measured(void) {
 }
 
 static err correct(struct cluster *c, const char *text) {
-    write_text(text, strlen(text));
+    write_bytes(text, strlen(text));
     err e = cluster_correct(c, path);
     unlink(path);
     return e;
@@ -318,7 +300,7 @@ static void test_mutations(void **state) {
             default: memmove(text + at + 1, text + at, len - at); len++;
             }
         }
-        write_text(text, len);
+        write_bytes(text, len);
         err e = cluster_read(path, &c);
         unlink(path);
         if ((e == OK) != (c != NULL)) fail_msg("error %d beside a result", e);

@@ -13,19 +13,10 @@
 
 #include "model/shape.h"
 #include "partition/plan.h"
-
-/* libconfig leaks what it had of a text that does not end. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) { return "leak:libconfig"; }
-
-static char path[] = "/tmp/caravan-test-shape-XXXXXX";
+#include "tests/libconfig_file.h"
 
 static err read_bytes(const char *text, size_t n, struct shape **out) {
-    snprintf(path, sizeof path, "/tmp/caravan-test-shape-XXXXXX");
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, n), (ssize_t)n);
-    close(fd);
+    write_bytes(text, n);
     err e = shape_read(path, out);
     unlink(path);
     return e;
@@ -33,13 +24,8 @@ static err read_bytes(const char *text, size_t n, struct shape **out) {
 
 static void expect_bad(const char *text, const char *line, const char *said) {
     struct shape *s = NULL;
-    char where[64];
-    err e = read_bytes(text, strlen(text), &s);
-    if (e != ERR_CONFIG) fail_msg("%s: gave %d", text, e);
+    check_said(text, read_bytes(text, strlen(text), &s), line, said);
     assert_null(s);
-    snprintf(where, sizeof where, "%s:%s", path, line);
-    if (strncmp(err_text(), where, strlen(where)) != 0 || !strstr(err_text(), said) || strchr(err_text(), '\n'))
-        fail_msg("said \"%s\", expected \"%s ... %s\"", err_text(), where, said);
 }
 
 static struct shape *good(const char *text) {
