@@ -4,8 +4,8 @@
  * Of each host the first rank speaks for it, first with the host's second rank (inside), then with other hosts in
  * rounds of disjoint pairs, as a tournament is played: everybody with everybody up to LINKS_ALL_HOSTS hosts; beyond
  * that each with its neighbours in the order of ranks, where stages will be, and with one half way round, as a
- * sample. Small messages there and back, the median; then large ones, one way and the other. A pair takes
- * about 0.1 s, more where a single trip takes longer than that. */
+ * sample. Small messages there and back, the median, and what they take of a processor; then large ones, one way and the
+ * other. A pair takes about 0.3 s, more where a single trip takes longer than that. */
 #ifndef NODE_LINKS_H
 #define NODE_LINKS_H
 
@@ -20,8 +20,8 @@ struct message_cost {
     double byte_s; /* a byte out or in, of large ones */
 };
 
-/* The links that this rank measured, at most one for each other host and one inside; freed with free(). */
-/* Who only answers takes what the other found. */
+/* The links that this rank measured, at most one for each other host and one inside, freed with free(); and what
+ * messages between hosts cost here, inside a host where there is one. Who only answers takes what the other found. */
 err links_measure(struct wire *w, struct probed_link **out, uint32_t *n_out, struct message_cost *cost);
 
 /* The tournament of n hosts: its rounds, and whom `host` meets in one of them, -1 nobody. Pure. */
