@@ -96,9 +96,15 @@ then ok bandwidth_of_a_long_way; else bad bandwidth_of_a_long_way "$(cat "$dir/e
 # On given processors; a wrong list starts nothing.
 $hosts down
 first=$(taskset -pc $$ | sed 's/.*: //; s/[-,].*//')
-$hosts up 2 --on "$first" --for $$
+$hosts up 2 --on "$first" --cpu 50 --for $$
+$hosts hostfile >"$dir/hosts"
 seen=$(for h in h1 h2; do $hosts exec $h sh -c 'taskset -pc $$' | sed 's/.*: //'; done | xargs)
 [ "$seen" = "$first $first" ] && ok on_given_processors || bad on_given_processors "they run on $seen, not on $first"
+# Under a quota both learn what messages take of it: who measures and who answers.
+timeout 100 $hosts exec h1 "$CARAVAN" probe --reference --formats F32 --hosts "$dir/hosts" --probe again --json \
+  --mpirun-args "$($hosts mpirun-args)" >"$dir/out" 2>"$dir/err"
+[ "$(grep -oE '"quota_(message_s|link_per_s)": [0-9.e+-]+' "$dir/out" | awk '$2 > 0' | wc -l)" = 4 ] &&
+  ok messages_of_a_quota || bad messages_of_a_quota "$(cat "$dir/err" "$dir/out")"
 $hosts down
 if ! $hosts up 1 --on x 2>"$dir/err" && grep -q -- "--on 'x': a list" "$dir/err" && [ -z "$($hosts hostfile 2>/dev/null)" ]
 then ok on_what_is_no_list; else bad on_what_is_no_list "$(cat "$dir/err")"; fi

@@ -50,7 +50,8 @@ static void near(double found, double expected) {
     "    devices = {\n" \
     "      gpu = { device = \"NVIDIA\"; count = 2; memory_gb = 24.5; read_gb_s = 900; int8_gop_s = 80000; copy_gb_s = 20;\n" \
     "              row_gb_s = { Q4_K = 700.0; }; products_gop_s = { q8_0 = 12345; }; };\n" \
-    "      cpu = { threads = 8; read_gb_s = 40; step_us = 100; launch_us = 7; pack_gb_s = 2; f32_gop_s = 500; };\n" \
+    "      cpu = { threads = 8; read_gb_s = 40; step_us = 100; launch_us = 7; pack_gb_s = 2; f32_gop_s = 500;" \
+    "        quota_share = 0.5; quota_spare_ms = 3; quota_message_ms = 2; quota_link_gb_s = 0.5; };\n" \
     "    };\n" \
     "  };\n" \
     "  small = { count = 3; memory_gb = 16; devices = { cpu = { read_gb_s = 20; }; }; };\n" \
@@ -86,6 +87,10 @@ static void test_good_file(void **state) {
     near(cpu->rates.launch_s, 7e-6);
     near(cpu->rates.pack_per_s, 2e9);
     near(cpu->rates.f32_per_s, 500e9);
+    near(cpu->rates.quota_share, 0.5);
+    near(cpu->rates.quota_spare_s, 3e-3);
+    near(cpu->rates.quota_message_s, 2e-3);
+    near(cpu->rates.quota_link_per_s, 0.5e9);
     assert_int_equal(c->devices[5].host, 3);
     cluster_free(c);
 }
