@@ -21,8 +21,9 @@ says() {
   elif ! grep -Eq -e "$pattern" "$dir/out"; then bad "$name" "$(head -c 400 "$dir/out")"
   else ok "$name"; fi
 }
-# The text of a completion, greedy, without the ids that differ each time.
-text_of() { ask 200 /v1/completions "$1" && grep -o '"text":"[^"]*"' "$dir/out"; }
+# The text of a completion, whole or streamed, without the ids that differ each time.
+text_in() { grep -o '"text": *"[^"]*"' "$1" | sed 's/^"text": *"//; s/"$//' | tr -d '\n'; }
+text_of() { ask 200 /v1/completions "$@" && text_in "$dir/out"; }
 logs() { # NAME PATTERN: in what the server said
   if grep -Eq -e "$2" "$dir/server.err"; then ok "$1"; else bad "$1" "$(tail -5 "$dir/server.err")"; fi
 }
@@ -43,8 +44,7 @@ says health 200 . /health
 says ready 200 ready /ready
 says models 200 '"object": *"list"' /v1/models
 says completion 200 '"finish_reason": *"(length|stop)"' /v1/completions "$greedy}"
-want=$("$CARAVAN" generate models/demo.gguf --prompt "A violin is" --max-tokens 12 --json 2>/dev/null |
-  grep -o '"text": *"[^"]*"' | sed 's/": "/":"/')
+want=$("$CARAVAN" generate models/demo.gguf --prompt "A violin is" --max-tokens 12 --json 2>/dev/null | text_in -)
 got=$(text_of "$greedy}")
 if [ -n "$want" ] && [ "$want" = "$got" ]; then ok same_as_generate; else bad same_as_generate "$got, expected $want"; fi
 says stream 200 '^data: \[DONE\]' /v1/completions "$greedy,\"stream\":true}" -N
@@ -81,7 +81,7 @@ done
 wait "${many[@]}"
 differing=
 for i in $(seq 12); do
-  [ "$(grep -o '"text":"[^"]*"' "$dir/many$i")" = "${alone[i]}" ] || differing="$differing $i"
+  [ -n "${alone[i]}" ] && [ "$(text_in "$dir/many$i")" = "${alone[i]}" ] || differing="$differing $i"
 done
 if [ -z "$differing" ]; then ok same_alone_and_together; else bad same_alone_and_together "requests$differing"; fi
 
@@ -99,48 +99,57 @@ if [ -n "$free" ]; then ok client_leaves; else bad client_leaves "$(head -c 400 
 # ---- a rank that dies: the stream goes on with the bytes it would have had ----
 long='{"prompt":"A","max_tokens":700,"ignore_eos":true,"temperature":0}'
 want=$(text_of "$long")
-# Kills a rank that was not killed yet, once the request of process $1 is at work.
+# Asks for the long answer as a stream, to $dir/stream; $client: the process that asks.
+stream_start() {
+  : >"$dir/stream"
+  curl -sN -m 120 -H 'Content-Type: application/json' --data-binary "${long%\}},\"stream\":true}" "$url/v1/completions" \
+    >"$dir/stream" &
+  client=$!
+}
+stream_grows() { # beyond SIZE
+  for _ in $(seq 1000); do
+    [ "$(stat -c %s "$dir/stream")" -gt "$1" ] && return 0
+    kill -0 $client 2>/dev/null || return 1
+    sleep 0.02
+  done
+  return 1
+}
+# Kills a rank that was not killed yet, once its job has written words of the stream.
 killed=
 kill_rank() {
-  local node launcher
-  for _ in $(seq 200); do
-    kill -0 "$1" 2>/dev/null || return 1
-    launcher=$(pgrep -P $server_pid mpirun | head -1)
+  local launcher node=
+  for _ in $(seq 500); do
+    launcher=$(pgrep -P $server_pid mpirun | tail -1)
     node=$(pgrep -f "caravan node --socket" -P "${launcher:-0}" | head -1)
-    curl -s "$url/cluster" >"$dir/cluster"
-    [ -n "$launcher" ] && [ -n "$node" ] && [ "$node" != "$killed" ] && grep -Eq '"state": *"ready"' "$dir/cluster" &&
-      grep -Eq '"running": *[1-9]' "$dir/cluster" && break
-    sleep 0.1
+    [ -n "$node" ] && [ "$node" != "$killed" ] && break
+    sleep 0.02
   done
-  sleep 0.3
+  stream_grows "$(stat -c %s "$dir/stream")" || return 1
   killed=$node
   kill -KILL "$node" 2>/dev/null
 }
-curl -s -m 120 -H 'Content-Type: application/json' --data-binary "$long" "$url/v1/completions" >"$dir/lost" &
-client=$!
-if kill_rank $client; then
+stream_start
+if kill_rank; then
   wait $client
-  if [ "$(grep -o '"text":"[^"]*"' "$dir/lost")" = "$want" ]; then ok rank_dies
-  else bad rank_dies "$(head -c 300 "$dir/lost")"; fi
+  if [ "$(text_in "$dir/stream")" = "$want" ]; then ok rank_dies; else bad rank_dies "$(head -c 300 "$dir/stream")"; fi
   logs rank_dies_is_logged 'job_lost'
-else bad rank_dies "no node was found"; fi
+else bad rank_dies "no node was found while it wrote"; fi
 
 # ---- a request under which the job dies again and again is given up; the server goes on ----
-curl -s -m 120 -H 'Content-Type: application/json' --data-binary "$long" "$url/v1/completions" >"$dir/lost" &
-client=$!
-kill_rank $client && kill_rank $client && kill_rank $client
+stream_start
+kill_rank && kill_rank && kill_rank
 wait $client
-if grep -q 'lost 3 times while this request ran' "$dir/lost"; then ok request_is_given_up
-else bad request_is_given_up "$(head -c 300 "$dir/lost")"; fi
-if [ "$(text_of "$long")" = "$want" ]; then ok server_goes_on; else bad server_goes_on "$(head -c 300 "$dir/out")"; fi
+if grep -q 'lost 3 times while this request ran' "$dir/stream"; then ok request_is_given_up
+else bad request_is_given_up "$(tail -c 300 "$dir/stream")"; fi
+got=$(text_of "$long")
+if [ "$got" = "$want" ]; then ok server_goes_on; else bad server_goes_on "$(head -c 300 "$dir/out")"; fi
 
 # ---- the end: a running answer is finished first ----
-curl -s -m 60 -H 'Content-Type: application/json' --data-binary "$long" "$url/v1/completions" >"$dir/last" &
-client=$!
-sleep 0.5
+stream_start
+stream_grows 0 || bad drain "it wrote nothing"
 server_stop
 wait $client
-if [ "$(grep -o '"text":"[^"]*"' "$dir/last")" = "$want" ]; then ok drain; else bad drain "$(head -c 300 "$dir/last")"; fi
+if [ "$(text_in "$dir/stream")" = "$want" ]; then ok drain; else bad drain "$(tail -c 300 "$dir/stream")"; fi
 if [ "$server_rc" = 0 ]; then ok exit_code; else bad exit_code "$server_rc: $(tail -3 "$dir/server.err")"; fi
 
 # ---- told twice: running answers are cut ----
@@ -166,8 +175,7 @@ server_start --stages 2 --shards 2 --api-keys "$dir/keys" || exit 1
 says no_key 401 '"error"' /v1/models
 says wrong_key 401 '"error"' /v1/models '' -H 'Authorization: Bearer key-0003'
 says right_key 200 '"list"' /v1/models '' -H 'Authorization: Bearer key-0002'
-ask 200 /v1/completions "$long" -H 'Authorization: Bearer key-0001'
-if [ "$(grep -o '"text":"[^"]*"' "$dir/out")" = "$want" ]; then ok same_on_2x2; else bad same_on_2x2 "$(head -c 300 "$dir/out")"; fi
+if [ "$(text_of "$long" -H 'Authorization: Bearer key-0001')" = "$want" ]; then ok same_on_2x2; else bad same_on_2x2 "$(head -c 300 "$dir/out")"; fi
 server_stop
 if grep -q 'key-000' "$dir/server.err" "$dir/server.out"; then bad keys_are_not_logged "a key is in the log"; else ok keys_are_not_logged; fi
 exit $failed
