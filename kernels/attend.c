@@ -6,20 +6,21 @@
 #include "base/mem.h"
 
 #define PARTIALS_BYTES ((size_t)16 << 20)
-#define QUERIES 8 /* that share each load of the cache: what registers hold */
 #define LANES 128 /* of a work-group, in the one-lane form */
 
 #define TEXT_OF(x) #x
 #define DEFINE(name, value) "#define " #name " " TEXT_OF(value) "\n"
 #define ARG DEVICE_ARG
 
+const char *attend_defines(enum format kv) {
+    return kv == FORMAT_F16 ? "#define KV_F16\n" DEFINE(QUERIES, ATTEND_QUERIES)
+                            : "#define KV_F32\n" DEFINE(QUERIES, ATTEND_QUERIES);
+}
+
 static err build_program(struct device *d, enum format kv, const struct kernel_forms *forms, cl_program *out) {
-    const char *type = kv == FORMAT_F16 ? "#define KV_F16\n" : "#define KV_F32\n";
-    const char *sizes = DEFINE(QUERIES, QUERIES) DEFINE(LANES, LANES);
-    const char *lanes[] = {type, sizes, "half.cl", "attend.cl", "attend_lanes.cl", "heads.cl", NULL};
-    const char *wide[] = {type, sizes, "half.cl", "attend.cl", "#define T 1\n", "attend_tile.cl",
-                          "#undef T\n#define T 2\n", "attend_tile.cl", "#undef T\n#define T 4\n", "attend_tile.cl",
-                          "#undef T\n#define T 8\n", "attend_tile.cl", "attend_wide.cl", "heads.cl", NULL};
+    const char *lanes[] = {attend_defines(kv), DEFINE(LANES, LANES), "half.cl", "attend.cl", "attend_lanes.cl",
+                           "heads.cl", NULL};
+    const char *wide[] = {attend_defines(kv), "half.cl", ATTEND_WIDE_TEXTS, NULL};
     return device_build(d, forms, forms->lanes_per_item == 1 ? lanes : wide, out);
 }
 
@@ -69,7 +70,9 @@ void attend_scratch_release(struct attend_scratch *s) {
 static err zeroed_memory(struct device *d, size_t n, cl_mem *out) {
     TRY(device_memory(d, n, out));
     cl_uint zero = 0;
-    return device_check(d, clEnqueueFillBuffer(d->queue, *out, &zero, sizeof zero, 0, n, 0, NULL, NULL),
+    cl_command_queue queue;
+    TRY(device_queue(d, &queue));
+    return device_check(d, clEnqueueFillBuffer(queue, *out, &zero, sizeof zero, 0, n, 0, NULL, NULL),
                         "clear a buffer");
 }
 
@@ -122,9 +125,9 @@ struct tiling {
 
 static struct tiling tiling_of(const struct attend_shape *s) {
     struct tiling t;
-    t.n_parts = (s->group + QUERIES - 1) / QUERIES;
+    t.n_parts = (s->group + ATTEND_QUERIES - 1) / ATTEND_QUERIES;
     t.cap_heads = (s->group + t.n_parts - 1) / t.n_parts;
-    t.tile_rows = QUERIES / t.cap_heads;
+    t.tile_rows = ATTEND_QUERIES / t.cap_heads;
     return t;
 }
 

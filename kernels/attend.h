@@ -29,6 +29,14 @@ struct attend_places {
     cl_mem position, table_begin, table;
 };
 
+/* How the texts are compiled for a cache's format, and those of the form with vectors, after half.cl. */
+#define ATTEND_QUERIES 8 /* that share each load of the cache: what registers hold */
+const char *attend_defines(enum format kv);
+#define ATTEND_WIDE_TEXTS                                                                                  \
+    "attend.cl", "#define T 1\n", "attend_tile.cl", "#undef T\n#define T 2\n", "attend_tile.cl",          \
+        "#undef T\n#define T 4\n", "attend_tile.cl", "#undef T\n#define T 8\n", "attend_tile.cl", "#undef T\n", \
+        "attend_wide.cl", "heads.cl"
+
 /* Builds with k->forms. */
 err attend_kernels_build(struct device *d, enum format kv, struct attend_kernels *k);
 void attend_kernels_release(struct attend_kernels *k);

@@ -51,9 +51,10 @@ static void CL_CALLBACK on_done(cl_event event, cl_int code, void *await) {
 }
 
 /* The driver copies, and tells on a thread of its own. */
-static cl_int begin_by_event(struct device *d, struct buffer *m, size_t at, size_t n, void *dst, cl_event *event) {
-    cl_int code = n ? clEnqueueReadBuffer(d->queue, m->mem, CL_FALSE, at, n, dst, 0, NULL, event)
-                    : clEnqueueMarkerWithWaitList(d->queue, 0, NULL, event);
+static cl_int begin_by_event(struct device *d, cl_command_queue queue, struct buffer *m, size_t at, size_t n,
+                             void *dst, cl_event *event) {
+    cl_int code = n ? clEnqueueReadBuffer(queue, m->mem, CL_FALSE, at, n, dst, 0, NULL, event)
+                    : clEnqueueMarkerWithWaitList(queue, 0, NULL, event);
     return code == CL_SUCCESS ? clSetEventCallback(*event, CL_COMPLETE, on_done, &d->await) : code;
 }
 
@@ -71,17 +72,20 @@ static void CL_CALLBACK leave(void *leaving) {
 }
 
 /* The device's own thread copies and tells: one thread fewer on the way, which counts where cores are few. */
-static cl_int begin_by_call(struct device *d, struct buffer *m, size_t at, size_t n, void *dst) {
+static cl_int begin_by_call(struct device *d, cl_command_queue queue, struct buffer *m, size_t at, size_t n,
+                            void *dst) {
     struct leaving l = {&d->await, NULL, dst, at, n};
     const void *place = &l.from;
-    return clEnqueueNativeKernel(d->queue, leave, &l, sizeof l, 1, &m->mem, &place, 0, NULL, NULL);
+    return clEnqueueNativeKernel(queue, leave, &l, sizeof l, 1, &m->mem, &place, 0, NULL, NULL);
 }
 
 static err read_begin(struct device *d, struct buffer *m, size_t at, size_t n, void *dst, cl_event *event) {
+    cl_command_queue queue;
+    TRY(device_queue(d, &queue));
     d->await.n_begun++;
-    cl_int code = d->can_call ? begin_by_call(d, m, at, n, dst) : begin_by_event(d, m, at, n, dst, event);
+    cl_int code = d->can_call ? begin_by_call(d, queue, m, at, n, dst) : begin_by_event(d, queue, m, at, n, dst, event);
     if (code != CL_SUCCESS) d->await.n_begun--; /* nobody will tell */
-    else code = clFlush(d->queue);
+    else code = clFlush(queue);
     return device_check(d, code, "read a buffer");
 }
 

@@ -25,19 +25,30 @@ static const struct tile *tiles_of(const struct kernel_forms *forms) {
 
 static uint32_t block_tiles(const struct kernel_forms *forms) { return is_wide(forms) ? BLOCK_TILES : 1; }
 
-static err program_build(struct device *d, const struct kernel_forms *forms, const char *format_defines,
-                         cl_program *out) {
+uint32_t dense_rows(const struct kernel_forms *forms, int i) { return tiles_of(forms)[i].rows; }
+
+uint32_t dense_texts(const struct kernel_forms *forms, struct dense_shapes *shapes, const char **out) {
     const struct tile *tiles = tiles_of(forms);
-    char shapes[N_DENSE_TILES][128];
-    const char *files[6 + 2 * N_DENSE_TILES] = {format_defines, "half.cl", "packed.cl", "tree.cl", "products.cl"};
+    uint32_t n = 0;
+    out[n++] = "packed.cl";
+    out[n++] = "tree.cl";
+    out[n++] = "products.cl";
     for (int i = 0; i < N_DENSE_TILES; i++) {
-        snprintf(shapes[i], sizeof shapes[i],
+        snprintf(shapes->text[i], sizeof shapes->text[i],
                  "#undef T\n#undef GROUPS\n#undef BLOCK_TILES\n"
                  "#define T %u\n#define GROUPS %u\n#define BLOCK_TILES %u\n",
                  tiles[i].rows, tiles[i].groups, block_tiles(forms));
-        files[5 + 2 * i] = shapes[i];
-        files[6 + 2 * i] = "dense.cl";
+        out[n++] = shapes->text[i];
+        out[n++] = "dense.cl";
     }
+    return n;
+}
+
+static err program_build(struct device *d, const struct kernel_forms *forms, const char *format_defines,
+                         cl_program *out) {
+    struct dense_shapes shapes;
+    const char *files[3 + DENSE_TEXTS_MAX] = {format_defines, "half.cl"};
+    dense_texts(forms, &shapes, files + 2);
     return device_build(d, forms, files, out);
 }
 

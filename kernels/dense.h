@@ -19,6 +19,15 @@ err dense_build(struct device *d, const struct kernel_forms *forms, const char *
                 struct dense *k, cl_program *program);
 void dense_release(struct dense *k);
 
+/* The texts of its kernels after half.cl, at most DENSE_TEXTS_MAX, and how many; `shapes` holds some of them. */
+#define DENSE_TEXTS_MAX (3 + 2 * N_DENSE_TILES)
+struct dense_shapes {
+    char text[N_DENSE_TILES][128];
+};
+uint32_t dense_texts(const struct kernel_forms *forms, struct dense_shapes *shapes, const char **out);
+/* Rows that kernel i takes at a time. */
+uint32_t dense_rows(const struct kernel_forms *forms, int i);
+
 /* Makes room for products over n_cols columns. */
 err dense_prepare(struct device *d, uint32_t n_cols, struct dense *k);
 

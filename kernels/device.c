@@ -13,11 +13,13 @@
 #include "base/cache_file.h"
 #include "base/env.h"
 #include "base/log.h"
+#include "kernels/chain.h"
 #include "kernels/program_cache.h"
 #include "model/packed.h"
 
 #define PLATFORMS_MAX 16
 #define DEVICES_MAX 64
+#define PAGE_BYTES 4096
 
 static const struct {
     const char *name, *text;
@@ -278,12 +280,24 @@ err device_open(const struct device_choice *c, struct device *out) {
 void device_close(struct device *d) {
     if (d->queue) {
         clFinish(d->queue);
+        chain_free(d->chain);
         await_free(&d->await);
         clReleaseCommandQueue(d->queue);
     }
     if (d->context) clReleaseContext(d->context);
     d->queue = NULL;
     d->context = NULL;
+}
+
+err device_queue(struct device *d, cl_command_queue *out) {
+    *out = d->queue;
+    return d->chain ? chain_flush(d->chain) : OK;
+}
+
+err device_finish(struct device *d) {
+    cl_command_queue queue;
+    TRY(device_queue(d, &queue));
+    return device_check(d, clFinish(queue), "finish");
 }
 
 /* The log of a failed build, its first lines. */
@@ -321,6 +335,7 @@ static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     if (f->dot != DOT_PLAIN) TRY(bytes_printf(text, "#define %s\n", dot_names[f->dot]));
     if (f->has_amx) TRY(bytes_append_str(text, "#define DOT_AMX\n"));
     if (!f->has_half) TRY(bytes_append_str(text, "#define INTEGER_HALF\n"));
+    TRY(bytes_append_str(text, "#define ITEM_PARAMS\n"));
     TRY(bytes_append_str(text, source_text("fetch.cl")));
     TRY(bytes_append_str(text, "#define NUMBER_FUNCTION INLINE\n#define REAL float\n#define AS_REAL as_float\n"
                                "#define AS_INT as_int\n#define NUMBER(n) number_##n\n"));
@@ -397,8 +412,21 @@ static err memory_create(struct device *d, cl_mem_flags flags, size_t n_bytes, v
     return device_check(d, code, "allocate memory");
 }
 
+static void CL_CALLBACK on_memory_gone(cl_mem mem, void *at) {
+    (void)mem;
+    free(at);
+}
+
 err device_memory(struct device *d, size_t n_bytes, cl_mem *out) {
-    return memory_create(d, 0, n_bytes ? n_bytes : 64, NULL, out);
+    if (n_bytes == 0) n_bytes = 64;
+    if (!d->can_chain) return memory_create(d, 0, n_bytes, NULL, out);
+    void *at = NULL;
+    if (posix_memalign(&at, PAGE_BYTES, n_bytes) != 0)
+        return err_set(ERR_MEMORY, "no memory for a buffer of %zu bytes", n_bytes);
+    err e = memory_create(d, CL_MEM_USE_HOST_PTR, n_bytes, at, out);
+    if (e == OK) e = device_check(d, clSetMemObjectDestructorCallback(*out, on_memory_gone, at), "watch memory");
+    else free(at);
+    return e;
 }
 
 err device_memory_at(struct device *d, void *at, size_t n_bytes, cl_mem *out) {
@@ -409,9 +437,14 @@ err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *a
                   uint32_t n_dims, const size_t *global, const size_t *local) {
     for (uint32_t i = 0; i < n_dims; i++)
         if (global[i] == 0) return OK;
+    err e = OK;
+    if (d->chain && chain_take(d->chain, kernel, args, n_args, n_dims, global, &e)) return e;
+    TRY(e);
+    cl_command_queue queue;
+    TRY(device_queue(d, &queue));
     for (uint32_t i = 0; i < n_args; i++)
         TRY(device_check(d, clSetKernelArg(kernel, i, args[i].size, args[i].value), "set a kernel argument"));
-    return device_check(d, clEnqueueNDRangeKernel(d->queue, kernel, n_dims, NULL, global, local, 0, NULL, NULL),
+    return device_check(d, clEnqueueNDRangeKernel(queue, kernel, n_dims, NULL, global, local, 0, NULL, NULL),
                         "enqueue a kernel");
 }
 

@@ -1,4 +1,4 @@
-/* Device: an OpenCL device with a context, one in-order queue, and programs
+/* Device: an OpenCL device with a context, commands in order, and programs
  * assembled from the embedded kernel texts. Private to kernels/; the only
  * files that see CL types include this one. */
 #ifndef KERNELS_DEVICE_H
@@ -17,7 +17,9 @@
 struct device {
     cl_device_id id;
     cl_context context;
-    cl_command_queue queue;
+    cl_command_queue queue; /* to enqueue a command use device_queue */
+    struct chain *chain;    /* takes launches of a few rows; NULL: there is none */
+    int can_chain;          /* there may be one, see kernels/chain.h: buffers lie in memory of ours */
     char platform[128], name[128], version[128], driver[128];
     uint64_t memory_bytes, allocation_bytes;
     int is_cpu, is_pocl;
@@ -34,6 +36,11 @@ void device_close(struct device *d);
 
 /* Of all kernel texts: which version of them this program has. */
 uint64_t device_sources_hash(void);
+
+/* The queue for one command that is no launch, after all launches before it. */
+err device_queue(struct device *d, cl_command_queue *out);
+/* Waits for all that was enqueued. */
+err device_finish(struct device *d);
 
 /* Builds the kernel texts named in `files` (NULL-terminated) as one program.
  * A name that starts with '#' is a line of text of its own. Tunables that the text names are defined. */
@@ -56,14 +63,15 @@ struct buffer {
 struct device_arg {
     size_t size;
     const void *value;
+    int is_memory; /* a cl_mem */
 };
-#define DEVICE_ARG(x) {sizeof(x), &(x)}
+#define DEVICE_ARG(x) {sizeof(x), &(x), _Generic((x), cl_mem: 1, default: 0)}
 /* A list of DEVICE_ARGs as the two parameters `args, n_args`. */
 #define DEVICE_ARGS(...)                                                                       \
     (const struct device_arg[]){__VA_ARGS__},                                                  \
         sizeof((const struct device_arg[]){__VA_ARGS__}) / sizeof(struct device_arg)
 
-/* Sets all arguments and enqueues; local may be NULL. Global sizes of 0 do nothing. */
+/* Sets all arguments and enqueues, at the latest with the next command of another kind. Global sizes of 0 do nothing. */
 err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,
                   uint32_t n_dims, const size_t *global, const size_t *local);
 

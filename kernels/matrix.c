@@ -48,10 +48,8 @@ static int has_many(const struct kernel_forms *forms, enum format f) {
 
 static err linear_program(struct device *d, const struct kernel_forms *forms, enum format f,
                           const char *numbers, cl_program *out) {
-    const char *files[] = {format_defines[f], numbers, "half.cl", "packed.cl", "dot.cl", "tree.cl", "products.cl",
-                           "#define T 1\n", "linear.cl", "#undef T\n#define T 2\n", "linear.cl",
-                           "#undef T\n#define T TILE_MIDDLE\n", "linear.cl", "#undef T\n#define T TILE_WIDE\n",
-                           "linear.cl", has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
+    const char *files[] = {format_defines[f], numbers, "half.cl", LINEAR_TEXTS,
+                           has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
     return device_build(d, forms, files, out);
 }
 
@@ -63,17 +61,17 @@ static err embed_program(struct device *d, const struct kernel_forms *forms, enu
     return device_build(d, forms, files, out);
 }
 
-static void format_numbers(enum format f, char out[160]) {
+void matrix_format_numbers(enum format f, char out[FORMAT_NUMBERS_BYTES]) {
     const struct packed_info *info = packed_info(f);
-    snprintf(out, 160, "#define OFFSET %u\n#define HAS_MIN %u\n#define N_SCALES %u\n#define SPLIT_ITEMS %d\n",
+    snprintf(out, FORMAT_NUMBERS_BYTES, "#define OFFSET %u\n#define HAS_MIN %u\n#define N_SCALES %u\n#define SPLIT_ITEMS %d\n",
              info->offset, info->has_min, info->n_scales, SPLIT_ITEMS);
 }
 
 err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k) {
     if (!format_info(f)->is_quantised)
         return dense_build(d, &k->forms, format_defines[f], &k->dense, &k->program);
-    char numbers[160];
-    format_numbers(f, numbers);
+    char numbers[FORMAT_NUMBERS_BYTES];
+    matrix_format_numbers(f, numbers);
     TRY(linear_program(d, &k->forms, f, numbers, &k->program));
     cl_int code;
     for (int i = 0; i < N_TILES; i++) {
@@ -91,8 +89,8 @@ err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels 
 
 static err embed_build(struct device *d, enum format f, struct matrix_kernels *k) {
     if (k->embed) return OK;
-    char numbers[160];
-    format_numbers(f, numbers);
+    char numbers[FORMAT_NUMBERS_BYTES];
+    matrix_format_numbers(f, numbers);
     TRY(embed_program(d, &k->forms, f, numbers, &k->embed_program));
     cl_int code;
     k->embed = clCreateKernel(k->embed_program, "embed", &code);

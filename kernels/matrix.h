@@ -24,8 +24,15 @@ struct matrix_kernels {
     struct dense dense; /* of a dense format */
 };
 
-/* The defines that kernel texts want for a format. */
+/* The defines that kernel texts want for a format, and those that are numbers. */
 const char *matrix_format_defines(enum format f);
+#define FORMAT_NUMBERS_BYTES 160
+void matrix_format_numbers(enum format f, char out[FORMAT_NUMBERS_BYTES]);
+
+/* The texts of products of a few rows, after half.cl. */
+#define LINEAR_TEXTS                                                                                            \
+    "packed.cl", "dot.cl", "tree.cl", "products.cl", "#define T 1\n", "linear.cl", "#undef T\n#define T 2\n", \
+        "linear.cl", "#undef T\n#define T TILE_MIDDLE\n", "linear.cl", "#undef T\n#define T TILE_WIDE\n", "linear.cl"
 
 /* Builds with k->forms. */
 err matrix_kernels_build(struct device *d, enum format f, struct matrix_kernels *k);

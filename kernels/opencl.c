@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "kernels/attend.h"
 #include "kernels/backend.h"
+#include "kernels/chain.h"
 #include "kernels/device.h"
 #include "kernels/gemm.h"
 #include "kernels/loader.h"
@@ -18,6 +19,7 @@ enum kernel_id {
 
 static const char *const kernel_names[N_KERNELS] = {
     "sum_rows", "quantize", "activate_rows", "select_rows"};
+static const enum call_id kernel_calls[N_KERNELS] = {CALL_SUM_ROWS, CALL_QUANTIZE, CALL_ACTIVATE, CALL_SELECT};
 
 /* Whether dense products of many rows go through CLBlast. */
 enum gemm_use { GEMM_UNKNOWN, GEMM_TRIED, GEMM_YES, GEMM_NO };
@@ -137,8 +139,10 @@ static void buffer_free(struct backend *b, struct buffer *m) {
 
 static err write_enqueue(struct backend *b, struct buffer *m, cl_bool waits, size_t at, size_t n, const void *src) {
     struct device *d = &self(b)->device;
+    cl_command_queue queue;
     if (n == 0) return OK;
-    return device_check(d, clEnqueueWriteBuffer(d->queue, m->mem, waits, at, n, src, 0, NULL, NULL),
+    TRY(device_queue(d, &queue));
+    return device_check(d, clEnqueueWriteBuffer(queue, m->mem, waits, at, n, src, 0, NULL, NULL),
                         "write a buffer");
 }
 
@@ -181,19 +185,20 @@ static err call(struct backend *b, void (*run)(const void *args, const void *in)
     const void *place = &c.in;
     if (n_bytes > sizeof c.args) return err_set(ERR_INTERNAL, "a call with %zu bytes", n_bytes);
     memcpy(c.args, args, n_bytes);
-    return device_check(d, clEnqueueNativeKernel(d->queue, call_run, &c, sizeof c, 1, &in->mem, &place, 0, NULL, NULL),
+    cl_command_queue queue;
+    TRY(device_queue(d, &queue));
+    return device_check(d, clEnqueueNativeKernel(queue, call_run, &c, sizeof c, 1, &in->mem, &place, 0, NULL, NULL),
                         "call the host");
 }
 
-static err finish(struct backend *b) {
-    struct device *d = &self(b)->device;
-    return device_check(d, clFinish(d->queue), "finish");
-}
+static err finish(struct backend *b) { return device_finish(&self(b)->device); }
 
 static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst) {
     struct device *d = &self(b)->device;
     if (n == 0) return finish(b); /* who reads nothing waits nevertheless, see buffer_send */
-    return device_check(d, clEnqueueReadBuffer(d->queue, m->mem, CL_TRUE, at, n, dst, 0, NULL, NULL),
+    cl_command_queue queue;
+    TRY(device_queue(d, &queue));
+    return device_check(d, clEnqueueReadBuffer(queue, m->mem, CL_TRUE, at, n, dst, 0, NULL, NULL),
                         "read a buffer");
 }
 
@@ -300,6 +305,53 @@ static err opencl_matrix_prepare(struct backend *b, enum format f, int is_table)
     return OK;
 }
 
+/* ---- chains ---- */
+
+static const enum op_kind plain_ops[] = {OP_NORM, OP_QUANTIZE, OP_REDUCE, OP_BIAS, OP_GLU, OP_ACT, OP_ADD, OP_SELECT};
+
+static err plain_ops_check(struct opencl *o) {
+    for (size_t i = 0; i < sizeof plain_ops / sizeof *plain_ops; i++) TRY(rows_check(o, plain_ops[i], FORMAT_F32));
+    return OK;
+}
+
+static err chain_check(struct opencl *o, enum format f, enum format kv) {
+    TRY(rows_check(o, OP_LINEAR, f));
+    TRY(rows_check(o, OP_KV_WRITE, kv));
+    TRY(rows_check(o, OP_ATTEND, kv));
+    return plain_ops_check(o);
+}
+
+/* Whether one program can hold both; not where one had to give way. */
+static int forms_match(const struct kernel_forms *a, const struct kernel_forms *b) {
+    return a->lanes_per_item == b->lanes_per_item && a->dot == b->dot && a->has_half == b->has_half;
+}
+
+/* For each format of matrices and of caches that there are. Without a chain everything still runs. */
+static void chains_add(struct opencl *o) {
+    struct device *d = &o->device;
+    err e = OK;
+    if (!d->can_chain) return;
+    if (!d->chain) {
+        e = chain_create(d, &d->chain);
+        for (int i = 0; i < N_KERNELS && e == OK; i++) chain_know(d->chain, kernel_calls[i], o->kernels[i]);
+    }
+    for (int f = 0; f < N_FORMATS && e == OK; f++) {
+        const struct matrix_kernels *linear = &o->matrix_kernels[f];
+        for (int kv = 0; kv < N_FORMATS && e == OK && linear->program; kv++) {
+            const struct attend_kernels *attend = &o->attend_kernels[kv];
+            if (!attend->program || !forms_match(&linear->forms, &attend->forms) ||
+                !forms_match(&linear->forms, &o->plain_forms) || chain_has(d->chain, (enum format)f, (enum format)kv)) continue;
+            e = chain_add(d->chain, (enum format)f, linear, (enum format)kv, attend);
+            if (e == OK && o->is_checked) e = chain_check(o, (enum format)f, (enum format)kv);
+        }
+    }
+    if (e == OK) return;
+    log_warn("device.check", "text=\"%s; kernels are launched one by one\"", err_text());
+    chain_free(d->chain);
+    d->chain = NULL;
+    d->can_chain = 0;
+}
+
 static err opencl_matrices_load(struct backend *b, const struct matrix_order *orders, uint32_t n) {
     struct opencl *o = self(b);
     for (uint32_t i = 0; i < n; i++) {
@@ -312,6 +364,7 @@ static err opencl_matrices_load(struct backend *b, const struct matrix_order *or
         if (!format_info(f)->is_quantised)
             TRY(dense_prepare(&o->device, n_cols, &o->matrix_kernels[f].dense));
     }
+    chains_add(o);
     return loader_run(&o->device, orders, n);
 }
 
@@ -338,6 +391,7 @@ static err attend_get(struct opencl *o, enum format kv) {
 
 static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
     TRY(attend_get(self(b), s->format));
+    chains_add(self(b));
     compiler_note(self(b));
     return attend_cache_create(&self(b)->device, s, out);
 }
@@ -367,8 +421,8 @@ static err sum_rows(struct backend *b, const struct row_sum *s, uint32_t n_rows,
     float over_width = 1.0f / (float)width;
     size_t items = o->plain_forms.lanes_per_item == PACKED_LANES ? 1 : 64, global = n_rows * items;
     return LAUNCH(o, o->kernels[KERNEL_SUM_ROWS], 1, &global, &items, ARG(leaves), ARG(merges), ARG(n_leaves),
-                  ARG(vector), ARG(x), ARG(sum), ARG(width), ARG(is_layer), ARG(s->eps), ARG(over_width), ARG(w),
-                  ARG(bias), ARG(out), ARG(q8));
+                  ARG(vector), ARG(x), ARG(sum), ARG(width), ARG(n_rows), ARG(is_layer), ARG(s->eps),
+                  ARG(over_width), ARG(w), ARG(bias), ARG(out), ARG(q8));
 }
 
 static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width, struct buffer *out) {
@@ -460,13 +514,6 @@ static err kernels_build(struct opencl *o) {
     return OK;
 }
 
-static err plain_ops_check(struct opencl *o) {
-    static const enum op_kind ops[] = {OP_NORM, OP_QUANTIZE, OP_REDUCE, OP_BIAS,
-                                       OP_GLU, OP_ACT, OP_ADD, OP_SELECT};
-    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) TRY(rows_check(o, ops[i], FORMAT_F32));
-    return OK;
-}
-
 /* The ops that depend on no format, built and checked. */
 static err kernels_get(struct opencl *o) {
     for (;;) {
@@ -487,6 +534,7 @@ static err opencl_open(struct opencl *o, const struct device_choice *c, const st
     else if (forms) d->forms.is_free = forms->is_free;
     if (tuning) d->tuning = *tuning;
     else tune_find(&(struct tune_device){d->platform, d->name, d->driver}, &d->tuning);
+    d->can_chain = chain_suits(d);
     o->base.tuning = d->tuning.source;
     o->base.platform = o->device.platform;
     o->base.device = o->device.name;

@@ -91,7 +91,7 @@ kernel void attend_chunk(global const KV *ck, global const KV *cv, global const 
                          global const int *table, uint head_dim, uint n_kv, uint n_heads, uint head_begin,
                          uint kv_begin, uint group, uint n_parts, uint cap_heads, uint window, float scale,
                          uint row_begin, uint row_end, uint tile_rows, uint n_chunks,
-                         global float *partials, global float *out) {
+                         global float *partials, global float *out ITEM_PARAMS) {
     local float score[QUERIES][CHUNK], part[QUERIES][Q_STEP], lanes[QUERIES * 16], top[QUERIES], sum[QUERIES];
     local uint2 seen[QUERIES];
     local size_t place[QUERIES], blocks[CHUNK / BLOCK];
@@ -160,7 +160,7 @@ kernel void attend_chunk(global const KV *ck, global const KV *cv, global const 
 
 /* Global (values of a head and up, n_heads, rows of the tile). */
 kernel void attend_combine(global const float *partials, global const int *position, uint n_chunks,
-                           uint head_dim, uint n_heads, uint window, uint row_begin, global float *out) {
+                           uint head_dim, uint n_heads, uint window, uint row_begin, global float *out ITEM_PARAMS) {
     uint d = get_global_id(0), head = get_global_id(1), row = row_begin + get_global_id(2);
     if (d >= head_dim) return;
     uint2 sees = row_sees(position[row], window);

@@ -99,7 +99,7 @@ kernel void attend_chunk(global const KV *ck, global const KV *cv, global const 
                          global const int *table, uint head_dim, uint n_kv, uint n_heads, uint head_begin,
                          uint kv_begin, uint group, uint n_parts, uint cap_heads, uint window, float scale,
                          uint row_begin, uint row_end, uint tile_rows, uint n_chunks,
-                         global float *partials, global float *out) {
+                         global float *partials, global float *out ITEM_PARAMS) {
     uint kv_head = get_global_id(1) / n_parts, chunk = get_global_id(2);
     uint2 heads = part_heads(kv_begin + kv_head, get_global_id(1) % n_parts, cap_heads, n_heads, head_begin, group);
     uint n_part = heads.y - heads.x, row = row_begin + get_global_id(0) * tile_rows;
@@ -133,7 +133,7 @@ kernel void attend_chunk(global const KV *ck, global const KV *cv, global const 
 
 /* Global (n_heads, rows of the tile). */
 kernel void attend_combine(global const float *partials, global const int *position, uint n_chunks,
-                           uint head_dim, uint n_heads, uint window, uint row_begin, global float *out) {
+                           uint head_dim, uint n_heads, uint window, uint row_begin, global float *out ITEM_PARAMS) {
     uint head = get_global_id(0), row = row_begin + get_global_id(1);
     uint2 sees = row_sees(position[row], window);
     uint first = sees.x / CHUNK, last = (sees.y - 1) / CHUNK;

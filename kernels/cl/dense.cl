@@ -14,7 +14,7 @@
         _Pragma("unroll") for (int t = 0; t < T; t++)
 
 kernel void CONCAT(dense_, T)(PRODUCTS, uint n_cols, global const float *x, uint n_rows, uint segment_cols,
-                              ulong merges, uint emits, uint n_leaves, uint row_begin, uint rows_all) {
+                              ulong merges, uint emits, uint n_leaves, uint row_begin, uint rows_all ITEM_PARAMS) {
     PRODUCT_FIND_AT(get_global_id(1) * (LPI * GROUPS), (16 * GROUPS))
     if (out_row >= n_out) return;
     uint lane = out_row % 16;
@@ -72,7 +72,7 @@ kernel void CONCAT(dense_, T)(PRODUCTS, uint n_cols, global const float *x, uint
 /* Rows [n_rows][n_cols] as tiles [tile][column][T]; the last tile is filled up
  * with its last row. A work-item takes 16 columns of a tile. */
 kernel void CONCAT(dense_lay_, T)(global const float *x, uint n_cols, uint row_begin, uint n_rows,
-                                  global float *out, uint n) {
+                                  global float *out, uint n ITEM_PARAMS) {
     uint per_tile = (n_cols + 15) / 16, i = get_global_id(0);
     if (i >= n) return;
     uint tile = i / per_tile, begin = i % per_tile * 16, end = min(begin + 16, n_cols);

@@ -35,7 +35,7 @@ kernel void heads_write(global KV *ck, global KV *cv, global float *q, global co
                         global const float *v_bias, global const float2 *angles,
                         global const int *position, global const int *table_begin,
                         global const int *table, uint n_q, uint n_kv, uint head_dim, uint q_pairs,
-                        uint k_pairs, int is_neox) {
+                        uint k_pairs, int is_neox ITEM_PARAMS) {
     uint head = get_global_id(1), row = get_global_id(2);
     global const float2 *a = angles + (size_t)row * max(q_pairs, k_pairs);
     if (head >= n_q + 2 * n_kv) return;

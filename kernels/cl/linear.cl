@@ -60,7 +60,7 @@ INLINE void CONCAT(segment_, T)(const struct planes *p, size_t group, uint lane,
 
 kernel void CONCAT(linear_, T)(
     PRODUCTS, uint n_blocks, uint super_first, uint n_supers, global const int *xq, uint n_rows,
-    uint segment_blocks, ulong merges, uint emits, uint n_leaves) {
+    uint segment_blocks, ulong merges, uint emits, uint n_leaves ITEM_PARAMS) {
     PRODUCT_FIND
     struct planes p = {w, at.x, at.y, at.z, n_blocks, super_first, n_supers};
     uint lane = out_row % 16;

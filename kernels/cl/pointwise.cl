@@ -22,7 +22,7 @@ INLINE float16 activate(int kind, float16 x) {
  * n = rows * ceil(width / 32). What is NULL is left out. */
 kernel void activate_rows(int kind, global const float *gate, global const float *gate_bias,
                           global const float *up, global const float *up_bias, uint width,
-                          global float *out, global int *q8, uint n) {
+                          global float *out, global int *q8, uint n ITEM_PARAMS) {
     if (get_global_id(0) >= n) return;
     size_t blocks = (width + 31) / 32, row = get_global_id(0) / blocks, at = row * width;
     size_t block = get_global_id(0) % blocks;
@@ -41,7 +41,7 @@ kernel void activate_rows(int kind, global const float *gate, global const float
 
 /* out [n_out, width] = in[index[row]]; n = n_out * width. */
 kernel void select_rows(global const float *in, global const int *index, uint width,
-                        global float *out, uint n) {
+                        global float *out, uint n ITEM_PARAMS) {
     size_t i = get_global_id(0);
     if (i >= n) return;
     out[i] = in[(size_t)index[i / width] * width + i % width];

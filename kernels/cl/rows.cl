@@ -9,13 +9,15 @@
 #if LPI == 16
 #define ROW_ITEMS 1
 #define VECTORS 4 /* of a work-item */
-typedef float16 VF;
+#define ROW_LANES local float *lanes = 0;
+typedef float16 VR;
 #define LOAD(x, i, n) load16(x, i, n)
 #define STORE(v, x, i, n) store16(v, x, i, n)
 #else
 #define ROW_ITEMS 64
 #define VECTORS 1
-typedef float VF;
+#define ROW_LANES local float lanes[LANES];
+typedef float VR;
 #define LOAD(x, i, n) ((x)[i])
 #define STORE(v, x, i, n) (x)[i] = (v)
 #endif
@@ -29,7 +31,7 @@ typedef float VF;
         }
 
 /* The sum of all lanes, the same in each work-item of the row. After it all see what any wrote. */
-INLINE float lanes_add(VF lane[VECTORS], local float *lanes) {
+INLINE float lanes_add(VR lane[VECTORS], local float *lanes) {
 #if LPI == 16
     float16 a = (lane[0] + lane[2]) + (lane[1] + lane[3]);
 #else
@@ -45,7 +47,7 @@ INLINE float lanes_add(VF lane[VECTORS], local float *lanes) {
 }
 
 /* x - mean; beyond the row's end 0, which adds nothing. */
-INLINE VF centred(global const float *x, uint i, uint width, float mean) {
+INLINE VR centred(global const float *x, uint i, uint width, float mean) {
 #if LPI == 16
     if (i + 16 > width) {
         int16 at = (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) + (int)i;
@@ -56,8 +58,8 @@ INLINE VF centred(global const float *x, uint i, uint width, float mean) {
 }
 
 /* The last sums of a tree: leaf after leaf `stride` values apart. */
-INLINE VF tree_sum(global const float *leaves, size_t stride, ulong merges, uint n_leaves, uint i, uint width) {
-    VF stack[TREE_DEPTH];
+INLINE VR tree_sum(global const float *leaves, size_t stride, ulong merges, uint n_leaves, uint i, uint width) {
+    VR stack[TREE_DEPTH];
     uint depth = 0;
     for (uint leaf = 0; leaf < n_leaves; leaf++) {
         stack[depth++] = LOAD(leaves + leaf * stride, i, width);
@@ -71,16 +73,16 @@ INLINE VF tree_sum(global const float *leaves, size_t stride, ulong merges, uint
 
 /* struct row_sum of kernels/backend.h, a work-group per row: v = tree over `leaves` + vector + x
  * into `sum`, then its norm. What is NULL is left out. */
-kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void sum_rows(
+kernel void sum_rows(
     global const float *leaves, ulong merges, uint n_leaves, global const float *vector,
-    global const float *x, global float *sum, uint width, int is_layer, float eps, float over_width,
-    global const float *w, global const float *b, global float *out, global int *q8) {
-    local float lanes[LANES];
-    size_t row = get_group_id(0), row_at = row * width, stride = get_num_groups(0) * (size_t)width;
+    global const float *x, global float *sum, uint width, uint n_rows, int is_layer, float eps, float over_width,
+    global const float *w, global const float *b, global float *out, global int *q8 ITEM_PARAMS) {
+    ROW_LANES
+    size_t row = get_global_id(0) / ROW_ITEMS, row_at = row * width, stride = n_rows * (size_t)width;
     if (sum) {
         sum += row_at;
         EACH_VECTOR(
-            VF f = leaves ? tree_sum(leaves + row_at, stride, merges, n_leaves, i, width) : (VF)(0.0f);
+            VR f = leaves ? tree_sum(leaves + row_at, stride, merges, n_leaves, i, width) : (VR)(0.0f);
             if (vector && leaves) f += LOAD(vector, i, width);
             else if (vector) f = LOAD(vector, i, width);
             STORE(x ? LOAD(x + row_at, i, width) + f : f, sum, i, width);
@@ -88,7 +90,7 @@ kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void sum_rows(
     }
     if (!w) return;
     global const float *v = sum ? sum : x + row_at;
-    VF lane[VECTORS];
+    VR lane[VECTORS];
     float mean = 0.0f;
     if (is_layer) {
         for (int k = 0; k < VECTORS; k++) lane[k] = 0.0f;
@@ -96,7 +98,7 @@ kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void sum_rows(
         mean = lanes_add(lane, lanes) * over_width;
     }
     for (int k = 0; k < VECTORS; k++) lane[k] = 0.0f;
-    EACH_VECTOR(VF c = centred(v, i, width, mean); lane[k] = fma(c, c, lane[k]);)
+    EACH_VECTOR(VR c = centred(v, i, width, mean); lane[k] = fma(c, c, lane[k]);)
     float scale = number_rsqrt(lanes_add(lane, lanes) * over_width + eps);
     if (out) out += row_at;
     if (q8) q8 += row_at / 32 * Q8_WORDS;
@@ -111,7 +113,11 @@ kernel __attribute__((reqd_work_group_size(ROW_ITEMS, 1, 1))) void sum_rows(
 }
 
 /* One work-item per block of 32, n blocks in all. */
-kernel void quantize(global const float *in, global int *out, uint n) {
+kernel void quantize(global const float *in, global int *out, uint n ITEM_PARAMS) {
     size_t i = get_global_id(0);
     if (i < n) quantize32(vload16(2 * i, in), vload16(2 * i + 1, in), out + i * Q8_WORDS);
 }
+
+#undef LANES
+#undef LOAD
+#undef STORE
