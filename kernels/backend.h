@@ -141,6 +141,7 @@ struct backend {
     int is_host;                   /* the device is this host's CPU and memory */
     int keeps_compiler;            /* it compiled in this process, where the compiler stays until the end */
     int is_packed;                 /* its matrices lie in the layout of model/packed.h */
+    int can_chain;                 /* ops of a few rows are launched together, once there are a matrix and a cache */
     int can_call;                  /* buffer_wrap and call are there: the device is threads of this process */
     const struct backend_ops *ops;
 };

@@ -349,7 +349,7 @@ static void chains_add(struct opencl *o) {
     log_warn("device.check", "text=\"%s; kernels are launched one by one\"", err_text());
     chain_free(d->chain);
     d->chain = NULL;
-    d->can_chain = 0;
+    d->can_chain = o->base.can_chain = 0;
 }
 
 static err opencl_matrices_load(struct backend *b, const struct matrix_order *orders, uint32_t n) {
@@ -543,6 +543,7 @@ static err opencl_open(struct opencl *o, const struct device_choice *c, const st
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
     o->base.is_packed = 1;
+    o->base.can_chain = d->can_chain;
     o->base.can_call = o->device.can_call;
     for (int f = 0; f < N_FORMATS; f++) o->matrix_kernels[f].forms = o->attend_kernels[f].forms = o->device.forms;
     o->plain_forms = o->device.forms;

@@ -1,0 +1,106 @@
+/* Chains of launches (kernels/chain.h): every op gives the reference's bits when it is called by one, and calls that
+ * follow each other see what those before have written, however many there are and whatever comes between. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "kernels/backend.h"
+#include "kernels/op_table.h"
+#include "kernels/op_time.h"
+
+#define WIDTH 8192
+#define N_SUMS 10000 /* several tables full */
+
+/* A backend that launches in chains: PoCL with two threads or more. */
+static struct backend *chained(struct cache **cache) {
+    struct backend *b;
+    if (backend_opencl("Portable Computing Language", &b) != OK) skip();
+    if (!b->can_chain) {
+        b->ops->destroy(b);
+        skip();
+    }
+    assert_int_equal(b->ops->cache_create(b, &(struct cache_shape){1, 1, 32, FORMAT_F16}, cache), OK);
+    return b;
+}
+
+static void chained_free(struct backend *b, struct cache *cache) {
+    assert_true(b->can_chain); /* none of its checks failed */
+    b->ops->cache_free(b, cache);
+    b->ops->destroy(b);
+}
+
+/* Matrices of a format bring its chain. */
+static struct op_time *matrix_of(struct backend *b, enum format f) {
+    const struct op_row row = {.op = OP_LINEAR, .variant = "", .format = f, .n_rows = 1, .out = 32, .in = 256};
+    struct op_time *t;
+    assert_int_equal(op_time_create(b, &row, 0, &t), OK);
+    return t;
+}
+
+static void ops_agree(void **state) {
+    (void)state;
+    static const enum format formats[] = {FORMAT_Q6_K, FORMAT_Q5_1, FORMAT_F16};
+    struct cache *cache;
+    struct backend *b = chained(&cache);
+    uint32_t n, n_run = 0;
+    const struct op_row *rows = op_table(&n);
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++) {
+        struct op_time *t = matrix_of(b, formats[f]);
+        for (uint32_t i = 0; i < n; i++) {
+            int is_product = rows[i].op == OP_LINEAR || rows[i].op == OP_EMBED;
+            int is_cached = rows[i].op == OP_KV_WRITE || rows[i].op == OP_ATTEND;
+            if (is_product ? rows[i].format != formats[f] : is_cached && rows[i].format != FORMAT_F16) continue;
+            if (op_row_check(&rows[i], b) != OK) fail_msg("%s", err_text());
+            n_run++;
+        }
+        op_time_free(t);
+    }
+    assert_true(n_run > 100);
+    chained_free(b, cache);
+}
+
+static struct buffer *values(struct backend *b, float value) {
+    struct buffer *m;
+    static float v[WIDTH];
+    for (int i = 0; i < WIDTH; i++) v[i] = value * (float)(i % 64 + 1);
+    assert_int_equal(b->ops->buffer_create(b, sizeof v, &m), OK);
+    assert_int_equal(b->ops->buffer_write(b, m, 0, sizeof v, v), OK);
+    return m;
+}
+
+static void expect_values(struct backend *b, struct buffer *m, float value) {
+    static float v[WIDTH];
+    assert_int_equal(b->ops->buffer_read(b, m, 0, sizeof v, v), OK);
+    for (int i = 0; i < WIDTH; i++) assert_float_equal(v[i], value * (float)(i % 64 + 1), 0);
+}
+
+/* x += one, again and again: each sum is a call of one work-item, which any thread may take. */
+static void calls_keep_their_order(void **state) {
+    (void)state;
+    struct cache *cache;
+    struct backend *b = chained(&cache);
+    struct op_time *t = matrix_of(b, FORMAT_Q8_0);
+    struct buffer *x = values(b, 0), *one = values(b, 1);
+    const struct row_sum sum = {.x = x, .vector = one, .sum = x};
+    for (int i = 1; i <= N_SUMS; i++) {
+        assert_int_equal(b->ops->sum_rows(b, &sum, 1, WIDTH), OK);
+        if (i == 3 || i == 700 || i % 1999 == 0) expect_values(b, x, (float)i);
+        if (i % 900 == 0) { /* a launch of another kind between two of a chain's */
+            double seconds;
+            assert_int_equal(op_time_mean(t, 1, 0, &seconds), OK);
+        }
+    }
+    expect_values(b, x, N_SUMS);
+    b->ops->buffer_free(b, x);
+    b->ops->buffer_free(b, one);
+    op_time_free(t);
+    chained_free(b, cache);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ops_agree), cmocka_unit_test(calls_keep_their_order)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
