@@ -12,7 +12,7 @@
 #define CALLS_MAX 4096  /* in the table; several steps of a large model */
 #define KNOWN_MAX 256   /* kernels */
 #define LINKS_MAX 16
-#define SHARES 8 
+#define SHARES 8
 #define PAGE_BYTES 4096
 #define LINE_BYTES 64
 #define TILES 4         /* kernels of one name for different numbers of rows at a time */

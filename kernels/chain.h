@@ -1,9 +1,9 @@
-/* Chain: launches that follow each other, run as one. A launch under PoCL costs about 12 us in which nobody computes, since
- * threads that have nothing left to do sleep and are woken for the next; a token of one text takes hundreds of launches. So
- * launches are written into a table, and one kernel, a work-item for each thread, goes through it (kernels/cl/chain.cl). Those
- * of products of many rows are not, which take long beside this. What is in the table ends before the next command of any
- * other kind. Arguments are addresses there: only for a device that is threads of this process and uses our memory where
- * it lies.
+/* Chain: launches that follow each other, run as one. A launch under PoCL costs about 12 us in which nobody computes,
+ * since threads that have nothing left to do sleep and are woken for the next; a token of one text takes hundreds of
+ * launches. So launches are written into a table, and one kernel, a work-item for each thread, goes through it
+ * (kernels/cl/chain.cl). Those of quantised products of many rows are not, which take long beside this. What is in the
+ * table ends before the next command of any other kind. Arguments are addresses there: only for a device that is
+ * threads of this process and uses our memory where it lies.
  * Private to kernels/; for the thread that enqueues. */
 #ifndef KERNELS_CHAIN_H
 #define KERNELS_CHAIN_H

@@ -71,7 +71,8 @@ struct device_arg {
     (const struct device_arg[]){__VA_ARGS__},                                                  \
         sizeof((const struct device_arg[]){__VA_ARGS__}) / sizeof(struct device_arg)
 
-/* Sets all arguments and enqueues, at the latest with the next command of another kind. Global sizes of 0 do nothing. */
+/* Sets all arguments and enqueues, at the latest with the next command of another kind. Global sizes of 0 do
+ * nothing. */
 err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,
                   uint32_t n_dims, const size_t *global, const size_t *local);
 

@@ -63,7 +63,8 @@ static err embed_program(struct device *d, const struct kernel_forms *forms, enu
 
 void matrix_format_numbers(enum format f, char out[FORMAT_NUMBERS_BYTES]) {
     const struct packed_info *info = packed_info(f);
-    snprintf(out, FORMAT_NUMBERS_BYTES, "#define OFFSET %u\n#define HAS_MIN %u\n#define N_SCALES %u\n#define SPLIT_ITEMS %d\n",
+    snprintf(out, FORMAT_NUMBERS_BYTES,
+             "#define OFFSET %u\n#define HAS_MIN %u\n#define N_SCALES %u\n#define SPLIT_ITEMS %d\n",
              info->offset, info->has_min, info->n_scales, SPLIT_ITEMS);
 }
 

@@ -35,6 +35,7 @@ struct opencl {
     struct gemm gemm;
     struct linear_many many;
     uint32_t blocks_max; /* of a row of a quantised matrix */
+    uint32_t n_matrices[N_FORMATS], n_caches[N_FORMATS]; /* that there are */
     enum gemm_use gemm_use[N_FORMATS]; /* of the dense formats */
     struct kernel_forms plain_forms;
     int is_form_given; /* by the caller: another is no answer */
@@ -326,25 +327,29 @@ static int forms_match(const struct kernel_forms *a, const struct kernel_forms *
     return a->lanes_per_item == b->lanes_per_item && a->dot == b->dot && a->has_half == b->has_half;
 }
 
-/* For each format of matrices and of caches that there are. Without a chain everything still runs. */
+static err chain_of(struct opencl *o, enum format f, enum format kv) {
+    struct device *d = &o->device;
+    const struct matrix_kernels *linear = &o->matrix_kernels[f];
+    const struct attend_kernels *attend = &o->attend_kernels[kv];
+    if (!forms_match(&linear->forms, &attend->forms) || !forms_match(&linear->forms, &o->plain_forms)) return OK;
+    if (!d->chain) {
+        TRY(chain_create(d, &d->chain));
+        for (int i = 0; i < N_KERNELS; i++) chain_know(d->chain, kernel_calls[i], o->kernels[i]);
+    }
+    if (chain_has(d->chain, f, kv)) return OK;
+    TRY(chain_add(d->chain, f, linear, kv, attend));
+    return o->is_checked ? chain_check(o, f, kv) : OK;
+}
+
+/* For each format of matrices, and of caches, that there are. Without chains everything still runs. */
 static void chains_add(struct opencl *o) {
     struct device *d = &o->device;
     err e = OK;
-    if (!d->can_chain) return;
-    if (!d->chain) {
-        e = chain_create(d, &d->chain);
-        for (int i = 0; i < N_KERNELS && e == OK; i++) chain_know(d->chain, kernel_calls[i], o->kernels[i]);
-    }
-    for (int f = 0; f < N_FORMATS && e == OK; f++) {
-        const struct matrix_kernels *linear = &o->matrix_kernels[f];
-        for (int kv = 0; kv < N_FORMATS && e == OK && linear->program; kv++) {
-            const struct attend_kernels *attend = &o->attend_kernels[kv];
-            if (!attend->program || !forms_match(&linear->forms, &attend->forms) ||
-                !forms_match(&linear->forms, &o->plain_forms) || chain_has(d->chain, (enum format)f, (enum format)kv)) continue;
-            e = chain_add(d->chain, (enum format)f, linear, (enum format)kv, attend);
-            if (e == OK && o->is_checked) e = chain_check(o, (enum format)f, (enum format)kv);
-        }
-    }
+    if (!d->can_chain || o->is_checking) return;
+    for (int f = 0; f < N_FORMATS; f++)
+        for (int kv = 0; kv < N_FORMATS && e == OK && o->n_matrices[f]; kv++)
+            if (o->n_caches[kv]) e = chain_of(o, (enum format)f, (enum format)kv);
+    compiler_note(o);
     if (e == OK) return;
     log_warn("device.check", "text=\"%s; kernels are launched one by one\"", err_text());
     chain_free(d->chain);
@@ -364,12 +369,14 @@ static err opencl_matrices_load(struct backend *b, const struct matrix_order *or
         if (!format_info(f)->is_quantised)
             TRY(dense_prepare(&o->device, n_cols, &o->matrix_kernels[f].dense));
     }
+    TRY(loader_run(&o->device, orders, n));
+    for (uint32_t i = 0; i < n; i++) o->n_matrices[orders[i].source.format]++;
     chains_add(o);
-    return loader_run(&o->device, orders, n);
+    return OK;
 }
 
 static void opencl_matrix_free(struct backend *b, struct matrix *m) {
-    (void)b;
+    if (m) self(b)->n_matrices[m->layout.format]--;
     loader_matrix_free(m);
 }
 
@@ -390,14 +397,17 @@ static err attend_get(struct opencl *o, enum format kv) {
 }
 
 static err cache_create(struct backend *b, const struct cache_shape *s, struct cache **out) {
-    TRY(attend_get(self(b), s->format));
-    chains_add(self(b));
-    compiler_note(self(b));
-    return attend_cache_create(&self(b)->device, s, out);
+    struct opencl *o = self(b);
+    TRY(attend_get(o, s->format));
+    compiler_note(o);
+    TRY(attend_cache_create(&o->device, s, out));
+    o->n_caches[s->format]++;
+    chains_add(o);
+    return OK;
 }
 
 static void cache_free(struct backend *b, struct cache *c) {
-    (void)b;
+    if (c) self(b)->n_caches[c->shape.format]--;
     attend_cache_free(c);
 }
 

@@ -5,7 +5,7 @@
  * is left, and goes on once all are done. Nobody waits for one who has not begun, so one alone gets through, too. */
 struct call {
     ulong slots[CALL_SLOTS];
-    uint kernel_id, n_items, sizes[2], share; /* work-items: of all, in the first two dimensions, that are taken at a time */
+    uint kernel_id, n_items, sizes[2], share; /* work-items: all, in the first two dimensions, taken at a time */
     uint rest[11];
     volatile uint n_taken __attribute__((aligned(64)));
     volatile uint n_done __attribute__((aligned(64)));
@@ -18,15 +18,16 @@ struct call {
 #define L4(i) vload4(0, s + (i))
 #define ITEM place_0, place_1, place_2
 #define PRODUCTS_HERE P(0), P(1), P(2), L4(3), L4(7), L4(11), U4(15), P(17), P(18), P(19)
-#define LINEAR(t)                                                                                                  \
+#define LINEAR(t)                                                                      \
     CONCAT(linear_, t)(PRODUCTS_HERE, U(20), U(21), U(22), P(23), U(24), U(25), s[26], U(27), U(28), ITEM)
-#define DENSE_LINEAR(t)                                                                                            \
+#define DENSE_LINEAR(t)                                                                \
     CONCAT(dense_, t)(PRODUCTS_HERE, U(20), P(21), U(22), U(23), s[24], U(25), U(26), U(27), U(28), ITEM)
 #define DENSE_LAY(t) CONCAT(dense_lay_, t)(P(0), U(1), U(2), U(3), P(4), U(5), ITEM)
 
 INLINE void item_run(global const struct call *c, uint i) {
     global const ulong *s = c->slots;
-    size_t place_0 = i % c->sizes[0], rest = i / c->sizes[0], place_1 = rest % c->sizes[1], place_2 = rest / c->sizes[1];
+    size_t place_0 = i % c->sizes[0], rest = i / c->sizes[0];
+    size_t place_1 = rest % c->sizes[1], place_2 = rest / c->sizes[1];
     switch (c->kernel_id) {
     case CALL_SUM_ROWS:
         sum_rows(P(0), s[1], U(2), P(3), P(4), P(5), U(6), U(7), U(8), F(9), F(10), P(11), P(12), P(13), P(14), ITEM);
@@ -35,12 +36,12 @@ INLINE void item_run(global const struct call *c, uint i) {
     case CALL_ACTIVATE: activate_rows(U(0), P(1), P(2), P(3), P(4), U(5), P(6), P(7), U(8), ITEM); break;
     case CALL_SELECT: select_rows(P(0), P(1), U(2), P(3), U(4), ITEM); break;
     case CALL_HEADS:
-        heads_write(P(0), P(1), P(2), P(3), P(4), P(5), P(6), P(7), P(8), P(9), P(10), P(11), U(12), U(13), U(14), U(15),
-                    U(16), U(17), ITEM);
+        heads_write(P(0), P(1), P(2), P(3), P(4), P(5), P(6), P(7), P(8), P(9), P(10), P(11), U(12), U(13), U(14),
+                    U(15), U(16), U(17), ITEM);
         break;
     case CALL_CHUNK:
-        attend_chunk(P(0), P(1), P(2), P(3), P(4), P(5), U(6), U(7), U(8), U(9), U(10), U(11), U(12), U(13), U(14), F(15),
-                     U(16), U(17), U(18), U(19), P(20), P(21), ITEM);
+        attend_chunk(P(0), P(1), P(2), P(3), P(4), P(5), U(6), U(7), U(8), U(9), U(10), U(11), U(12), U(13), U(14),
+                     F(15), U(16), U(17), U(18), U(19), P(20), P(21), ITEM);
         break;
     case CALL_COMBINE: attend_combine(P(0), P(1), U(2), U(3), U(4), U(5), U(6), P(7), ITEM); break;
 #ifdef DENSE_BYTES
