@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include "base/env.h"
 #include "tests/grid.h"
 
 #define FOLDER "tests/golden/"
@@ -114,6 +115,8 @@ static void devices_agree(void **state) {
 }
 
 int main(void) {
+    /* One thread of PoCL, so that no chains of all these formats are compiled: test_chain and test_invariance have some. */
+    if (env_set("POCL_MAX_PTHREAD_COUNT", "1") != OK) return 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(reference_agrees), cmocka_unit_test(devices_agree)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
