@@ -46,9 +46,15 @@ static int has_many(const struct kernel_forms *forms, enum format f) {
     return format_info(f)->is_quantised && forms->lanes_per_item == PACKED_LANES;
 }
 
+/* Groups of lanes that a work-item of linear_many.cl owns. */
+static uint32_t many_groups(const struct kernel_forms *forms) {
+    return forms->dot == DOT_AVX512_VNNI && !forms->has_amx ? 2 : 1;
+}
+
 static err linear_program(struct device *d, const struct kernel_forms *forms, enum format f,
                           const char *numbers, cl_program *out) {
     const char *files[] = {format_defines[f], numbers, "half.cl", LINEAR_TEXTS,
+                           many_groups(forms) == 2 ? "#define GROUPS 2\n" : "#define GROUPS 1\n",
                            has_many(forms, f) ? "linear_many.cl" : NULL, NULL};
     return device_build(d, forms, files, out);
 }
@@ -174,13 +180,15 @@ err matrix_linear(struct device *d, const struct matrix_kernels *k, const struct
     if (!format_info(l->format)->is_quantised)
         return dense_linear(d, &k->forms, &k->dense, products, n_products, in, n_rows, segment_cols, tree);
     struct product_args a;
-    TRY(product_args_fill(products, n_products, PACKED_LANES, &a));
+    int is_many = k->linear_many && n_rows >= LINEAR_MANY_ROWS_MIN;
+    uint32_t n_groups = is_many ? many_groups(&k->forms) : 1;
+    TRY(product_args_fill(products, n_products, n_groups * PACKED_LANES, &a));
     cl_ulong merges = tree_merges(tree);
     cl_uint emits = tree_emits(tree), segment_blocks = segment_cols / PACKED_BLOCK;
     size_t local[2], global[2];
     linear_shape(d, &k->forms, a.n_units, tree->n_leaves, local, global);
     cl_kernel kernel = k->linear[tile_choose(d, in, n_rows, l->n_blocks * PACKED_BLOCK)];
-    if (k->linear_many && n_rows >= LINEAR_MANY_ROWS_MIN) {
+    if (is_many) {
         TRY(linear_many_arrange(d, k->arrange, in, n_rows, l->n_blocks, many));
         kernel = k->linear_many;
         in = many->tiles;

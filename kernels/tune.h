@@ -49,7 +49,7 @@ enum tune_concern {
     X(TILE_WIDE, 8, TUNE_OF_TILES, "rows that a product of many rows takes at a time", 6, 8, 12, 16)           \
     X(MANY_RUN, 8, TUNE_OF_MANY, "blocks of weights unpacked at a time for many rows", 4, 8, 16, 32)           \
     X(MANY_TILES, 8, TUNE_OF_MANY, "tiles of 16 rows that use them", 2, 4, 8, 16)                              \
-    X(MANY_DOTS, 4, TUNE_OF_MANY, "blocks whose dots of a tile are kept: all but one are made ahead", 2, 4, 8) \
+    X(MANY_DOTS, 4, TUNE_OF_MANY, "blocks whose dots by Intel AMX are kept: all but one are made ahead", 2, 4, 8) \
     X(GEMM_ROWS_MIN, 64, TUNE_OF_GEMM, "rows from which CLBlast may multiply", 16, 32, 48, 64)
 
 #define TUNE_VALUES_MAX 8

@@ -6,6 +6,13 @@
 /* The compiler may not know the instruction, the assembler does. */
 #define DOT(acc, w, x)                                                                 \
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(x)))
+/* Of two groups of lanes: *x is read once. */
+#define DOT_PAIR(acc0, acc1, w0, w1, x)                                                \
+    {                                                                                  \
+        VI x_;                                                                         \
+        __asm__("vpbroadcastd %5, %2\n\tvpdpbusd %2, %3, %0\n\tvpdpbusd %2, %4, %1"    \
+                : "+v"(acc0), "+v"(acc1), "=&v"(x_) : "v"(w0), "v"(w1), "m"(*(x)));    \
+    }
 #define SUM_FLOAT(x) sum_float(x) /* where the compiler takes three or four */
 INLINE float16 sum_float(global const int *x) {
     float16 f;

@@ -1,20 +1,29 @@
 /* Quantised matrix times many rows of int8 activations, for devices whose
- * work-item owns a group of 16 output rows.
+ * work-item owns groups of 16 output rows.
  *
  * The rows are first brought into tiles: what a block of columns needs of TILE rows
- * lies together. The weights of a run of blocks are unpacked once into private
- * memory, where all rows of a pass use them, a tile at a time with its sums in
+ * lies together. The weights of a run of blocks, which ends where a segment ends, are unpacked once into private
+ * memory, where all rows of a pass use them, ROWS at a time with their sums in
  * registers. The order of additions is that of linear.cl: integer dots inside a block, fma over
- * blocks in increasing order inside a segment, the tree over segments; a run may end inside a segment.
- * The last tile is moved back over rows that are done already; a tile that is alone may have fewer rows:
- * the last one stands in for the rest.
+ * blocks in increasing order inside a segment, the tree over segments. Behind the last row a tile is filled up with it;
+ * nothing of that is written.
+ *
+ * A work-item owns GROUPS groups: where a processor reads two vectors from its caches and makes two of dots in a cycle,
+ * dots that each read their activations leave it no time to read anything else, so two groups share what is read.
  *
  * DOT_AMX: the dots of a block and a tile by Intel AMX. One tile register holds
  * TILE rows of 32 int8, another the block as it is packed (four columns of 16 lanes in a
- * row); their product is every dot at once. Else DOT of linear.cl, row by row. */
+ * row); their product is every dot at once. Else DOT of linear.cl, row by row: of so few rows that their dots and
+ * sums stay in registers, in those of 256 bits, too, as far as there are enough. */
 #define TILE 16
+#ifdef DOT_AMX
+#define ROWS TILE
+#else
+#define ROWS 4
+#endif
+#define SUMS (GROUPS * ROWS)
 #undef T
-#define T TILE /* of tree.cl */
+#define T SUMS /* of tree.cl */
 #define TILE_WORDS 176 /* of a block: int8 [TILE][32], f32 scale [TILE], of the halves, or of all, [2][TILE]: the float
                           sum for formats with a min, what dots of unsigned weights begin with for the others */
 #if HAS_MIN
@@ -25,21 +34,15 @@
 #define RUN MANY_RUN   /* blocks unpacked at a time */
 #define TILES_MAX MANY_TILES /* of a pass over the weights */
 
-/* How far the sums of all tiles are: the leaf, what it still lacks, where in the tree. */
-struct place {
-    uint leaf, n_left, depth, result;
-};
-
 /* One work-item per block of a tile; n of them. */
 kernel void tiles_arrange(global const int *xq, uint n_blocks, uint n_rows, global int *tiles, uint n) {
     size_t i = get_global_id(0);
     if (i >= n) return;
     size_t tile = i / n_blocks, block = i % n_blocks;
-    uint begin = TILE_BEGIN(tile);
     global int *q = tiles + i * TILE_WORDS;
     global int *scale = q + TILE * 8, *begin_with = scale + TILE;
     for (uint t = 0; t < TILE; t++) {
-        global const int *x = xq + (min(begin + t, n_rows - 1) * (size_t)n_blocks + block) * 12;
+        global const int *x = xq + (min((uint)tile * TILE + t, n_rows - 1) * (size_t)n_blocks + block) * 12;
         vstore8(vload8(0, x), t, q);
         scale[t] = x[8];
         begin_with[t] = TILE_SUM(x[SUM_AT]);
@@ -89,25 +92,58 @@ INLINE void block_dots(const VI *word, global const int *x, VI *dots) {
     DOTS_OF("tmm1", "tmm3", "tmm5", x + 4, word + 4, dots + TILE);
 #endif
 }
+
+/* Dots run some blocks ahead of what uses them, from tile to tile, too: next is `next`, at `next_x`. */
+#define DOTS_NEXT                                                                                       \
+    if (n_dots < n_all) {                                                                               \
+        block_dots(word[next][0], next_x, dots[n_dots++ % MANY_DOTS]);                                  \
+        next_x += TILE_WORDS;                                                                           \
+        if (++next == n) next = 0, next_x += (size_t)(n_blocks - n) * TILE_WORDS;                       \
+    }
+#define RUN_BEGIN                                                                                       \
+    global const int *next_x = run_x;                                                                   \
+    uint next = 0, n_dots = 0, n_used = 0, n_all = (n_rows_here + TILE - 1) / TILE * n;                 \
+    VI dots[MANY_DOTS][N_SCALES * TILE];                                                                \
+    for (int i = 1; i < MANY_DOTS; i++) { DOTS_NEXT }
+#define DOTS_TAKE                                                                                       \
+    const VI *dot = dots[n_used++ % MANY_DOTS];                                                         \
+    DOTS_NEXT
 #else
 #define WEIGHT(w) (w)
 #define tiles_configure()
+#define RUN_BEGIN
+#define DOTS_TAKE                                                                                       \
+    VI dot[N_SCALES * SUMS];                                                                            \
+    block_dots(word[i], x, row % TILE, dot);
 
-/* Word by word, so that no row's dots wait for each other. */
-INLINE void block_dots(const VI *word, global const int *x, VI *dots) {
-    global const int *begin_with = x + TILE * 9;
+#define CHAINS (GROUPS == 2 ? 2 : N_SCALES) /* of a row's dots, each of which waits for the one before */
+
+/* dots [N_SCALES][SUMS] of a block and ROWS rows from `row` on: word by word, so that few wait for each other. */
+INLINE void block_dots(const VI word[GROUPS][8], global const int *x, uint row, VI *dots) {
+    global const int *begin_with = x + TILE * 9 + row;
+    x += row * 8;
 #pragma unroll
-    for (int part = 0; part < N_SCALES; part++) {
-        VI a[TILE];
+    for (int chain = 0; chain < CHAINS; chain++) {
+        VI a[SUMS];
 #pragma unroll
-        for (int t = 0; t < TILE; t++) a[t] = HAS_MIN ? 0 : begin_with[part * TILE + t];
+        for (int t = 0; t < SUMS; t++)
+            a[t] = HAS_MIN || chain >= N_SCALES ? 0 : begin_with[chain * TILE + t % ROWS];
 #pragma unroll
-        for (int j = part * 4; j < part * 4 + 8 / N_SCALES; j++) {
+        for (int j = chain * 8 / CHAINS; j < (chain + 1) * 8 / CHAINS; j++) {
 #pragma unroll
-            for (int t = 0; t < TILE; t++) DOT(a[t], word[j], x + t * 8 + j);
+            for (int t = 0; t < ROWS; t++) {
+#if GROUPS == 2
+                DOT_PAIR(a[t], a[ROWS + t], word[0][j], word[1][j], x + t * 8 + j);
+#else
+                DOT(a[t], word[0][j], x + t * 8 + j);
+#endif
+            }
         }
 #pragma unroll
-        for (int t = 0; t < TILE; t++) dots[part * TILE + t] = a[t];
+        for (int t = 0; t < SUMS; t++) {
+            if (chain < N_SCALES) dots[chain * SUMS + t] = a[t];
+            else dots[t] += a[t];
+        }
     }
 }
 #endif
@@ -115,72 +151,71 @@ INLINE void block_dots(const VI *word, global const int *x, VI *dots) {
 kernel void linear_many(
     PRODUCTS, uint n_blocks, uint super_first, uint n_supers, global const int *tiles, uint n_rows,
     uint segment_blocks, ulong merges, uint emits, uint n_leaves) {
-    PRODUCT_FIND
+    PRODUCT_FIND_AT(get_global_id(0) * (16 * GROUPS), (16 * GROUPS))
     if (out_row >= n_out) return;
     struct planes p = {w, at.x, at.y, at.z, n_blocks, super_first, n_supers};
-    size_t group = at.w + out_row / 16;
-    VI word[RUN][8], dots[MANY_DOTS][N_SCALES * TILE];
-    VF scale[RUN][2], least[RUN][2];
-    VF sums[TILES_MAX][TREE_DEPTH][TILE];
+    VI word[RUN][GROUPS][8];
+    VF scale[RUN][GROUPS][2], least[RUN][GROUPS][2];
+    VF sums[TILES_MAX * (TILE / ROWS)][TREE_DEPTH][SUMS];
     tiles_configure();
-    for (uint first = 0; first * TILE < n_rows; first += TILES_MAX) {
-        uint n_tiles = min((n_rows + TILE - 1) / TILE - first, (uint)TILES_MAX);
-        struct place begin = {0, segment_blocks, 0, 0}, end = begin;
-        for (uint b = 0; b < n_blocks; b += RUN, begin = end) {
-            uint n = min(n_blocks - b, (uint)RUN);
+    for (uint first = 0; first < n_rows; first += TILES_MAX * TILE) {
+        uint n_rows_here = min(n_rows - first, (uint)(TILES_MAX * TILE));
+        uint leaf = 0, n_left = segment_blocks, depth = 0, result = 0;
+        for (uint b = 0, n; b < n_blocks; b += n) {
+            n = min(n_left, (uint)RUN);
+            int is_begin = n_left == segment_blocks;
+            uint depth_after = depth, result_after = result;
+            n_left -= n;
             for (uint i = 0; i < n; i++) {
-                block_fetch(&p, group * n_blocks + b + i + RUN);
-                block_quants(&p, group * n_blocks + b + i, 0, word[i]);
-                block_scales(&p, group, b + i, 0, scale[i], least[i]);
 #pragma unroll
-                for (int j = 0; j < 8; j++) word[i][j] = WEIGHT(word[i][j]);
-            }
-            /* Dots run some blocks ahead of what uses them, from tile to tile, too: next is `next`, at `next_x`. */
-            global const int *x = tiles + (first * (size_t)n_blocks + b) * TILE_WORDS, *next_x = x;
-            uint next = 0, n_dots = 0, n_all = n_tiles * n;
-#define DOTS_NEXT                                                                                       \
-            if (n_dots < n_all) {                                                                       \
-                block_dots(word[next], next_x, dots[n_dots++ % MANY_DOTS]);                                 \
-                next_x += TILE_WORDS;                                                                   \
-                if (++next == n) next = 0, next_x += (size_t)(n_blocks - n) * TILE_WORDS;               \
-            }
-            for (int i = 1; i < MANY_DOTS; i++) { DOTS_NEXT }
-            uint n_used = 0;
-            for (uint tile = 0; tile < n_tiles; tile++, x += (size_t)(n_blocks - n) * TILE_WORDS) {
-                uint t0 = TILE_BEGIN(first + tile), leaf = begin.leaf, n_left = begin.n_left, depth = begin.depth,
-                     result = begin.result;
-                VF f[TILE];
+                for (int g = 0; g < GROUPS; g++) { /* where the last lies beyond the end, the one before again */
+                    size_t group = at.w + min(out_row + 16 * g, n_out - 1) / 16;
+                    block_fetch(&p, group * n_blocks + b + i + RUN);
+                    block_quants(&p, group * n_blocks + b + i, 0, word[i][g]);
+                    block_scales(&p, group, b + i, 0, scale[i][g], least[i][g]);
 #pragma unroll
-                for (int t = 0; t < TILE; t++) f[t] = n_left == segment_blocks ? (VF)(0.0f) : sums[tile][depth][t];
+                    for (int j = 0; j < 8; j++) word[i][g][j] = WEIGHT(word[i][g][j]);
+                }
+            }
+            global const int *run_x = tiles + (first / TILE * (size_t)n_blocks + b) * TILE_WORDS;
+            RUN_BEGIN
+            for (uint row = 0; row < n_rows_here; row += ROWS) {
+                global const int *x = run_x + row / TILE * (size_t)n_blocks * TILE_WORDS;
+                uint t0 = first + row;
+                VF(*stack)[SUMS] = sums[row / ROWS];
+                VF f[SUMS];
+#pragma unroll
+                for (int t = 0; t < SUMS; t++) f[t] = is_begin ? (VF)(0.0f) : stack[depth][t];
                 for (uint i = 0; i < n; i++, x += TILE_WORDS) {
-                    const VI *dot = dots[n_used++ % MANY_DOTS];
-                    global const float *s = (global const float *)(x + TILE * 8);
+                    DOTS_TAKE
+                    global const float *s = (global const float *)(x + TILE * 8) + row % TILE;
                     global const float *sum = s + TILE; /* where there is a min */
-                    DOTS_NEXT
 #pragma unroll
-                    for (int t = 0; t < TILE; t++) {
-                        f[t] = fma(TO_F(dot[t]), scale[i][0] * s[t], f[t]);
+                    for (int t = 0; t < SUMS; t++) {
+                        const int g = t / ROWS, r = t % ROWS;
+                        f[t] = fma(TO_F(dot[t]), scale[i][g][0] * s[r], f[t]);
 #if N_SCALES == 2
-                        f[t] = fma(TO_F(dot[TILE + t]), scale[i][1] * s[t], f[t]);
-#if HAS_MIN
-                        f[t] = fma((VF)(sum[t]), least[i][0] * s[t], f[t]);
-                        f[t] = fma((VF)(sum[TILE + t]), least[i][1] * s[t], f[t]);
+                        f[t] = fma(TO_F(dot[SUMS + t]), scale[i][g][1] * s[r], f[t]);
 #endif
-#elif HAS_MIN
-                        f[t] = fma((VF)(sum[t]), least[i][0] * s[t], f[t]);
+#if HAS_MIN
+                        f[t] = fma((VF)(sum[r]), least[i][g][0] * s[r], f[t]);
+#if N_SCALES == 2
+                        f[t] = fma((VF)(sum[TILE + r]), least[i][g][1] * s[r], f[t]);
+#endif
 #endif
                     }
-                    if (--n_left) continue;
-                    TREE_PUSH(sums[tile], depth, result, f, leaf)
-                    leaf++;
-                    n_left = segment_blocks;
-#pragma unroll
-                    for (int t = 0; t < TILE; t++) f[t] = 0.0f;
                 }
+                if (n_left) {
 #pragma unroll
-                for (int t = 0; t < TILE && n_left < segment_blocks; t++) sums[tile][depth][t] = f[t];
-                end = (struct place){leaf, n_left, depth, result};
+                    for (int t = 0; t < SUMS; t++) stack[depth][t] = f[t];
+                } else {
+                    depth_after = depth, result_after = result;
+                    TREE_PUSH_AT(stack, depth_after, result_after, f, leaf, t % ROWS, out_row + t / ROWS * 16)
+                }
             }
+            if (n_left) continue;
+            leaf++, depth = depth_after, result = result_after;
+            n_left = segment_blocks;
         }
     }
 }
