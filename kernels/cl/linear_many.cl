@@ -160,12 +160,13 @@ kernel void linear_many(
     tiles_configure();
     for (uint first = 0; first < n_rows; first += TILES_MAX * TILE) {
         uint n_rows_here = min(n_rows - first, (uint)(TILES_MAX * TILE));
-        uint leaf = 0, n_left = segment_blocks, depth = 0, result = 0;
+        uint leaf = 0, n_left = 0, depth = 0, result = 0; /* n_left: blocks of the segment */
         for (uint b = 0, n; b < n_blocks; b += n) {
+            int is_begin = n_left == 0;
+            if (is_begin) n_left = min(segment_blocks, n_blocks - b);
             n = min(n_left, (uint)RUN);
-            int is_begin = n_left == segment_blocks;
-            uint depth_after = depth, result_after = result;
             n_left -= n;
+            uint depth_after = depth, result_after = result;
             for (uint i = 0; i < n; i++) {
 #pragma unroll
                 for (int g = 0; g < GROUPS; g++) { /* where the last lies beyond the end, the one before again */
@@ -215,7 +216,6 @@ kernel void linear_many(
             }
             if (n_left) continue;
             leaf++, depth = depth_after, result = result_after;
-            n_left = segment_blocks;
         }
     }
 }
