@@ -12,7 +12,7 @@
 #define CALLS_MAX 4096  /* in the table; several steps of a large model */
 #define KNOWN_MAX 256   /* kernels */
 #define LINKS_MAX 16
-#define SHARES 8
+#define SHARES 8        /* of a call for each thread: more are more even, but each costs a word between cores */
 #define PAGE_BYTES 4096
 #define LINE_BYTES 64
 #define TILES 4         /* kernels of one name for different numbers of rows at a time */
@@ -277,11 +277,18 @@ static err calls_enqueue(struct chain *c) {
 
 /* Between two steps the device has nothing to do any more, and this waits for nothing. */
 static err table_rewind(struct chain *c) {
+    TRY(device_check(c->d, clFinish(c->d->queue), "finish"));
     c->begin = c->end = 0;
-    return device_check(c->d, clFinish(c->d->queue), "finish");
+    return OK;
 }
 
-static int fits(int has, int wants) { return has == ANY || wants == ANY || has == wants; }
+static int is_other(int has, int wants) { return has != ANY && wants != ANY && has != wants; }
+
+/* Whether one program takes that kernel and those that wait. */
+static int joins(const struct chain *c, const struct known *k) {
+    int format = k->format != ANY ? k->format : c->format, kv = k->kv != ANY ? k->kv : c->kv;
+    return !is_other(c->format, k->format) && !is_other(c->kv, k->kv) && link_find(c, format, kv);
+}
 
 int chain_take(struct chain *c, cl_kernel kernel, const struct device_arg *args, uint32_t n_args, uint32_t n_dims,
                const size_t *global, err *e) {
@@ -289,7 +296,7 @@ int chain_take(struct chain *c, cl_kernel kernel, const struct device_arg *args,
     while (k < end && k->kernel != kernel) k++;
     *e = OK;
     if (k == end || c->n_links == 0) return 0;
-    if (!fits(c->format, k->format) || !fits(c->kv, k->kv) || c->end == CALLS_MAX) *e = calls_enqueue(c);
+    if (!joins(c, k) || c->end == CALLS_MAX) *e = calls_enqueue(c);
     if (*e == OK && c->begin == c->end && c->end > CALLS_MAX / 2) *e = table_rewind(c);
     if (*e != OK || !call_make(c, k, args, n_args, n_dims, global, &c->calls[c->end])) return 0;
     c->end++;

@@ -131,9 +131,14 @@ static err buffer_part(struct backend *b, struct buffer *whole, size_t at, size_
     return OK;
 }
 
+/* Before memory goes: a chain has but its address. */
+static void chain_settle(struct opencl *o) {
+    if (o->device.chain && device_finish(&o->device) != OK) log_warn("device.free", "text=\"%s\"", err_text());
+}
+
 static void buffer_free(struct backend *b, struct buffer *m) {
-    (void)b;
     if (!m) return;
+    chain_settle(self(b));
     memory_release(m->mem);
     free(m);
 }
@@ -376,7 +381,9 @@ static err opencl_matrices_load(struct backend *b, const struct matrix_order *or
 }
 
 static void opencl_matrix_free(struct backend *b, struct matrix *m) {
-    if (m) self(b)->n_matrices[m->layout.format]--;
+    if (!m) return;
+    chain_settle(self(b));
+    self(b)->n_matrices[m->layout.format]--;
     loader_matrix_free(m);
 }
 
@@ -407,7 +414,9 @@ static err cache_create(struct backend *b, const struct cache_shape *s, struct c
 }
 
 static void cache_free(struct backend *b, struct cache *c) {
-    if (c) self(b)->n_caches[c->shape.format]--;
+    if (!c) return;
+    chain_settle(self(b));
+    self(b)->n_caches[c->shape.format]--;
     attend_cache_free(c);
 }
 
