@@ -22,6 +22,7 @@ ifeq ($(SAN),1)
 BUILD  := build-san
 CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 LDFLAGS += -fsanitize=address,undefined
+SAN_OBJS = $(BUILD)/tests/sanitized.o
 endif
 ifeq ($(filter help deps,$(MAKECMDGOALS)),)
 EXT_CFLAGS := $(shell pkg-config --cflags $(PKGS) ompi-c 2>/dev/null | sed 's/-I/-isystem /g')
@@ -78,10 +79,10 @@ ifneq ($(V),1)
 quiet = @printf '  %-4s %s\n' $(1) $@;
 endif
 
-$(BUILD)/caravan: $(OBJS) $(BUILD)/main.o
+$(BUILD)/caravan: $(OBJS) $(BUILD)/main.o $(SAN_OBJS)
 	$(call quiet,LD)$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS)
 
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(OBJS)
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(OBJS) $(SAN_OBJS)
 	$(call quiet,LD)$(CC) $(LDFLAGS) -o $@ $^ $(EXT_LIBS) -lcmocka
 
 # Their own service, and their own chat template, stand before the real ones.

@@ -6,6 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define PAGE_BYTES ((size_t)4096)
+#define LARGE_PAGE_BYTES ((size_t)2 << 20)
 
 void *mem_zeroed(size_t n, size_t size) {
     void *p = calloc(n ? n : 1, size ? size : 1);
@@ -21,6 +25,17 @@ void *mem_resized(void *p, size_t n, size_t size) {
     if (!grown)
         err_set(ERR_MEMORY, "cannot allocate %zu items of %zu bytes", n, size);
     return grown;
+}
+
+void *mem_on_large_pages(size_t n_bytes) {
+    size_t whole = n_bytes / LARGE_PAGE_BYTES * LARGE_PAGE_BYTES;
+    void *at = NULL;
+    if (posix_memalign(&at, whole ? LARGE_PAGE_BYTES : PAGE_BYTES, n_bytes) != 0) {
+        err_set(ERR_MEMORY, "cannot allocate %zu bytes", n_bytes);
+        return NULL;
+    }
+    if (whole) madvise(at, whole, MADV_HUGEPAGE); /* a wish */
+    return at;
 }
 
 void mem_return_unused(void) { malloc_trim(0); }

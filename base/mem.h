@@ -14,6 +14,10 @@ void *mem_zeroed(size_t n, size_t size);
 /* `p` resized to `n` items of `size`; NULL leaves `p` as it was. */
 void *mem_resized(void *p, size_t n, size_t size);
 
+/* `n_bytes` not zeroed, on pages as large as the system has where they fill one, for the processor to find
+ * addresses fast; free() ends them. NULL with the error text recorded. */
+void *mem_on_large_pages(size_t n_bytes);
+
 /* Gives freed memory back to the system, after something large is over. */
 void mem_return_unused(void);
 

@@ -74,10 +74,9 @@ err read_bandwidth_within(size_t n_bytes, uint32_t n_threads, double seconds, do
         n_threads = sched_getaffinity(0, sizeof cores, &cores) == 0 ? (uint32_t)CPU_COUNT(&cores) : 1;
     size_t n_pages = (n_bytes < BUFFER_BYTES ? n_bytes : BUFFER_BYTES) / PAGE_BYTES;
     n_bytes = (n_pages ? n_pages : 1) * PAGE_BYTES;
-    void *data = aligned_alloc(PAGE_BYTES, n_bytes);
-    if (!data) return err_set(ERR_MEMORY, "no memory to read");
-    madvise(data, n_bytes, MADV_HUGEPAGE); /* as the weights of a CPU device; a wish */
-    memset(data, 1, n_bytes);              /* real pages, not the one zero page */
+    void *data = mem_on_large_pages(n_bytes); /* as the weights of a CPU device */
+    if (!data) return ERR_MEMORY;
+    memset(data, 1, n_bytes); /* real pages, not the one zero page */
     struct reading r = {.data = data, .lines = n_bytes / sizeof(line) / n_threads / UNROLL * UNROLL};
     err e = readers_run(&r, n_threads, seconds, bytes_per_s);
     free(data);

@@ -19,7 +19,6 @@
 
 #define PLATFORMS_MAX 16
 #define DEVICES_MAX 64
-#define PAGE_BYTES 4096
 
 static const struct {
     const char *name, *text;
@@ -420,9 +419,8 @@ static void CL_CALLBACK on_memory_gone(cl_mem mem, void *at) {
 err device_memory(struct device *d, size_t n_bytes, cl_mem *out) {
     if (n_bytes == 0) n_bytes = 64;
     if (!d->can_chain) return memory_create(d, 0, n_bytes, NULL, out);
-    void *at = NULL;
-    if (posix_memalign(&at, PAGE_BYTES, n_bytes) != 0)
-        return err_set(ERR_MEMORY, "no memory for a buffer of %zu bytes", n_bytes);
+    void *at = mem_on_large_pages(n_bytes);
+    if (!at) return ERR_MEMORY;
     err e = memory_create(d, CL_MEM_USE_HOST_PTR, n_bytes, at, out);
     if (e == OK) e = device_check(d, clSetMemObjectDestructorCallback(*out, on_memory_gone, at), "watch memory");
     else free(at);

@@ -39,6 +39,10 @@ typedef float KV;
     }
 #endif
 
+/* As vstore16, which PoCL's compiler cuts in three; values stand where floats may. */
+typedef float16 floats16 __attribute__((aligned(4)));
+#define STORE16(v, p) (*(floats16 *)(p) = (v))
+
 /* float to f16, to nearest even, by integers: exact on every device. */
 INLINE ushort half_from(float f) {
     uint u = as_uint(f), sign = u >> 16 & 0x8000, a = u & 0x7FFFFFFF;

@@ -26,53 +26,53 @@ INLINE void CONCAT(scores_, T)(global const KV *ck, global const KV *cv, const s
         }
 #pragma unroll
         for (int t = 0; t < T; t++) {
-            vstore16(s[t][0] * scale, 0, score[t] + b * BLOCK);
-            vstore16(s[t][1] * scale, 0, score[t] + b * BLOCK + 16);
+            STORE16(s[t][0] * scale, score[t] + b * BLOCK);
+            STORE16(s[t][1] * scale, score[t] + b * BLOCK + 16);
         }
     }
 }
 
-/* N vectors of 16 values of each query, from value d on, over n_positions of a block: v and next
- * stand at the first of them. */
-#define VALUES_SLICE(N)                                                                          \
-    {                                                                                            \
-        float16 o[T][N];                                                                         \
-        _Pragma("unroll") for (int t = 0; t < T; t++)                                            \
-            _Pragma("unroll") for (int i = 0; i < N; i++) o[t][i] = vload16(i, value[t] + d);    \
-        for (uint i = 0; i < n_positions; i++) {                                                 \
-            size_t at = (size_t)i * head_dim + d;                                                \
-            float16 x[N];                                                                        \
-            FETCH32(next + at);                                                                    \
-            _Pragma("unroll") for (int h = 0; h < N; h++) x[h] = KV_LOAD16(v + at + 16 * h);     \
-            _Pragma("unroll") for (int t = 0; t < T; t++)                                        \
-                _Pragma("unroll") for (int h = 0; h < N; h++)                                    \
-                    o[t][h] = fma((float16)(weight[t][j + i]), x[h], o[t][h]);                   \
-        }                                                                                        \
-        for (uint t = 0; t < n; t++)                                                             \
-            for (int i = 0; i < N; i++) vstore16(o[t][i], i, value[t] + d);                      \
+/* N vectors of 16 values of each query, from value d on, over all positions. */
+#define VALUES_SLICE(N)                                                                                        \
+    {                                                                                                          \
+        float16 o[T][N];                                                                                       \
+        _Pragma("unroll") for (int t = 0; t < T; t++)                                                          \
+            _Pragma("unroll") for (int h = 0; h < N; h++) o[t][h] = vload16(h, value[t] + d);                  \
+        for (uint j = from, end; j < to; j = end) {                                                            \
+            end = min(to, (j / BLOCK + 1) * BLOCK);                                                            \
+            uint then = j / BLOCK + ATTEND_FETCH_BLOCKS;                                                       \
+            size_t first = (j % BLOCK) * head_dim + d;                                                         \
+            global const KV *v = cv + blocks[j / BLOCK] + first;                                               \
+            /* The next work-item begins with K of the next KV head. */                                        \
+            global const KV *next = first + (then < n_blocks ? cv + blocks[then]                               \
+                                             : ck + blocks[min(then - n_blocks, n_blocks - 1)] + head_dim * BLOCK); \
+            for (uint i = j; i < end; i++, v += head_dim, next += head_dim) {                                  \
+                float16 x[N];                                                                                  \
+                FETCH32(next);                                                                                 \
+                _Pragma("unroll") for (int h = 0; h < N; h++) x[h] = KV_LOAD16(v + 16 * h);                    \
+                _Pragma("unroll") for (int t = 0; t < T; t++)                                                  \
+                    _Pragma("unroll") for (int h = 0; h < N; h++)                                              \
+                        o[t][h] = fma((float16)(weight[t][i]), x[h], o[t][h]);                                 \
+            }                                                                                                  \
+        }                                                                                                      \
+        _Pragma("unroll") for (int t = 0; t < T; t++)                                                          \
+            _Pragma("unroll") for (int h = 0; h < N; h++)                                                      \
+                if (t < n) vstore16(o[t][h], h, value[t] + d);                                                 \
     }
 
 /* value[t][0..head_dim) += sum over the positions [from, to) of weight * value, in order, for
  * the first n of T queries; pointers of the others are read only. */
 INLINE void CONCAT(values_, T)(global const KV *ck, global const KV *cv, const size_t *blocks, uint from, uint to,
                         uint head_dim, uint n, const float (*weight)[CHUNK], global float *const *value) {
-    uint n_blocks = (to + BLOCK - 1) / BLOCK, n_positions;
-    for (uint j = from; j < to; j += n_positions) {
-        n_positions = min(to - j, BLOCK - j % BLOCK);
-        uint then = j / BLOCK + ATTEND_FETCH_BLOCKS, d = 0;
-        size_t first = (j % BLOCK) * head_dim;
-        global const KV *v = cv + blocks[j / BLOCK] + first;
-        /* The next work-item begins with K of the next KV head. */
-        global const KV *next = first + (then < n_blocks ? cv + blocks[then]
-                                         : ck + blocks[min(then - n_blocks, n_blocks - 1)] + head_dim * BLOCK);
-        for (; d + 32 <= head_dim; d += 32) VALUES_SLICE(2)
-        for (; d + 16 <= head_dim; d += 16) VALUES_SLICE(1)
-        for (; d < head_dim; d++)
-            for (uint t = 0; t < n; t++) {
-                float o = value[t][d];
-                for (uint i = 0; i < n_positions; i++) o = fma(weight[t][j + i], KV_LOAD(v + i * head_dim + d), o);
-                value[t][d] = o;
-            }
-    }
+    uint n_blocks = (to + BLOCK - 1) / BLOCK, d = 0;
+    for (; d + 32 <= head_dim; d += 32) VALUES_SLICE(2)
+    for (; d + 16 <= head_dim; d += 16) VALUES_SLICE(1)
+    for (; d < head_dim; d++)
+        for (uint t = 0; t < n; t++) {
+            float o = value[t][d];
+            for (uint j = from; j < to; j++)
+                o = fma(weight[t][j], KV_LOAD(cv + blocks[j / BLOCK] + (j % BLOCK) * head_dim + d), o);
+            value[t][d] = o;
+        }
 }
 #undef VALUES_SLICE

@@ -16,10 +16,9 @@ INLINE float16 lanes_within(float16 x, float other, uint j, uint2 seen) {
     return at >= (int)seen.x && at < (int)seen.y ? x : (float16)(other);
 }
 
-/* Scores of the positions [seen.x, seen.y) become weights e^(score - highest); their sum is that of 16
- * lanes, halved again and again. */
-INLINE void weights_of(float *score, uint2 seen, float *top, float *sum) {
-    float16 t = -INFINITY, s = 0.0f;
+/* The highest score of the positions [seen.x, seen.y). */
+INLINE float highest_of(const float *score, uint2 seen) {
+    float16 t = -INFINITY;
     for (uint j = seen.x / 16 * 16; j < seen.y; j += 16) {
         float16 x = lanes_within(vload16(0, score + j), -INFINITY, j, seen);
         t = x > t ? x : t;
@@ -27,16 +26,25 @@ INLINE void weights_of(float *score, uint2 seen, float *top, float *sum) {
     float8 t8 = fmax(t.lo, t.hi);
     float4 t4 = fmax(t8.lo, t8.hi);
     float2 t2 = fmax(t4.lo, t4.hi);
-    *top = fmax(t2.x, t2.y);
-    for (uint j = seen.x / 16 * 16; j < seen.y; j += 16) {
-        float16 e = lanes_within(number16_exp(vload16(0, score + j) - *top), 0.0f, j, seen);
-        s += e;
-        vstore16(e, 0, score + j);
+    return fmax(t2.x, t2.y);
+}
+
+/* Scores of the positions [seen.x, seen.y) become weights e^(score - highest); their sum is that of 16
+ * lanes, halved again and again. Two vectors at a time: one takes as long as its chain of instructions. */
+INLINE float weights_of(float *score, uint2 seen, float top) {
+    float16 s = 0.0f;
+    for (uint j = seen.x / BLOCK * BLOCK; j < seen.y; j += BLOCK) {
+        float16 e0 = lanes_within(number16_exp(vload16(0, score + j) - top), 0.0f, j, seen);
+        float16 e1 = lanes_within(number16_exp(vload16(1, score + j) - top), 0.0f, j + 16, seen);
+        s += e0;
+        s += e1;
+        STORE16(e0, score + j);
+        STORE16(e1, score + j + 16);
     }
     float8 s8 = s.lo + s.hi;
     float4 s4 = s8.lo + s8.hi;
     float2 s2 = s4.lo + s4.hi;
-    *sum = s2.x + s2.y;
+    return s2.x + s2.y;
 }
 
 /* The values of a sole chunk become the result, as attend_combine would have it. */
@@ -69,9 +77,10 @@ INLINE void tile_run(global const KV *ck, global const KV *cv, const size_t *blo
     all_to = max(all_from, all_to);
     BY_COUNT(n, scores_, ck, cv, blocks, from, to, head_dim, scale, q, score)
     float top[QUERIES], sum[QUERIES];
+    for (uint t = 0; t < n; t++) top[t] = highest_of(score[t], seen[t]);
     for (uint t = 0; t < n; t++) {
         if (seen[t].x >= seen[t].y) continue;
-        weights_of(score[t], seen[t], &top[t], &sum[t]);
+        sum[t] = weights_of(score[t], seen[t], top[t]);
         for (uint d = 0; d < head_dim; d++) value[t][d] = 0.0f;
         /* Neighbouring rows see a few positions more or less than all. */
         if (seen[t].x < all_from)
