@@ -2,9 +2,9 @@
  * work-item owns groups of 16 output rows.
  *
  * The rows are first brought into tiles: what a block of columns needs of TILE rows
- * lies together. The weights of a run of blocks, which ends where a segment ends, are unpacked once into private
- * memory, where all rows of a pass use them, ROWS at a time with their sums in
- * registers. The order of additions is that of linear.cl: integer dots inside a block, fma over
+ * lies together. The weights of a run of blocks are unpacked once into private memory, where all rows of a pass use
+ * them, ROWS at a time with their sums in registers; meanwhile those of the next run are fetched, a few at a time: all
+ * at once they would wait for each other. The order of additions is that of linear.cl: integer dots inside a block, fma over
  * blocks in increasing order inside a segment, the tree over segments. Behind the last row a tile is filled up with it;
  * nothing of that is written.
  *
@@ -148,6 +148,31 @@ INLINE void block_dots(const VI word[GROUPS][8], global const int *x, uint row, 
 }
 #endif
 
+/* f += a block's dots of ROWS rows, scaled: s has the rows' scales, and where there is a min, their sums behind. */
+INLINE void dots_add(const VI *dot, const VF scale[GROUPS][2], const VF least[GROUPS][2], global const float *s,
+                     VF *f) {
+    global const float *sum = s + TILE;
+#pragma unroll
+    for (int t = 0; t < SUMS; t++) {
+        const int g = t / ROWS, r = t % ROWS;
+        f[t] = fma(TO_F(dot[t]), scale[g][0] * s[r], f[t]);
+#if N_SCALES == 2
+        f[t] = fma(TO_F(dot[SUMS + t]), scale[g][1] * s[r], f[t]);
+#endif
+#if HAS_MIN
+        f[t] = fma((VF)(sum[r]), least[g][0] * s[r], f[t]);
+#if N_SCALES == 2
+        f[t] = fma((VF)(sum[TILE + r]), least[g][1] * s[r], f[t]);
+#endif
+#endif
+    }
+}
+
+/* Where a row's sums are: blocks left of the segment, the next leaf, what waits on the stack, results. */
+struct place {
+    uint n_left, leaf, depth, result;
+};
+
 kernel void linear_many(
     PRODUCTS, uint n_blocks, uint super_first, uint n_supers, global const int *tiles, uint n_rows,
     uint segment_blocks, ulong merges, uint emits, uint n_leaves) {
@@ -160,18 +185,13 @@ kernel void linear_many(
     tiles_configure();
     for (uint first = 0; first < n_rows; first += TILES_MAX * TILE) {
         uint n_rows_here = min(n_rows - first, (uint)(TILES_MAX * TILE));
-        uint leaf = 0, n_left = 0, depth = 0, result = 0; /* n_left: blocks of the segment */
+        struct place place = {0};
         for (uint b = 0, n; b < n_blocks; b += n) {
-            int is_begin = n_left == 0;
-            if (is_begin) n_left = min(segment_blocks, n_blocks - b);
-            n = min(n_left, (uint)RUN);
-            n_left -= n;
-            uint depth_after = depth, result_after = result;
+            n = min(n_blocks - b, (uint)RUN);
             for (uint i = 0; i < n; i++) {
 #pragma unroll
                 for (int g = 0; g < GROUPS; g++) { /* where the last lies beyond the end, the one before again */
                     size_t group = at.w + min(out_row + 16 * g, n_out - 1) / 16;
-                    block_fetch(&p, group * n_blocks + b + i + RUN);
                     block_quants(&p, group * n_blocks + b + i, 0, word[i][g]);
                     block_scales(&p, group, b + i, 0, scale[i][g], least[i][g]);
 #pragma unroll
@@ -179,43 +199,43 @@ kernel void linear_many(
                 }
             }
             global const int *run_x = tiles + (first / TILE * (size_t)n_blocks + b) * TILE_WORDS;
+            struct place after = place;
+            uint n_fetched = 0, n_steps = (n_rows_here + ROWS - 1) / ROWS;
             RUN_BEGIN
             for (uint row = 0; row < n_rows_here; row += ROWS) {
+                for (; n_fetched * n_steps < (row / ROWS + 1) * GROUPS * RUN; n_fetched++)
+                    block_fetch(&p, (at.w + out_row / 16 + n_fetched % GROUPS) * n_blocks + b + n + n_fetched / GROUPS);
                 global const int *x = run_x + row / TILE * (size_t)n_blocks * TILE_WORDS;
                 uint t0 = first + row;
                 VF(*stack)[SUMS] = sums[row / ROWS];
                 VF f[SUMS];
+                after = place;
+                if (after.n_left) {
 #pragma unroll
-                for (int t = 0; t < SUMS; t++) f[t] = is_begin ? (VF)(0.0f) : stack[depth][t];
-                for (uint i = 0; i < n; i++, x += TILE_WORDS) {
-                    DOTS_TAKE
-                    global const float *s = (global const float *)(x + TILE * 8) + row % TILE;
-                    global const float *sum = s + TILE; /* where there is a min */
+                    for (int t = 0; t < SUMS; t++) f[t] = stack[after.depth][t];
+                }
+                for (uint i = 0, end; i < n;) {
+                    if (after.n_left == 0) {
+                        after.n_left = min(segment_blocks, n_blocks - b - i);
 #pragma unroll
-                    for (int t = 0; t < SUMS; t++) {
-                        const int g = t / ROWS, r = t % ROWS;
-                        f[t] = fma(TO_F(dot[t]), scale[i][g][0] * s[r], f[t]);
-#if N_SCALES == 2
-                        f[t] = fma(TO_F(dot[SUMS + t]), scale[i][g][1] * s[r], f[t]);
-#endif
-#if HAS_MIN
-                        f[t] = fma((VF)(sum[r]), least[i][g][0] * s[r], f[t]);
-#if N_SCALES == 2
-                        f[t] = fma((VF)(sum[TILE + r]), least[i][g][1] * s[r], f[t]);
-#endif
-#endif
+                        for (int t = 0; t < SUMS; t++) f[t] = 0.0f;
+                    }
+                    end = min(n, i + after.n_left);
+                    after.n_left -= end - i;
+                    for (; i < end; i++, x += TILE_WORDS) {
+                        DOTS_TAKE
+                        dots_add(dot, scale[i], least[i], (global const float *)(x + TILE * 8) + row % TILE, f);
+                    }
+                    if (after.n_left) {
+#pragma unroll
+                        for (int t = 0; t < SUMS; t++) stack[after.depth][t] = f[t];
+                    } else {
+                        TREE_PUSH_AT(stack, after.depth, after.result, f, after.leaf, t % ROWS, out_row + t / ROWS * 16)
+                        after.leaf++;
                     }
                 }
-                if (n_left) {
-#pragma unroll
-                    for (int t = 0; t < SUMS; t++) stack[depth][t] = f[t];
-                } else {
-                    depth_after = depth, result_after = result;
-                    TREE_PUSH_AT(stack, depth_after, result_after, f, leaf, t % ROWS, out_row + t / ROWS * 16)
-                }
             }
-            if (n_left) continue;
-            leaf++, depth = depth_after, result = result_after;
+            place = after;
         }
     }
 }
