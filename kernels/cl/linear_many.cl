@@ -4,9 +4,9 @@
  * The rows are first brought into tiles: what a block of columns needs of TILE rows
  * lies together. The weights of a run of blocks are unpacked once into private memory, where all rows of a pass use
  * them, ROWS at a time with their sums in registers; meanwhile those of the next run are fetched, a few at a time: all
- * at once they would wait for each other. The order of additions is that of linear.cl: integer dots inside a block, fma over
- * blocks in increasing order inside a segment, the tree over segments. Behind the last row a tile is filled up with it;
- * nothing of that is written.
+ * at once they would wait for each other. The order of additions is that of linear.cl: integer dots inside a block, fma
+ * over blocks in increasing order inside a segment, the tree over segments. Behind the last row a tile is filled up
+ * with it; nothing of that is written.
  *
  * A work-item owns GROUPS groups: where a processor reads two vectors from its caches and makes two of dots in a cycle,
  * dots that each read their activations leave it no time to read anything else, so two groups share what is read.
