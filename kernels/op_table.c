@@ -54,6 +54,8 @@ static const struct op_row rows[] = {
     {OP_KV_WRITE, "neox", FORMAT_F16, 3, 9, 64, 64, 3},
     {OP_KV_WRITE, "norm", FORMAT_F32, 2, 4, 32, 30, 1},
     {OP_KV_WRITE, "neox bias", FORMAT_F32, 3, 4, 21, 40, 4},
+    {OP_KV_WRITE, "norm", FORMAT_F32, 2, 4, 72, 30, 1},
+    {OP_KV_WRITE, "norm bias", FORMAT_F16, 3, 5, 100, 40, 1},
     {OP_ATTEND, "", FORMAT_F16, 2, 4, 24, 40, 2},
     {OP_ATTEND, "", FORMAT_F32, 3, 4, 32, 600, 1},
     {OP_ATTEND, "window", FORMAT_F16, 2, 2, 16, 550, 2},

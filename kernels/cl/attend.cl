@@ -44,6 +44,16 @@ typedef float16 floats16 __attribute__((aligned(4)));
 #define STORE16(v, p) (*(floats16 *)(p) = (v))
 
 /* float to f16, to nearest even, by integers: exact on every device. */
+#if LPI == 16
+INLINE ushort16 half16_from(float16 f) {
+    uint16 u = as_uint16(f), sign = u >> 16 & 0x8000, a = u & 0x7FFFFFFF;
+    uint16 normal = (a + 0xFFF + (a >> 13 & 1) - 0x38000000) >> 13;
+    uint16 small = as_uint16(as_float16(a) + 0.5f) - 0x3F000000; /* denormal or zero, in steps of 2^-24 */
+    uint16 large = a > 0x7F800000 ? (uint16)(0x7E00) : (uint16)(0x7C00);
+    return convert_ushort16(sign | (a >= 0x47800000 ? large : a < 0x38800000 ? small : normal));
+}
+INLINE ushort half_from(float f) { return half16_from((float16)(f)).s0; }
+#else
 INLINE ushort half_from(float f) {
     uint u = as_uint(f), sign = u >> 16 & 0x8000, a = u & 0x7FFFFFFF;
     if (a >= 0x47800000) return (ushort)(sign | (a > 0x7F800000 ? 0x7E00 : 0x7C00));
@@ -58,6 +68,7 @@ INLINE ushort half_from(float f) {
     uint r = a + 0xFFF + (a >> 13 & 1);
     return (ushort)(sign | (r - 0x38000000) >> 13);
 }
+#endif
 
 /* The positions that a row sees: [x, y). */
 INLINE uint2 row_sees(int position, uint window) {

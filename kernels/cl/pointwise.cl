@@ -27,6 +27,7 @@ kernel void activate_rows(int kind, global const float *gate, global const float
     size_t blocks = (width + 31) / 32, row = get_global_id(0) / blocks, at = row * width;
     size_t block = get_global_id(0) % blocks;
     float16 v[2];
+#pragma unroll
     for (size_t k = 0; k < 2; k++) {
         size_t i = block * 32 + k * 16;
         float16 g = load16(gate + at, i, width);
