@@ -136,6 +136,7 @@ struct watch {
 struct backend {
     const char *platform, *device, *driver; /* names */
     uint32_t lanes_per_item;                /* of its kernels, see kernel_forms */
+    int has_amx;                            /* likewise */
     uint64_t memory_bytes;         /* of the device */
     const char *tuning;            /* the file that its tunables come from; "": defaults */
     int is_host;                   /* the device is this host's CPU and memory */

@@ -559,6 +559,7 @@ static err opencl_open(struct opencl *o, const struct device_choice *c, const st
     o->base.device = o->device.name;
     o->base.driver = o->device.driver;
     o->base.lanes_per_item = d->forms.lanes_per_item;
+    o->base.has_amx = d->forms.has_amx;
     o->base.memory_bytes = o->device.memory_bytes;
     o->base.is_host = o->device.is_cpu;
     o->base.is_packed = 1;

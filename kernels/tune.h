@@ -29,10 +29,11 @@ enum tune_concern {
     TUNE_OF_ONE_LANE, /* products, where a work-item has one lane */
     TUNE_OF_GEMM,     /* dense products that CLBlast may take */
     /* Where a work-item has a group of lanes: */
-    TUNE_OF_ONE,       /* quantised products of one row, which reads them from memory */
-    TUNE_OF_ONE_DENSE, /* dense ones */
+    TUNE_OF_FEW,       /* quantised products of a few rows, which read them from memory */
+    TUNE_OF_FEW_DENSE, /* dense ones */
     TUNE_OF_ATTEND,    /* attention of one row */
     TUNE_OF_MANY,      /* quantised products of many rows */
+    TUNE_OF_AMX,       /* those by Intel AMX */
     /* In both forms: */
     TUNE_OF_TILES,    /* quantised products of several rows */
     N_TUNE_CONCERNS
@@ -42,14 +43,14 @@ enum tune_concern {
 #define TUNE_LIST(X)                                                                                          \
     X(GROUP_ITEMS, 64, TUNE_OF_PLAIN, "work-items of a group, ops on plain values", 16, 32, 64, 128, 256)      \
     X(LANE_GROUP_ITEMS, 64, TUNE_OF_ONE_LANE, "output rows of a group, one-lane products", 32, 64, 128, 256)   \
-    X(FETCH_BLOCKS, 8, TUNE_OF_ONE, "blocks of 32 columns that weights are fetched ahead", 0, 4, 8, 16, 32)    \
-    X(FETCH_BYTES, 2048, TUNE_OF_ONE_DENSE, "bytes that dense weights are fetched ahead", 0, 1024, 2048, 4096) \
+    X(FETCH_BLOCKS, 32, TUNE_OF_FEW, "blocks of 32 columns that weights are fetched ahead", 0, 4, 8, 16, 32)   \
+    X(FETCH_BYTES, 2048, TUNE_OF_FEW_DENSE, "bytes that dense weights are fetched ahead", 0, 1024, 2048, 4096) \
     X(ATTEND_FETCH_BLOCKS, 4, TUNE_OF_ATTEND, "blocks of 32 positions fetched ahead", 0, 2, 4, 8)             \
     X(TILE_MIDDLE, 4, TUNE_OF_TILES, "rows that a product of a few rows takes at a time", 3, 4)                \
     X(TILE_WIDE, 8, TUNE_OF_TILES, "rows that a product of many rows takes at a time", 6, 8, 12, 16)           \
     X(MANY_RUN, 8, TUNE_OF_MANY, "blocks of weights unpacked at a time for many rows", 4, 8, 16, 32)           \
     X(MANY_TILES, 8, TUNE_OF_MANY, "tiles of 16 rows that use them", 2, 4, 8, 16)                              \
-    X(MANY_DOTS, 4, TUNE_OF_MANY, "blocks whose dots by Intel AMX are kept: all but one are made ahead", 2, 4, 8) \
+    X(MANY_DOTS, 4, TUNE_OF_AMX, "blocks whose dots by Intel AMX are kept: all but one are made ahead", 2, 4, 8)  \
     X(GEMM_ROWS_MIN, 64, TUNE_OF_GEMM, "rows from which CLBlast may multiply", 16, 32, 48, 64)
 
 #define TUNE_VALUES_MAX 8

@@ -84,10 +84,11 @@ static const struct concern {
 } concerns[N_TUNE_CONCERNS] = {
     [TUNE_OF_PLAIN] = {{1, 48}, 2, 0, 0, 0},
     [TUNE_OF_ONE_LANE] = {{1, 48}, 2, 1, 1, 0},
-    [TUNE_OF_ONE] = {{1}, 1, 1, 0, 1},
-    [TUNE_OF_ONE_DENSE] = {{1}, 1, 0, 1, 1},
+    [TUNE_OF_FEW] = {{1, 8}, 2, 1, 0, 1},
+    [TUNE_OF_FEW_DENSE] = {{1, 8}, 2, 0, 1, 1},
     [TUNE_OF_ATTEND] = {{1}, 1, 0, 0, 1},
     [TUNE_OF_MANY] = {{16, 256}, 2, 1, 0, 0},
+    [TUNE_OF_AMX] = {{16, 256}, 2, 1, 0, 0},
     [TUNE_OF_TILES] = {{2, 3, 4, 5, 6, 7, 8, 12}, 8, 1, 0, 0}, /* no width may be favoured */
 };
 
@@ -399,37 +400,38 @@ static err clblast_search(struct search *s) {
 
 /* ---- all ---- */
 
-static err device_describe(const struct tune_request *r, struct tune_report *out, int *is_one_lane) {
+static err device_describe(const struct tune_request *r, struct tune_report *out, struct kernel_forms *forms) {
     struct backend *b;
     TRY(backend_opencl_tuned(r->device, NULL, &out->tuning, &b));
     snprintf(out->platform, sizeof out->platform, "%s", b->platform);
     snprintf(out->device, sizeof out->device, "%s", b->device);
     snprintf(out->driver, sizeof out->driver, "%s", b->driver);
-    *is_one_lane = b->lanes_per_item == 1;
+    *forms = (struct kernel_forms){.lanes_per_item = b->lanes_per_item, .has_amx = b->has_amx};
     b->ops->destroy(b);
     return OK;
 }
 
 /* Whether a device's form has what the tunable is about; CLBlast has a search of its own. */
-static int is_concerned(enum tune_concern concern, int is_one_lane) {
+static int is_concerned(enum tune_concern concern, const struct kernel_forms *forms) {
     switch (concern) {
     case TUNE_OF_GEMM: return 0;
-    case TUNE_OF_ONE_LANE: return is_one_lane;
+    case TUNE_OF_ONE_LANE: return forms->lanes_per_item == 1;
+    case TUNE_OF_AMX: return forms->has_amx;
     case TUNE_OF_PLAIN:
     case TUNE_OF_TILES: return 1;
-    default: return !is_one_lane;
+    default: return forms->lanes_per_item > 1;
     }
 }
 
 err tune_search(const struct tune_request *request, struct tune_report *out) {
     struct search s = {.request = request, .out = out, .begin_s = clock_s(), .random = 1};
-    int is_one_lane;
+    struct kernel_forms forms;
     memset(out, 0, sizeof *out);
     while (s.dense_at < request->n_formats && format_info(request->formats[s.dense_at])->is_quantised) s.dense_at++;
     tune_defaults(&out->tuning);
-    TRY(device_describe(request, out, &is_one_lane));
+    TRY(device_describe(request, out, &forms));
     for (int i = 0; i < N_TUNABLES; i++) {
-        if (is_concerned(tunables[i].concern, is_one_lane)) TRY(tunable_search(&s, i));
+        if (is_concerned(tunables[i].concern, &forms)) TRY(tunable_search(&s, i));
     }
     return clblast_search(&s);
 }
