@@ -320,12 +320,15 @@ static const char *const dot_names[N_DOT_FORMS] = {
     [DOT_AVX2] = "DOT_AVX2", [DOT_AVX_VNNI] = "DOT_AVX_VNNI", [DOT_AVX512_VNNI] = "DOT_AVX512_VNNI",
     [DOT_DP4A] = "DOT_DP4A", [DOT_KHR] = "DOT_KHR"};
 
+uint32_t item_blocks(const struct kernel_forms *f) { return f->lanes_per_item == PACKED_LANES ? 4 : 1; }
+
 /* What every program starts with. INLINE: arrays that a helper is given stay in registers, which sums must: in memory
  * each addition waits for the one before to be stored. */
 static err prefix_put(const struct kernel_forms *f, struct bytes *text) {
     if (!f->is_free) TRY(bytes_append_str(text, "#pragma OPENCL FP_CONTRACT OFF\n"));
     TRY(bytes_append_str(text, "#define INLINE static __attribute__((always_inline))\n"));
     TRY(bytes_printf(text, "#define LPI %u\n#define TREE_DEPTH 6\n", f->lanes_per_item));
+    TRY(bytes_printf(text, "#define ITEM_BLOCKS %u\n", item_blocks(f)));
     TRY(bytes_printf(text, "#define CHUNK %d\n", ATTEND_CHUNK));
     TRY(bytes_printf(text, "#define Q8_SUM_TIMES (%d)\n#define Q8_SUM_HALF_TIMES (%d)\n", Q8_SUM_TIMES,
                      Q8_SUM_HALF_TIMES));

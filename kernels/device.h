@@ -76,6 +76,9 @@ struct device_arg {
 err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *args, uint32_t n_args,
                   uint32_t n_dims, const size_t *global, const size_t *local);
 
+/* ITEM_BLOCKS of the kernels: blocks of 32 values that a work-item of an op on plain values takes. */
+uint32_t item_blocks(const struct kernel_forms *f);
+
 /* A one-dimensional launch over n items, padded to whole groups. */
 err device_launch_items(struct device *d, cl_kernel kernel, const struct device_arg *args,
                         uint32_t n_args, size_t n);

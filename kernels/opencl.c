@@ -445,8 +445,9 @@ static err sum_rows(struct backend *b, const struct row_sum *s, uint32_t n_rows,
 }
 
 static err quantize(struct backend *b, struct buffer *in, uint32_t n_rows, uint32_t width, struct buffer *out) {
-    cl_uint n = n_rows * (width / 32);
-    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_QUANTIZE], n, ARG(in->mem), ARG(out->mem), ARG(n));
+    cl_uint n_blocks = n_rows * (width / 32), per_item = item_blocks(&self(b)->plain_forms);
+    return LAUNCH_ITEMS(self(b), self(b)->kernels[KERNEL_QUANTIZE], (n_blocks + per_item - 1) / per_item,
+                        ARG(in->mem), ARG(out->mem), ARG(n_blocks));
 }
 
 /* Products of one format. */
@@ -498,7 +499,8 @@ static err activate(struct backend *b, const struct activation *a, uint32_t n_ro
     int kind = (int)a->kind;
     cl_mem gate_bias = memory_of(a->gate_bias), up = memory_of(a->up), up_bias = memory_of(a->up_bias),
            out = memory_of(a->out), q8 = memory_of(a->q8);
-    cl_uint n = n_rows * ((width + 31) / 32);
+    uint32_t item_values = 32 * item_blocks(&o->plain_forms);
+    cl_uint n = n_rows * ((width + item_values - 1) / item_values);
     /* Vectors make a work-item long: smaller groups leave no core without one. */
     size_t local = o->plain_forms.lanes_per_item == PACKED_LANES ? 16 : 64, global = (n + local - 1) / local * local;
     return LAUNCH(o, o->kernels[KERNEL_ACTIVATE], 1, &global, &local, ARG(kind), ARG(a->gate->mem), ARG(gate_bias),

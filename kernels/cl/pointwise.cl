@@ -18,18 +18,18 @@ INLINE float16 activate(int kind, float16 x) {
 }
 #endif
 
-/* struct activation of kernels/backend.h, a work-item per 32 values of a row;
- * n = rows * ceil(width / 32). What is NULL is left out. */
+/* struct activation of kernels/backend.h, a work-item per ITEM_BLOCKS blocks of 32 values of a row, n in all. What is
+ * NULL is left out. */
 kernel void activate_rows(int kind, global const float *gate, global const float *gate_bias,
                           global const float *up, global const float *up_bias, uint width,
                           global float *out, global int *q8, uint n ITEM_PARAMS) {
     if (get_global_id(0) >= n) return;
-    size_t blocks = (width + 31) / 32, row = get_global_id(0) / blocks, at = row * width;
-    size_t block = get_global_id(0) % blocks;
-    float16 v[2];
+    uint item = get_global_id(0), values = 32 * ITEM_BLOCKS, items = (width + values - 1) / values;
+    size_t row = item / items, at = row * width, begin = item % items * values;
+    float16 v[2 * ITEM_BLOCKS];
 #pragma unroll
-    for (size_t k = 0; k < 2; k++) {
-        size_t i = block * 32 + k * 16;
+    for (size_t k = 0; k < 2 * ITEM_BLOCKS; k++) {
+        size_t i = begin + k * 16;
         float16 g = load16(gate + at, i, width);
         if (gate_bias) g += load16(gate_bias, i, width);
         v[k] = activate(kind, g);
@@ -37,7 +37,7 @@ kernel void activate_rows(int kind, global const float *gate, global const float
         float16 u = load16(up + at, i, width);
         v[k] *= up_bias ? u + load16(up_bias, i, width) : u;
     }
-    store32(v[0], v[1], block * 32, width, out ? out + at : out, q8 ? q8 + row * blocks * Q8_WORDS : q8);
+    store_blocks(v, begin, width, out ? out + at : out, q8 ? q8 + at / 32 * Q8_WORDS : q8);
 }
 
 /* out [n_out, width] = in[index[row]]; n = n_out * width. */

@@ -102,20 +102,23 @@ kernel void sum_rows(
     float scale = number_rsqrt(lanes_add(lane, lanes) * over_width + eps);
     if (out) out += row_at;
     if (q8) q8 += row_at / 32 * Q8_WORDS;
-    for (uint i = get_local_id(0) * 32; i < width; i += ROW_ITEMS * 32) {
-        float16 n[2];
-        for (uint k = 0; k < 2; k++) {
+    for (uint i = get_local_id(0) * 32 * ITEM_BLOCKS; i < width; i += ROW_ITEMS * 32 * ITEM_BLOCKS) {
+        float16 n[2 * ITEM_BLOCKS];
+        for (uint k = 0; k < 2 * ITEM_BLOCKS; k++) {
             n[k] = (load16(v, i + 16 * k, width) - mean) * scale * load16(w, i + 16 * k, width);
             if (b) n[k] += load16(b, i + 16 * k, width);
         }
-        store32(n[0], n[1], i, width, out, q8);
+        store_blocks(n, i, width, out, q8);
     }
 }
 
-/* One work-item per block of 32, n blocks in all. */
+/* A work-item per ITEM_BLOCKS blocks of 32, n blocks in all. */
 kernel void quantize(global const float *in, global int *out, uint n ITEM_PARAMS) {
-    size_t i = get_global_id(0);
-    if (i < n) quantize32(vload16(2 * i, in), vload16(2 * i + 1, in), out + i * Q8_WORDS);
+    size_t i = get_global_id(0) * ITEM_BLOCKS;
+    if (i >= n) return;
+    float16 x[2 * ITEM_BLOCKS];
+    for (size_t k = 0; k < 2 * ITEM_BLOCKS; k++) x[k] = load16(in, 32 * i + 16 * k, (size_t)n * 32);
+    quantize_blocks(x, n - (uint)i, out + i * Q8_WORDS);
 }
 
 #undef LANES

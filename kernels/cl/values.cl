@@ -44,25 +44,35 @@ INLINE int16 whole16(float16 v) {
     return as_int16(both + 12582912.0f) - 0x4B400000;
 }
 
-/* Of what is not negative the bits are in order, and a NaN's above all. */
-INLINE void quantize32(float16 x0, float16 x1, global int *block) {
-    float top = as_float(highest16(max(as_int16(fabs(x0)), as_int16(fabs(x1)))));
-    int is_zero = !(top > 1e-20f); /* also keeps every product normal */
-    float inverse = is_zero ? 0.0f : 127.0f * number_recip(top);
-    int16 q0 = whole16(x0 * inverse), q1 = whole16(x1 * inverse);
-    int first = sum16(q0), second = sum16(q1);
-    vstore4(as_int4(convert_char16(q0)), 0, block);
-    vstore4(as_int4(convert_char16(q1)), 1, block);
-    vstore4((int4)(as_int(is_zero ? 0.0f : top * (1.0f / 127)), Q8_SUM_TIMES * (first + second),
-                   Q8_SUM_HALF_TIMES * first, Q8_SUM_HALF_TIMES * second), 2, block);
+/* The first n of ITEM_BLOCKS blocks at x. A block alone is one chain of instructions, each of which waits for the one
+ * before; blocks side by side fill the waits. Of what is not negative the bits are in order, and a NaN's above all. */
+INLINE void quantize_blocks(const float16 *x, uint n, global int *blocks) {
+    float top[ITEM_BLOCKS], inverse[ITEM_BLOCKS];
+#pragma unroll
+    for (int b = 0; b < ITEM_BLOCKS; b++) {
+        top[b] = as_float(highest16(max(as_int16(fabs(x[2 * b])), as_int16(fabs(x[2 * b + 1])))));
+        if (!(top[b] > 1e-20f)) top[b] = 0.0f; /* also keeps every product normal */
+    }
+#pragma unroll
+    for (int b = 0; b < ITEM_BLOCKS; b++) inverse[b] = top[b] == 0.0f ? 0.0f : 127.0f * number_recip(top[b]);
+#pragma unroll
+    for (int b = 0; b < ITEM_BLOCKS; b++) {
+        global int *block = blocks + b * Q8_WORDS;
+        int16 q0 = whole16(x[2 * b] * inverse[b]), q1 = whole16(x[2 * b + 1] * inverse[b]);
+        int first = sum16(q0), second = sum16(q1);
+        if (b >= (int)n) continue;
+        vstore4(as_int4(convert_char16(q0)), 0, block);
+        vstore4(as_int4(convert_char16(q1)), 1, block);
+        vstore4((int4)(as_int(top[b] * (1.0f / 127)), Q8_SUM_TIMES * (first + second), Q8_SUM_HALF_TIMES * first,
+                       Q8_SUM_HALF_TIMES * second), 2, block);
+    }
 }
 
-/* 32 results of a row of n from i on: as floats, quantised, or both (n is then a
- * multiple of 32). `out` and `q8` are the row's, or NULL. */
-INLINE void store32(float16 v0, float16 v1, size_t i, size_t n, global float *out, global int *q8) {
-    if (out) {
-        store16(v0, out, i, n);
-        if (i + 16 < n) store16(v1, out, i + 16, n);
-    }
-    if (q8) quantize32(v0, v1, q8 + i / 32 * Q8_WORDS);
+/* ITEM_BLOCKS blocks of 32 results, as far as a row of n has them from i on: as floats, quantised, or both (n is then
+ * a multiple of 32). `out` and `q8` are the row's, or NULL. */
+INLINE void store_blocks(const float16 *x, size_t i, size_t n, global float *out, global int *q8) {
+#pragma unroll
+    for (size_t k = 0; k < 2 * ITEM_BLOCKS; k++)
+        if (out && i + 16 * k < n) store16(x[k], out, i + 16 * k, n);
+    if (q8) quantize_blocks(x, (uint)(n - i) / 32, q8 + i / 32 * Q8_WORDS);
 }
