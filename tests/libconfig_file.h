@@ -9,10 +9,6 @@
 
 #include "base/err.h"
 
-/* libconfig leaks what it had of a text that does not end. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) { return "leak:libconfig"; }
-
 #define TEST_FILE "/tmp/caravan-test-file-XXXXXX"
 static char path[] = TEST_FILE;
 
