@@ -62,6 +62,7 @@ struct slice_cache {
     struct slice_model model;
     struct slice_copy *copies;
     int is_full_told;
+    atomic_int is_locked_out; /* another process keeps the folder's lock */
 };
 
 /* ---- the folder ---- */
@@ -327,9 +328,11 @@ static int copy_begin(struct slice_copy *s) {
     return 0;
 }
 
-/* *lock is -1 where there can be none: then the bound may be missed. 0: a process that stands still has it. */
-static int folder_lock(const struct slice_cache *c, int *lock) {
+/* *lock is -1 where there can be none: then the bound may be missed. 0: a process that stands still has it; it is
+ * waited for once. */
+static int folder_lock(struct slice_cache *c, int *lock) {
     int64_t begin = clock_us();
+    if (c->is_locked_out) return 0;
     *lock = file_open(c, "lock", O_RDWR | O_CREAT);
     if (*lock < 0) return 1;
     while (flock(*lock, LOCK_EX | LOCK_NB) != 0) {
@@ -342,6 +345,7 @@ static int folder_lock(const struct slice_cache *c, int *lock) {
             log_warn("slice_cache.lock", "file=%s/lock text=\"held by another process for %d s: slices are not kept\"",
                      c->folder, LOCK_WAIT_US / 1000000);
             close(*lock);
+            c->is_locked_out = 1;
             return 0;
         }
         clock_sleep_us(LOCK_PAUSE_US);
@@ -401,9 +405,13 @@ static int copy_complete(struct slice_copy *s) {
         return 0;
     path_make(s->cache, s->beside, from);
     path_make(s->cache, s->name, to);
-    if (rename(from, to) != 0) return 0;
-    *s->beside = 0;
-    return 1;
+    /* Who lists the folder meanwhile might see the file under neither name, and make too little room. */
+    int lock;
+    if (!folder_lock(s->cache, &lock)) return 0;
+    int is_renamed = rename(from, to) == 0;
+    if (lock >= 0) close(lock);
+    if (is_renamed) *s->beside = 0;
+    return is_renamed;
 }
 
 static void copy_give_up(struct slice_copy *s, const char *why) {

@@ -202,7 +202,6 @@ static void test_three_groups(void **state) {
 /* One long prompt over four stages: steps of several at once, of one size, and none too large to keep all at work; over
  * one stage they are full. */
 static void test_pipelined_prompt(void **state) {
-    (void)state;
     start(200, 256, 4);
     add(0, 0, 1000, 5, 0, 0);
     for (int i = 0; i < 4; i++) {
@@ -210,6 +209,7 @@ static void test_pipelined_prompt(void **state) {
         assert_int_equal(step.n_rows, 80); /* 80^2 is the first square of tiles beyond 1000 * 16 / 3 */
         assert_int_equal(step.position[0], i * 80);
     }
+    teardown(state);
     start(200, 256, 1);
     add(0, 0, 1000, 5, 0, 0);
     for (int i = 0; i < 3; i++) {

@@ -281,7 +281,10 @@ static void many_at_once(void **state) {
                 for (uint32_t p = 0; p < n_parts && slice_copy_is_there(s); p++) part_is_good(s, k, p);
             }
             slice_cache_close(c);
-            if (folder_bytes("", NULL, NULL) > most) _exit(3);
+            /* A file that is renamed while the folder is listed may count twice, but not every time. */
+            int n_looks = 0;
+            while (folder_bytes("", NULL, NULL) > most)
+                if (++n_looks == 50) _exit(3);
         }
         _exit(0);
     }
