@@ -407,7 +407,10 @@ static int copy_complete(struct slice_copy *s) {
     path_make(s->cache, s->name, to);
     /* Who lists the folder meanwhile might see the file under neither name, and make too little room. */
     int lock;
-    if (!folder_lock(s->cache, &lock)) return 0;
+    if (!folder_lock(s->cache, &lock)) {
+        errno = EBUSY;
+        return 0;
+    }
     int is_renamed = rename(from, to) == 0;
     if (lock >= 0) close(lock);
     if (is_renamed) *s->beside = 0;
