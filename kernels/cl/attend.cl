@@ -12,6 +12,7 @@
  * their work-items; both take the same arguments. KV_F16 or not. */
 
 #define BLOCK 32
+#define CHUNK_BLOCKS (CHUNK / BLOCK)
 #define CONCAT_(a, b) a##b
 #define CONCAT(a, b) CONCAT_(a, b)
 

@@ -94,7 +94,7 @@ kernel void attend_chunk(global const KV *ck, global const KV *cv, global const 
                          global float *partials, global float *out ITEM_PARAMS) {
     local float score[QUERIES][CHUNK], part[QUERIES][Q_STEP], lanes[QUERIES * 16], top[QUERIES], sum[QUERIES];
     local uint2 seen[QUERIES];
-    local size_t place[QUERIES], blocks[CHUNK / BLOCK];
+    local size_t place[QUERIES], blocks[CHUNK_BLOCKS];
     uint lane = get_local_id(0), kv_head = get_group_id(1) / n_parts, chunk = get_group_id(2);
     uint2 heads = part_heads(kv_begin + kv_head, get_group_id(1) % n_parts, cap_heads, n_heads, head_begin, group);
     uint n_part = heads.y - heads.x, row = row_begin + get_group_id(0) * tile_rows;
@@ -120,7 +120,7 @@ kernel void attend_chunk(global const KV *ck, global const KV *cv, global const 
         all_to = max(all_from, all_to);
         for (uint t = n + lane; t < QUERIES; t += LANES) seen[t] = (uint2)(0, 0);
         for (uint b = lane; b * BLOCK < to; b += LANES)
-            blocks[b] = ((size_t)table[table_begin[row] + chunk * (CHUNK / BLOCK) + b] * n_kv + kv_head) *
+            blocks[b] = ((size_t)table[table_begin[row] + chunk * CHUNK_BLOCKS + b] * n_kv + kv_head) *
                         head_dim * BLOCK;
         if (from < to) {
             barrier(CLK_LOCAL_MEM_FENCE);

@@ -3,7 +3,8 @@
  * one that comes ATTEND_FETCH_BLOCKS later is fetched, line for line. */
 
 /* score[t][j] of the positions [from, to) of a chunk, and of the rest of their blocks: in-order fma
- * over the head. j counts from the chunk's first; blocks [j / BLOCK]: where K and V of this KV head stand. */
+ * over the head. j counts from the chunk's first; blocks [j / BLOCK]: where K and V of this KV head stand, then
+ * K of what is read next. */
 INLINE void CONCAT(scores_, T)(global const KV *ck, global const KV *cv, const size_t *blocks, uint from, uint to,
                         uint head_dim, float scale, global const float *const *q, float (*score)[CHUNK]) {
     uint first = from / BLOCK, n_blocks = (to + BLOCK - 1) / BLOCK;
@@ -43,9 +44,8 @@ INLINE void CONCAT(scores_, T)(global const KV *ck, global const KV *cv, const s
             uint then = j / BLOCK + ATTEND_FETCH_BLOCKS;                                                       \
             size_t first = (j % BLOCK) * head_dim + d;                                                         \
             global const KV *v = cv + blocks[j / BLOCK] + first;                                               \
-            /* The next work-item begins with K of the next KV head. */                                        \
             global const KV *next = first + (then < n_blocks ? cv + blocks[then]                               \
-                                             : ck + blocks[min(then - n_blocks, n_blocks - 1)] + head_dim * BLOCK); \
+                                             : ck + blocks[CHUNK_BLOCKS + min(then - n_blocks, CHUNK_BLOCKS - 1u)]); \
             for (uint i = j; i < end; i++, v += head_dim, next += head_dim) {                                  \
                 float16 x[N];                                                                                  \
                 FETCH32(next);                                                                                 \

@@ -58,6 +58,13 @@ INLINE void chunk_finish(global float *value, float top, float sum, uint head_di
     for (; d < head_dim; d++) value[d] = number_unsigned_zero(fma(w, value[d], 0.0f) * over_sum);
 }
 
+/* Where the blocks of a chunk and KV head stand in K and V; behind the last of the n_blocks, that one again. */
+INLINE void blocks_find(global const int *table, uint n_blocks, uint chunk, uint kv_head, uint n_kv, uint head_dim,
+                        size_t *blocks) {
+    for (uint b = 0, i = chunk * CHUNK_BLOCKS; b < CHUNK_BLOCKS; b++, i++)
+        blocks[b] = ((size_t)table[min(i, n_blocks - 1)] * n_kv + kv_head) * head_dim * BLOCK;
+}
+
 /* n queries of one sequence and KV head over a chunk: query t sees the positions seen[t], counted from
  * the chunk's first, maybe none. The result goes to value[t], and highest score and sum of weights
  * before it; where the chunk is the sole one, value[t] is finished. q and value have QUERIES pointers. */
@@ -120,7 +127,7 @@ kernel void attend_chunk(global const KV *ck, global const KV *cv, global const 
         uint2 seen[QUERIES];
         global const float *qs[QUERIES];
         global float *values[QUERIES];
-        size_t blocks[CHUNK / BLOCK];
+        size_t blocks[2 * CHUNK_BLOCKS];
         uint last = 0;
         for (uint t = 0; t < QUERIES; t++) {
             uint at = min(t, n * n_part - 1), r = row + at / n_part, head = heads.x + at % n_part;
@@ -133,8 +140,10 @@ kernel void attend_chunk(global const KV *ck, global const KV *cv, global const 
                                       : partials + ((place - (size_t)row_begin * n_heads) * n_chunks + chunk) *
                                                        (head_dim + 2) + 2;
         }
-        for (uint b = 0, i = chunk * (CHUNK / BLOCK); b < CHUNK / BLOCK && i * BLOCK < last; b++, i++)
-            blocks[b] = ((size_t)table[table_begin[row] + i] * n_kv + kv_head) * head_dim * BLOCK;
+        global const int *row_table = table + table_begin[row];
+        uint n_blocks = (last + BLOCK - 1) / BLOCK, next = (get_global_id(1) + 1) % (n_kv * n_parts);
+        blocks_find(row_table, n_blocks, chunk, kv_head, n_kv, head_dim, blocks);
+        blocks_find(row_table, n_blocks, chunk + !next, next / n_parts, n_kv, head_dim, blocks + CHUNK_BLOCKS);
         tile_run(ck, cv, blocks, head_dim, scale, n * n_part, seen, qs, values, n_chunks == 1);
         row += n;
     }
