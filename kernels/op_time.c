@@ -1,5 +1,6 @@
 #include "kernels/op_time.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@
 #define RUNS_MAX 64
 #define RUN_OPS_MAX 512
 #define MEAN_RUN_S 0.005 /* of many: they end near the time that was asked for */
+#define UNPAUSED_TRIES 3
 #define CACHES_MAX 256
 
 struct op_time {
@@ -385,16 +387,27 @@ err op_time_run(struct op_time *t, uint32_t n_rows, double max_s, double *second
     return OK;
 }
 
+/* As ops_run, once more where it took long: a pause that a quota makes comes once in a few runs. */
+static err ops_run_unpaused(struct op_time *t, uint32_t n_rows, uint32_t n_ops, double *seconds) {
+    *seconds = INFINITY;
+    for (int i = 0; i < UNPAUSED_TRIES && *seconds >= MEAN_RUN_S; i++) {
+        double s;
+        TRY(ops_run(t, n_rows, n_ops, &s));
+        if (s < *seconds) *seconds = s;
+    }
+    return OK;
+}
+
 err op_time_mean(struct op_time *t, uint32_t n_rows, double least_s, double *seconds) {
     double s, sum = 0;
     uint64_t n = 0;
     uint32_t n_ops = 1;
     if (n_rows > t->row.n_rows) return err_set(ERR_INTERNAL, "%u rows, prepared for %u", n_rows, t->row.n_rows);
     TRY(ops_run(t, n_rows, 1, &s)); /* a driver may finish building a kernel now */
-    TRY(ops_run(t, n_rows, 1, &s));
+    TRY(ops_run_unpaused(t, n_rows, 1, &s));
     while (s < MEAN_RUN_S && n_ops < RUN_OPS_MAX) {
         n_ops *= 2;
-        TRY(ops_run(t, n_rows, n_ops, &s));
+        TRY(ops_run_unpaused(t, n_rows, n_ops, &s));
     }
     do {
         TRY(ops_run(t, n_rows, n_ops, &s));

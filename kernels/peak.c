@@ -1,5 +1,6 @@
 #include "kernels/peak.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -10,6 +11,7 @@
 #define TRIES 5
 #define TRY_S 0.03
 #define MEAN_TRY_S 0.005 /* of many: they end near the time that was asked for */
+#define UNPAUSED_TRIES 3
 #define READ_BYTES ((size_t)512 << 20) /* several times the largest cache, where the device has room */
 #define READ_LEAST_BYTES ((size_t)1 << 20) /* what dots and fma read of it */
 #define ITEMS_PER_UNIT 2048            /* of a device that runs one lane per work-item */
@@ -57,16 +59,27 @@ static err runs_measure(struct roof *t, cl_uint count, double *per_s) {
     return OK;
 }
 
+/* As run_once, once more where it took long: a pause that a quota makes comes once in a few runs. */
+static err run_unpaused(struct roof *t, cl_uint count, double long_s, double *seconds) {
+    *seconds = INFINITY;
+    for (int i = 0; i < UNPAUSED_TRIES && *seconds >= long_s; i++) {
+        double s;
+        TRY(run_once(t, count, &s));
+        if (s < *seconds) *seconds = s;
+    }
+    return OK;
+}
+
 /* Rounds per second of all work-items together, in runs long beside their launch. */
 static err rounds_measure(struct roof *t, const char *name, double *per_s) {
     cl_uint n_rounds = t->mean_s > 0 ? 16 : 1000; /* a slow device would take seconds */
     double seconds, least_s = t->mean_s > 0 ? MEAN_TRY_S : TRY_S;
     TRY(kernel_take(t, name));
     TRY(run_once(t, n_rounds, &seconds)); /* a driver may finish building now */
-    TRY(run_once(t, n_rounds, &seconds));
+    TRY(run_unpaused(t, n_rounds, least_s, &seconds));
     while (seconds < least_s && n_rounds < (1u << 30)) {
         n_rounds *= 2;
-        TRY(run_once(t, n_rounds, &seconds));
+        TRY(run_unpaused(t, n_rounds, least_s, &seconds));
     }
     TRY(runs_measure(t, n_rounds, per_s));
     *per_s *= n_rounds * (double)t->n_items;

@@ -9,7 +9,7 @@
 #include "kernels/op_time.h"
 #include "kernels/peak.h"
 
-#define MEASURE_VERSION 4 /* of this file: another one may measure otherwise */
+#define MEASURE_VERSION 5 /* of this file: another one may measure otherwise */
 #define FIGURE_S 0.5 /* whole periods of a quota, which are 100 ms unless somebody chose otherwise */
 #define LESSER_S 0.3 /* of figures that fill gaps */
 #define MANY_ROWS RATES_ROWS
