@@ -85,7 +85,7 @@ static err ticket_wait(const struct link_test *t, wire_ticket *ticket) {
         int64_t waited = wire_clock_us(t->w) - start;
         TRY(wire_check_deadline(t->w, waited, t->peer, "to measure the link between them"));
         if (waited > POLL_US) TRY(wire_poll(t->w));
-        wire_pause(waited, PAUSE_US);
+        wire_pause(t->w, waited, PAUSE_US);
     }
 }
 

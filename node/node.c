@@ -294,7 +294,7 @@ static void node_pause(struct node *n) {
     else if (n->rank == 0 && !is_busy)
         gate_wait(n->gate, waited < BUSY_US ? PAUSE_BUSY_US : PAUSE_IDLE_US);
     else
-        wire_pause(waited, is_busy ? PAUSE_BUSY_US : PAUSE_IDLE_US);
+        wire_pause(n->w, waited, is_busy ? PAUSE_BUSY_US : PAUSE_IDLE_US);
 }
 
 /* Whether a message may be there that no slot is free for. */
@@ -352,7 +352,7 @@ static err node_settle(struct node *n) {
             int is_done;
             TRY(wire_test(n->w, &s->sends[s->n_sends - 1], &is_done, NULL));
             if (is_done) s->n_sends--;
-            else wire_pause(clock_us() - start, PAUSE_IDLE_US);
+            else wire_pause(n->w, clock_us() - start, PAUSE_IDLE_US);
         }
     }
     if (n->gate) gate_flush(n->gate, FLUSH_US);

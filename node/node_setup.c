@@ -132,7 +132,7 @@ err setup_gather(struct node *n, int is_long, const char *what) {
         /* Not after the last one answered: the coordinator has heard "ready". */
         if (is_long && n->back.gather.n_missing > 0) TRY(tell_progress(n));
         TRY(check_missing(n, what));
-        if (!is_busy) wire_pause(clock_us() - start, weights_are_sent(n) ? WEIGHTS_PAUSE_US : PAUSE_MAX_US);
+        if (!is_busy) wire_pause(n->w, clock_us() - start, weights_are_sent(n) ? WEIGHTS_PAUSE_US : PAUSE_MAX_US);
     }
     return OK;
 }
@@ -173,7 +173,7 @@ err setup_receive(struct node *n, struct bytes *frame, struct frame_header *h) {
             n->is_rank_0_lost = waited > setup_deadline_us(n);
             if (n->is_rank_0_lost)
                 return wire_check_deadline(n->w, waited, 0, "to go on with the set-up");
-            wire_pause(waited, PAUSE_MAX_US);
+            wire_pause(n->w, waited, PAUSE_MAX_US);
             continue;
         }
         heard = wire_clock_us(n->w);

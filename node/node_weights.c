@@ -366,7 +366,7 @@ err weights_finish(struct node *n) {
         TRY(wire_progress(n->w));
         int64_t waited = wire_clock_us(n->w) - start;
         TRY(sender_check(n, waited, "to end the slices of the model"));
-        if (!is_busy) wire_pause(waited, WEIGHTS_PAUSE_US);
+        if (!is_busy) wire_pause(n->w, waited, WEIGHTS_PAUSE_US);
     }
     for (uint32_t i = 0; i < r->n; i++) wire_cancel(n->w, &r->posted[(r->first + i) % (STREAM_WINDOW + 2)].ticket);
     return OK;

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/env.h"
+#include "node/nap.h"
 
 #define HOST_BYTES 64
 #define PLACE_BYTES 48
@@ -66,6 +67,7 @@ struct wire {
     struct put *puts; /* grows */
     int n_puts;
     struct inbox inboxes[WIRE_COLLECT + 1];
+    struct nap *nap;
     int64_t patience_us; /* beyond the deadline, of the wait that is under way */
     struct wire_counts counts;
 };
@@ -95,7 +97,7 @@ static err cards_gather(struct wire *w) {
         if (e == OK && !is_done && waited > w->deadline_us)
             e = err_set(ERR_TIMEOUT, "rank %d (host %s): waited %d s for the host names of all ranks",
                         w->rank, mine.host, DEADLINE_DEFAULT_MS / 1000);
-        if (!is_done) wire_pause(waited, SLEEP_MAX_US);
+        if (!is_done) wire_pause(w, waited, SLEEP_MAX_US);
     }
     for (int i = 0; e == OK && i < w->size; i++) {
         w->peers[i] = (struct peer){.card = all[i], .mpi_rank = i};
@@ -131,6 +133,7 @@ err wire_init(int *argc, char ***argv, int is_threaded, struct wire **out) {
     w->n_busy = w->size;
     w->deadline_us = (int64_t)DEADLINE_DEFAULT_MS * 1000;
     w->clock_seen_us = clock_us();
+    w->nap = nap_create();
     for (int i = 0; i <= WIRE_COLLECT; i++) w->inboxes[i].ticket = WIRE_NONE;
     err e = NEW(w->peers, (size_t)w->size);
     if (e == OK) e = NEW(w->rank_of, (size_t)w->size);
@@ -149,6 +152,7 @@ err wire_finish(struct wire *w) {
     free(w->requests);
     free(w->peers);
     free(w->rank_of);
+    nap_free(w->nap);
     free(w);
     return e;
 }
@@ -250,7 +254,7 @@ int64_t wire_clock_us(struct wire *w) {
     return now - w->clock_skipped_us;
 }
 
-void wire_pause(int64_t waited_us, int64_t sleep_max_us) {
+void wire_pause(struct wire *w, int64_t waited_us, int64_t sleep_max_us) {
     if (waited_us < SPIN_US) return;
     if (waited_us < YIELD_US) {
         sched_yield();
@@ -258,7 +262,7 @@ void wire_pause(int64_t waited_us, int64_t sleep_max_us) {
     }
     int64_t sleep = waited_us / 8;
     if (sleep < SLEEP_MIN_US) sleep = SLEEP_MIN_US;
-    clock_sleep_us(sleep < sleep_max_us ? sleep : sleep_max_us);
+    nap_take(w->nap, sleep < sleep_max_us ? sleep : sleep_max_us);
 }
 
 err wire_check_deadline(const struct wire *w, int64_t waited_us, int peer, const char *fmt, ...) {
@@ -330,6 +334,7 @@ err wire_test(struct wire *w, wire_ticket *t, int *is_done, size_t *n) {
         MPI_Get_count(&status, MPI_BYTE, &count);
         w->counts.bytes_received += (uint64_t)count;
         if (n) *n = (size_t)count;
+        nap_tell(w->nap);
     }
     r->is_used = 0;
     *t = WIRE_NONE;
@@ -374,7 +379,7 @@ err wire_drain(struct wire *w) {
         TRY(wire_progress(w));
         for (int i = 0; i < w->n_puts; i++) is_left |= w->puts[i].ticket != WIRE_NONE;
         if (!is_left) return OK;
-        wire_pause(wire_clock_us(w) - start, SLEEP_MAX_US);
+        wire_pause(w, wire_clock_us(w) - start, SLEEP_MAX_US);
     }
 }
 
@@ -421,7 +426,7 @@ err wire_wait(struct wire *w, wire_ticket *tickets, uint32_t n, int64_t patience
         int64_t waited = wire_clock_us(w) - start;
         e = check_wait(w, waited, peer, layer, what);
         if (e == OK && waited >= YIELD_US && w->poll) e = w->poll(w->poll_context);
-        if (e == OK) wire_pause(waited, SLEEP_MAX_US);
+        if (e == OK) wire_pause(w, waited, SLEEP_MAX_US);
     }
     w->patience_us = 0;
     w->counts.share_wait_us += wire_clock_us(w) - start;

@@ -1,8 +1,8 @@
 /* Wire: messages between the ranks of a job. The only file that calls MPI.
  *
  * Nothing here blocks without a deadline: Open MPI never reports a dead or stopped
- * peer, so every wait is MPI_Test with a backoff (spins, yields, sleeps growing to
- * 150 us) and ends in an error that names this rank, the peer, their hosts and the
+ * peer, so every wait is MPI_Test with a backoff (spins, yields, naps growing to
+ * 150 us, or to 2 ms that a message ends) and ends in an error that names this rank, the peer, their hosts and the
  * layers. One thread at a time. Messages of one sender, receiver and tag arrive
  * in the order sent. */
 #ifndef NODE_WIRE_H
@@ -100,9 +100,9 @@ err wire_wait(struct wire *w, wire_ticket *tickets, uint32_t n, int64_t patience
  * against a deadline. */
 int64_t wire_clock_us(struct wire *w);
 
-/* One pause of a wait that has lasted `waited_us`: a spin, a yield, or a sleep of at most
- * sleep_max_us. */
-void wire_pause(int64_t waited_us, int64_t sleep_max_us);
+/* One pause of a wait that has lasted `waited_us`: a spin, a yield, or a nap (nap.h) of at most
+ * sleep_max_us where a message would not end it. */
+void wire_pause(struct wire *w, int64_t waited_us, int64_t sleep_max_us);
 
 struct wire_counts {
     int64_t share_wait_us; /* inside wire_wait */
