@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/awake.h"
 #include "base/env.h"
 #include "base/err.h"
 #include "coordinator/commands.h"
@@ -87,10 +88,14 @@ static err cmd_version(int argc, char **argv) {
 
 static err cmd_serve_here(int argc, char **argv) { return cmd_serve(argc, argv, CARAVAN_COMMIT); }
 
-static err cmd_tune_here(int argc, char **argv) { return cmd_tune(argc, argv, CARAVAN_COMMIT); }
+static err cmd_tune_here(int argc, char **argv) {
+    awake_begin();
+    return cmd_tune(argc, argv, CARAVAN_COMMIT);
+}
 
 static err cmd_bench(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
+    awake_begin();
     if (strcmp(what, "ops") == 0) return cmd_bench_ops(argc - 1, argv + 1, CARAVAN_COMMIT);
     int is_generate = strcmp(what, "generate") == 0, is_compare = strcmp(what, "compare") == 0,
         is_pipeline = strcmp(what, "pipeline") == 0;
@@ -109,6 +114,7 @@ static err cmd_bench(int argc, char **argv) {
            "  pipeline  how full the stages are, and what a hop between them costs\n"
            "  compare   tokens per second beside llama-bench and dllama, in turn\n"
            "  serve     load over HTTP on any server with OpenAI's API: throughput and latencies\n\n"
+           "While it measures, processors do not go to sleep, where the system lets it ask for that (root).\n"
            "`caravan bench WHAT --help` explains the flags.\n");
     return OK;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/awake.h"
 #include "base/median.h"
 #include "base/read_bandwidth.h"
 #include "coordinator/args.h"
@@ -291,8 +292,8 @@ static void print_text(struct compare *t) {
     char grid[64];
     struct summary read = summary_of(t->reads, t->n_reads);
     grid_text(t, grid);
-    printf("%s on %s, grid %s, commit %s; %u tokens written, medians of %u runs in turn (least-most)\n", t->model,
-           t->device, grid, t->commit, (unsigned)t->n_tokens, (unsigned)t->n_repeats);
+    printf("%s on %s, grid %s, commit %s%s; %u tokens written, medians of %u runs in turn (least-most)\n", t->model,
+           t->device, grid, t->commit, awake_text(), (unsigned)t->n_tokens, (unsigned)t->n_repeats);
     printf("plain read of memory %.2f GB/s (%.2f-%.2f)\n", read.median * 1e-9, read.least * 1e-9, read.most * 1e-9);
     for (int i = LLAMA_BENCH; i < N_ENGINES; i++)
         if (t->engines[i].n_runs[0])
@@ -344,9 +345,9 @@ static err print_json(struct compare *t) {
         for (int i = 0; i < N_ENGINES; i++)
             if (t->engines[i].n_runs[p]) json_array_append_new(rows, row_json(t, i, p));
     return report_print_json(json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:o, s:o}", "model", t->model, "device", t->device, "grid", grid, "commit",
-        t->commit, "tokens", (json_int_t)t->n_tokens, "repeat", (json_int_t)t->n_repeats, "read_gb_per_s",
-        read.median * 1e-9, "peers", peers, "rows", rows));
+        "{s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:f, s:o, s:o}", "model", t->model, "device", t->device, "grid", grid,
+        "commit", t->commit, "awake", awake_is_on(), "tokens", (json_int_t)t->n_tokens, "repeat",
+        (json_int_t)t->n_repeats, "read_gb_per_s", read.median * 1e-9, "peers", peers, "rows", rows));
 }
 
 static err compare(struct compare *t) {

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/awake.h"
 #include "base/clock.h"
 #include "base/median.h"
 #include "base/read_bandwidth.h"
@@ -293,8 +294,8 @@ static void print_text(const struct bench *t, const char *commit) {
     char bytes[16];
     plan_bytes_text(t->weight_bytes, bytes);
     printf("%s: %s of weights per token; %llu tokens written by each of %llu streams, medians of %llu; %s, "
-           "commit %s\n\n", t->model.path, bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_streams,
-           (unsigned long long)t->n_repeats, t->device, commit);
+           "commit %s%s\n\n", t->model.path, bytes, (unsigned long long)t->n_tokens, (unsigned long long)t->n_streams,
+           (unsigned long long)t->n_repeats, t->device, commit, awake_text());
     printf("%-7s %8s %8s %14s %9s %13s %9s %9s %10s %9s %10s\n", "grid", "prompt", "load s", "prefill tok/s",
            "forecast", "decode tok/s", "forecast", "GB/s", "read GB/s", "of read", "of 1st");
     for (uint32_t i = 0; i < t->n_rows; i++) {
@@ -325,10 +326,10 @@ static err print_json(const struct bench *t, const char *commit) {
             r->decode / t->rows[i % t->n_prompts].decode, "facts", facts_json(r->facts)));
     }
     return report_print_json(json_pack(
-        "{s:s, s:I, s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes",
-        (json_int_t)t->weight_bytes, "device", t->device, "commit", commit, "numerics", numerics_text(&t->config),
-        "tokens", (json_int_t)t->n_tokens, "repeat", (json_int_t)t->n_repeats, "streams",
-        (json_int_t)t->n_streams, "rows", rows));
+        "{s:s, s:I, s:s, s:s, s:b, s:s, s:I, s:I, s:I, s:o}", "model", t->model.path, "weight_bytes",
+        (json_int_t)t->weight_bytes, "device", t->device, "commit", commit, "awake", awake_is_on(),
+        "numerics", numerics_text(&t->config), "tokens", (json_int_t)t->n_tokens, "repeat", (json_int_t)t->n_repeats,
+        "streams", (json_int_t)t->n_streams, "rows", rows));
 }
 
 static err bench(struct bench *t, const char *path, const char *commit) {

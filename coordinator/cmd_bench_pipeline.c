@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/awake.h"
 #include "base/clock.h"
 #include "coordinator/commands.h"
 #include "coordinator/engine.h"
@@ -260,9 +261,9 @@ static void print_rank(const struct bench *t, const struct run *run, uint32_t i)
 
 static err print_text(const struct bench *t, const char *commit) {
     const struct plan *plan = engine_plan(t->engine);
-    printf("%s on %ux%u: %llu tokens read and %llu written by each stream; %s, commit %s\n", t->model.path,
+    printf("%s on %ux%u: %llu tokens read and %llu written by each stream; %s, commit %s%s\n", t->model.path,
            plan->n_stages, plan->n_shards, (unsigned long long)t->n_prompt, (unsigned long long)t->n_tokens,
-           t->readings.ranks[AT_END][0].device, commit);
+           t->readings.ranks[AT_END][0].device, commit, awake_text());
     for (uint32_t i = 0; i < t->n_runs; i++) {
         const struct run *run = &t->runs[i];
         printf("\n%u stream%s: %.1f tokens/s read, %.1f written\n", run->n_streams, run->n_streams == 1 ? "" : "s",
@@ -309,8 +310,8 @@ static err print_json(const struct bench *t, const char *commit) {
     for (uint32_t i = 0; i < t->n_runs; i++) json_array_append_new(runs, run_json(t, &t->runs[i]));
     if (one && plan->n_stages > 1) hop = json_real(hop_s(t, one));
     return report_print_json(json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:o, s:o}", "model", t->model.path, "device",
-        t->readings.ranks[AT_END][0].device, "commit", commit, "numerics",
+        "{s:s, s:s, s:s, s:b, s:s, s:o, s:I, s:I, s:I, s:o, s:o}", "model", t->model.path, "device",
+        t->readings.ranks[AT_END][0].device, "commit", commit, "awake", awake_is_on(), "numerics",
         numerics_text(&t->config), "plan", report_plan(plan), "prompt_tokens",
         (json_int_t)t->n_prompt, "tokens", (json_int_t)t->n_tokens, "rows_max", (json_int_t)plan->rows_max,
         "hop_s", hop, "runs", runs));

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/awake.h"
 #include "coordinator/client.h"
 #include "coordinator/commands.h"
 #include "coordinator/load.h"
@@ -319,7 +320,7 @@ static void print_text(const struct bench *t) {
     print_range("prompts", t->spec.prompt_tokens);
     if (t->n_shared) printf(" behind %llu shared ones", (unsigned long long)t->n_shared);
     print_range("answers", t->spec.answer_tokens);
-    printf(" tokens, seed %llu, commit %s\n\n", (unsigned long long)t->seed, t->commit);
+    printf(" tokens, seed %llu, commit %s%s\n\n", (unsigned long long)t->seed, t->commit, awake_text());
     for (uint32_t i = 0; i < t->n_runs; i++) {
         load_print_text(&t->runs[i].summary);
         print_memory(t, &t->runs[i]);
@@ -369,9 +370,10 @@ static json_t *verdict_json(const struct bench *t) {
 static err print_json(const struct bench *t) {
     const struct load_spec *s = &t->spec;
     return report_print_json(json_pack(
-        "{s:s, s:s, s:s, s:I, s:[I, I], s:[I, I], s:I, s:s, s:f, s:f, s:o, s:o}", "url", t->url, "model", t->model_name,
-        "commit", t->commit, "seed", (json_int_t)t->seed, "prompt_tokens", (json_int_t)s->prompt_tokens[0],
-        (json_int_t)s->prompt_tokens[1], "tokens", (json_int_t)s->answer_tokens[0], (json_int_t)s->answer_tokens[1],
+        "{s:s, s:s, s:s, s:b, s:I, s:[I, I], s:[I, I], s:I, s:s, s:f, s:f, s:o, s:o}", "url", t->url, "model",
+        t->model_name, "commit", t->commit, "awake", awake_is_on(), "seed", (json_int_t)t->seed, "prompt_tokens",
+        (json_int_t)s->prompt_tokens[0], (json_int_t)s->prompt_tokens[1], "tokens",
+        (json_int_t)s->answer_tokens[0], (json_int_t)s->answer_tokens[1],
         "shared_prefix_tokens", (json_int_t)s->n_shared, "prompt_kind", t->kind_text, "disconnect", s->leaving_share,
         "sampled", s->sampled_share, "runs", runs_json(t), "verify", verdict_json(t)));
 }

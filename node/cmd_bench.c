@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "base/awake.h"
 #include "base/config.h"
 #include "base/read_bandwidth.h"
 #include "kernels/backend.h"
@@ -344,8 +345,8 @@ static json_t *row_json(const struct line *line, const struct figures *x) {
 
 static void print_head(const struct bench *t, const char *commit) {
     const struct device_description *d = &t->description;
-    printf("%s / %s, driver %s, commit %s, %u %s\n", d->platform, d->name, d->driver, commit, d->compute_units,
-           t->backend->is_host ? "threads" : "compute units");
+    printf("%s / %s, driver %s, commit %s, %u %s%s\n", d->platform, d->name, d->driver, commit, d->compute_units,
+           t->backend->is_host ? "threads" : "compute units", awake_text());
     printf("peak %.0f GOP/s of 8-bit dots (%s), %.0f GFLOP/s of f32 fma; tuned by %s\n", t->peak.int8_per_s * 1e-9,
            t->peak.int8_form, t->peak.f32_per_s * 1e-9, *t->backend->tuning ? t->backend->tuning : "nothing: defaults");
     printf("\n%-8s %-5s %16s %5s %11s %8s %9s %8s %9s %8s\n", "op", "kind", "shape", "rows", "us", "GB/s",
@@ -362,11 +363,11 @@ static err print(const struct bench *t, const char *commit) {
         else print_row(&t->lines[i], &x);
     }
     if (!rows) return OK;
-    json_t *root = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:f, s:s, s:f, s:o}", "platform", d->platform, "device",
-                             d->name, "driver", d->driver, "commit", commit, "tuning", t->backend->tuning, "threads",
-                             (json_int_t)d->compute_units, "int8_peak_gop_per_s", t->peak.int8_per_s * 1e-9,
-                             "int8_form", t->peak.int8_form, "f32_peak_gop_per_s", t->peak.f32_per_s * 1e-9,
-                             "rows", rows);
+    json_t *root = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s, s:I, s:f, s:s, s:f, s:o}", "platform", d->platform,
+                             "device", d->name, "driver", d->driver, "commit", commit, "awake", awake_is_on(),
+                             "tuning", t->backend->tuning, "threads", (json_int_t)d->compute_units,
+                             "int8_peak_gop_per_s", t->peak.int8_per_s * 1e-9, "int8_form", t->peak.int8_form,
+                             "f32_peak_gop_per_s", t->peak.f32_per_s * 1e-9, "rows", rows);
     int is_bad = json_dumpf(root, stdout, 0) != 0 || putchar('\n') == EOF;
     json_decref(root);
     return is_bad ? err_set(ERR_FILE, "cannot write the result as JSON") : OK;

@@ -13,7 +13,7 @@
 #include "node/probe_cache.h"
 #include "node/quota.h"
 
-#define PAUSE_US 1000
+#define PAUSE_US 10000 /* a look takes time of a quota */
 #define PARTS 100 /* of the work of one rank, for signs of progress */
 #define MEMORY_SHARE 4 /* a quarter of what is free may be measured on */
 
