@@ -32,8 +32,14 @@ struct row {
     int is_context; /* n_prompt positions in the cache; its prefill is of one run */
     double load_s, prefill, decode;
     double kv_bytes; /* of one position, of all ranks */
-    double read; /* bytes per second, the better of before and after: the machine may be shared */
+    double read;     /* bytes per second */
+    double of_read;  /* of what decoding reads per second */
     struct facts *facts;
+};
+
+/* Decoding between two readings of memory, which are close, since a shared machine is not as fast all the time. */
+struct part {
+    double tokens_per_s, read; /* the mean of both */
 };
 
 struct bench {
@@ -50,6 +56,11 @@ struct bench {
     int64_t *times_us;     /* [n_streams * written_max + 2] of the texts that run */
     struct engine *engine;
     struct link_progress progress;
+    struct part parts[REPEAT_MAX]; /* of a row */
+    uint32_t n_parts;
+    double read;                       /* as last seen */
+    uint64_t part_begin, part_end;     /* of the text's tokens since all streams have one */
+    int64_t part_us;                   /* when the part began */
     struct row rows[LIST_MAX * 2 * LIST_MAX];
     uint32_t n_rows;
     char device[256]; /* of rank 0 */
@@ -60,9 +71,9 @@ static const char about[] =
     "shards, and prints medians, of all --streams together. GB/s are what decoding reads per\n"
     "second: the file's bytes of the weights, once for the streams of a step, and the KV cache of each\n"
     "text; \"of read\" is their share of a plain read of this host's memory by all its cores, taken\n"
-    "before and after; forecasts are the plan's, for these lengths. For --contexts a text of that many\n"
-    "tokens is read once (by each stream), and --repeat times --tokens are written after it: decoding at\n"
-    "a depth.";
+    "before and after each repetition; forecasts are the plan's, for these lengths. For --contexts a text\n"
+    "of that many tokens is read once (by each stream), and --repeat times --tokens are written after it:\n"
+    "decoding at a depth.";
 
 /* ---- the command line ---- */
 
@@ -160,33 +171,57 @@ static uint32_t rows_max(const struct bench *t) {
     return (uint32_t)(n < t->config.prefill_chunk ? n : t->config.prefill_chunk);
 }
 
-/* Texts of all streams, from the first row of the prompt to the last token. times_us: when they began, when all had
- * a first token, and when each token since came; *n_since: how many these are. */
-static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens, int64_t *times_us, uint64_t *n_since) {
-    struct streams s = {
-        .engine = t->engine, .n = (uint32_t)t->n_streams, .n_prompt = n_prompt, .n_tokens = n_tokens,
-        .rows_max = rows_max(t), .n_vocab = t->model.program->n_vocab, .tokens = t->tokens, .times_us = times_us};
-    err e = streams_run(&s);
-    *n_since = s.state.n_since;
-    return e;
-}
-
 static double tokens_per_s(uint64_t n, int64_t begin_us, int64_t end_us) {
     return (double)n * 1e6 / (double)(end_us - begin_us);
 }
 
+/* When the text had its first n tokens since all streams have one. */
+static int64_t had_us(const struct bench *t, uint64_t n) { return t->times_us[1 + n]; }
+
+/* Ends the part that runs, if one does, with the text's first n tokens. */
+static err part_close(struct bench *t, uint64_t n) {
+    double before = t->read;
+    TRY(read_bandwidth_measure(0, READ_S, &t->read));
+    if (n > t->part_begin && t->n_parts < t->n_repeats)
+        t->parts[t->n_parts++] = (struct part){tokens_per_s(n - t->part_begin, t->part_us, had_us(t, n)),
+                                               (before + t->read) / 2};
+    return OK;
+}
+
+/* Memory is read between two parts, but not while a step is under way: with several groups before and after a text. */
+static err on_result(void *context, const struct streams_state *s) {
+    struct bench *t = context;
+    if (s->n_begun < t->n_streams || s->n_since < t->part_end || engine_n_pending(t->engine)) return OK;
+    TRY(part_close(t, s->n_since));
+    t->part_begin = s->n_since;
+    t->part_end = s->n_since + t->n_tokens * t->n_streams;
+    t->part_us = clock_us();
+    return OK;
+}
+
+/* Texts of all streams, from the first row of the prompt to the last token. */
+static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens) {
+    struct streams s = {
+        .engine = t->engine, .n = (uint32_t)t->n_streams, .n_prompt = n_prompt, .n_tokens = n_tokens,
+        .rows_max = rows_max(t), .n_vocab = t->model.program->n_vocab, .tokens = t->tokens, .times_us = t->times_us,
+        .on_result = on_result, .context = t};
+    t->part_begin = t->part_end = 0;
+    t->part_us = 0;
+    TRY(streams_run(&s));
+    if (!t->part_us) t->part_us = had_us(t, 0);
+    return part_close(t, s.state.n_since);
+}
+
 /* A text for each repetition, or one for all of them, in as many parts, where decoding goes on from a context. */
-static err prompt_run(struct bench *t, uint32_t p, int is_context, double *prefill, double *decode) {
-    uint64_t n = t->n_repeats, n_since = 0;
-    for (uint64_t i = 0; i < n; i++) {
-        int64_t *times = t->times_us, *since = times + 1;
+static err prompt_run(struct bench *t, uint32_t p, int is_context, double *prefill) {
+    uint64_t n = t->n_repeats, n_texts = is_context ? 1 : n;
+    t->n_parts = 0;
+    for (uint64_t i = 0; i < n_texts; i++) {
         link_progress_show(&t->progress, "measuring", p * n + i, t->n_prompts * n, 0);
-        if (is_context && i == 0) TRY(text_run(t, t->prompts[p], (uint32_t)(n * t->n_tokens + 1), times, &n_since));
-        if (!is_context) TRY(text_run(t, t->prompts[p], (uint32_t)t->n_tokens, times, &n_since));
-        uint64_t begin = is_context ? n_since * i / n : 0, end = is_context ? n_since * (i + 1) / n : n_since;
-        prefill[i] = tokens_per_s(t->prompts[p] * t->n_streams, times[0], since[0]);
-        decode[i] = tokens_per_s(end - begin, since[begin], since[end]);
+        TRY(text_run(t, t->prompts[p], (uint32_t)(is_context ? n * t->n_tokens + 1 : t->n_tokens)));
+        prefill[i] = tokens_per_s(t->prompts[p] * t->n_streams, t->times_us[0], had_us(t, 0));
     }
+    *prefill = median_of(prefill, n_texts);
     return OK;
 }
 
@@ -208,22 +243,41 @@ static err row_facts(struct bench *t, const struct engine_rank *before, struct r
     return e;
 }
 
+/* Of a token. Streams form a group per stage; the weights are read once for each group, the KV cache for each text. */
+static double decode_bytes(const struct bench *t, const struct row *r) {
+    double n_streams = (double)t->n_streams, n_groups = r->n_stages < t->n_streams ? r->n_stages : n_streams;
+    double n_written = (double)(r->is_context ? t->n_tokens * t->n_repeats : t->n_tokens);
+    return (double)t->weight_bytes * n_groups / n_streams + r->kv_bytes * ((double)r->n_prompt + n_written / 2);
+}
+
+/* Medians of the parts. */
+static void row_decode(const struct bench *t, struct row *r) {
+    double decode[REPEAT_MAX], read[REPEAT_MAX], of_read[REPEAT_MAX];
+    for (uint32_t i = 0; i < t->n_parts; i++) {
+        decode[i] = t->parts[i].tokens_per_s;
+        read[i] = t->parts[i].read;
+        of_read[i] = decode[i] * decode_bytes(t, r) / read[i];
+    }
+    r->decode = median_of(decode, t->n_parts);
+    r->read = median_of(read, t->n_parts);
+    r->of_read = median_of(of_read, t->n_parts);
+}
+
 static err row_run(struct bench *t, uint32_t p, struct engine_rank *before, struct row *row) {
-    double prefill[REPEAT_MAX], decode[REPEAT_MAX];
+    double prefill[REPEAT_MAX];
     const struct engine_rank *ranks;
     TRY(engine_stats(t->engine, &ranks));
     memcpy(before, ranks, engine_plan(t->engine)->n_ranks * sizeof *ranks);
-    TRY(prompt_run(t, p, row->is_context, prefill, decode));
-    row->prefill = median_of(prefill, t->n_repeats);
-    row->decode = median_of(decode, t->n_repeats);
+    TRY(prompt_run(t, p, row->is_context, prefill));
+    row->prefill = *prefill;
+    row_decode(t, row);
     return row_facts(t, before, row);
 }
 
 static err prompts_run(struct bench *t, struct row *rows) {
     struct engine_rank *before;
     uint32_t n_first = t->prompts[0] < rows_max(t) ? t->prompts[0] : rows_max(t);
-    uint64_t n_since;
-    TRY(text_run(t, n_first, 2, t->times_us, &n_since)); /* drivers finish building kernels */
+    TRY(text_run(t, n_first, 2)); /* drivers finish building kernels */
     TRY(NEW(before, engine_plan(t->engine)->n_ranks));
     err e = OK;
     for (uint32_t p = 0; p < t->n_prompts && e == OK; p++) e = row_run(t, p, before, &rows[p]);
@@ -258,32 +312,20 @@ static err job_run(struct bench *t, struct row *rows) {
 
 static err grid_run(struct bench *t, const uint32_t *grid) {
     struct row *rows = t->rows + t->n_rows;
-    double before, after;
     if (grid[0]) {
         t->config.stages = grid[0];
         t->config.shards = grid[1];
         t->config.ranks = 0;
     }
-    TRY(read_bandwidth_measure(0, READ_S, &before));
     err e = job_run(t, rows);
     engine_close(t->engine);
     t->engine = NULL;
     TRY(e);
-    TRY(read_bandwidth_measure(0, READ_S, &after));
-    for (uint32_t p = 0; p < t->n_prompts; p++) rows[p].read = before > after ? before : after;
     t->n_rows += t->n_prompts;
     return OK;
 }
 
 /* ---- the report ---- */
-
-/* Streams form a group per stage; the weights are read once for each group, the KV cache for each text. */
-static double decode_bytes_per_s(const struct bench *t, const struct row *r) {
-    double n_streams = (double)t->n_streams, n_groups = r->n_stages < t->n_streams ? r->n_stages : n_streams;
-    double n_written = (double)(r->is_context ? t->n_tokens * t->n_repeats : t->n_tokens);
-    double kv = r->kv_bytes * ((double)r->n_prompt + n_written / 2);
-    return r->decode * ((double)t->weight_bytes * n_groups / n_streams + kv);
-}
 
 static void forecast_text(double x, char out[16]) {
     if (x > 0) snprintf(out, 16, "%.1f", x);
@@ -301,13 +343,13 @@ static void print_text(const struct bench *t, const char *commit) {
     for (uint32_t i = 0; i < t->n_rows; i++) {
         const struct row *r = &t->rows[i];
         char grid[32], prompt[16], prefill[16], decode[16];
-        double rate = decode_bytes_per_s(t, r), first = t->rows[i % t->n_prompts].decode;
+        double rate = r->decode * decode_bytes(t, r), first = t->rows[i % t->n_prompts].decode;
         snprintf(grid, sizeof grid, "%ux%u", r->n_stages, r->n_shards);
         snprintf(prompt, sizeof prompt, "%s%u", r->is_context ? "at " : "", r->n_prompt);
         forecast_text(r->facts->prefill_per_s.forecast, prefill);
         forecast_text(r->facts->decode_per_s.forecast, decode);
         printf("%-7s %8s %8.2f %14.1f %9s %13.1f %9s %9.2f %10.2f %8.1f%% %9.1f%%\n", grid, prompt, r->load_s,
-               r->prefill, prefill, r->decode, decode, rate * 1e-9, r->read * 1e-9, 100 * rate / r->read,
+               r->prefill, prefill, r->decode, decode, rate * 1e-9, r->read * 1e-9, 100 * r->of_read,
                100 * r->decode / first);
     }
 }
@@ -316,13 +358,13 @@ static err print_json(const struct bench *t, const char *commit) {
     json_t *rows = json_array();
     for (uint32_t i = 0; i < t->n_rows; i++) {
         const struct row *r = &t->rows[i];
-        double rate = decode_bytes_per_s(t, r);
+        double rate = r->decode * decode_bytes(t, r);
         json_array_append_new(rows, json_pack(
             "{s:I, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "stages", (json_int_t)r->n_stages, "shards",
             (json_int_t)r->n_shards, "prompt_tokens", (json_int_t)r->n_prompt, "is_context", r->is_context,
             "load_s", r->load_s,
             "prefill_tokens_per_s", r->prefill, "decode_tokens_per_s", r->decode, "decode_gb_per_s", rate * 1e-9,
-            "read_gb_per_s", r->read * 1e-9, "of_read", rate / r->read, "of_first_grid",
+            "read_gb_per_s", r->read * 1e-9, "of_read", r->of_read, "of_first_grid",
             r->decode / t->rows[i % t->n_prompts].decode, "facts", facts_json(r->facts)));
     }
     return report_print_json(json_pack(
