@@ -9,7 +9,7 @@
 #include "kernels/op_time.h"
 #include "kernels/peak.h"
 
-#define MEASURE_VERSION 5 /* of this file: another one may measure otherwise */
+#define MEASURE_VERSION 6 /* of this file: another one may measure otherwise */
 #define FIGURE_S 0.5 /* whole periods of a quota, which are 100 ms unless somebody chose otherwise */
 #define LESSER_S 0.3 /* of figures that fill gaps */
 #define MANY_ROWS RATES_ROWS
@@ -85,15 +85,18 @@ static uint64_t working_bytes(const struct probe *p) {
 
 static err format_measure(struct probe *p, enum format f) {
     struct op_time *t;
-    double one, many;
+    double one, few = 0, many;
     if (!p->side) TRY(sizes_choose(p, f));
     TRY(product_create(p, f, p->side, p->n_rows, working_bytes(p), &t));
     err e = op_time_mean(t, 1, p->is_simulated ? 0 : FIGURE_S, &one);
+    figure_done(p);
+    if (e == OK && !p->is_simulated) e = op_time_mean(t, RATES_FEW, FIGURE_S, &few);
     figure_done(p);
     if (e == OK) e = op_time_mean(t, p->n_rows, p->is_simulated ? 0 : FIGURE_S, &many);
     figure_done(p);
     if (e == OK) {
         p->out->row_per_s[f] = op_time_cost(t, 1).bytes / one;
+        if (few > 0) p->out->few_per_s[f] = op_time_cost(t, RATES_FEW).operations / few;
         p->out->products_per_s[f] = op_time_cost(t, p->n_rows).operations / many;
         if (!p->r->only_formats) p->out->pack_per_s = op_time_packed_per_s(t);
     }
@@ -209,7 +212,7 @@ static err figures_measure(struct backend *b, const struct probe_request *r, str
     enum format any = FORMAT_Q8_0;
     for (int f = 0; f < N_FORMATS; f++) {
         if (!r->has_format[f]) continue;
-        p.n_all += 2;
+        p.n_all += 3;
         any = (enum format)f;
     }
     for (int f = 0; f < N_FORMATS; f++)

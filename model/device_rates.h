@@ -6,6 +6,7 @@
 #include "model/format.h"
 
 #define RATES_ROWS 128 /* of products of many rows */
+#define RATES_FEW 16   /* and of few */
 
 /* All doubles. Sustained; seconds of wall time. 0: not known; cluster_complete fills it from what is. */
 struct device_rates {
@@ -13,6 +14,7 @@ struct device_rates {
     double int8_per_s, f32_per_s;     /* operations (2 per product) of dots of bytes, of fma */
     double row_per_s[N_FORMATS];      /* bytes of packed weights per second, products of one row */
     double products_per_s[N_FORMATS]; /* multiplications and additions (2 per product) per second, of RATES_ROWS rows */
+    double few_per_s[N_FORMATS];      /* the same of RATES_FEW rows; 0: on the line between one row and RATES_ROWS */
     double plain_per_s;               /* values that norms, gates, rotations of RATES_ROWS rows give; 0: not counted */
     double launch_s;                  /* an op that has next to nothing to do, in a queue of them */
     double step_s;                    /* to begin and to end a step: what goes to the device, the wait for it */

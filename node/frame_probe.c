@@ -150,6 +150,7 @@ static json_t *rates_json(const struct device_rates *r) {
         json_object_set_new(o, scalars[i].key, json_real(v));
     }
     json_object_set_new(o, "row_per_s", formats_json(r->row_per_s));
+    json_object_set_new(o, "few_per_s", formats_json(r->few_per_s));
     json_object_set_new(o, "products_per_s", formats_json(r->products_per_s));
     return o;
 }
@@ -194,6 +195,7 @@ static err rates_read(const json_t *o, struct device_rates *r) {
         memcpy((char *)r + scalars[i].at, &v, sizeof v);
     }
     TRY(formats_read(o, "row_per_s", r->row_per_s));
+    TRY(formats_read(o, "few_per_s", r->few_per_s));
     return formats_read(o, "products_per_s", r->products_per_s);
 }
 

@@ -117,11 +117,20 @@ static double experts_read(const struct weight *w, double n_rows) {
     return w->n_experts * (1 - pow(1 - (double)w->n_used / w->n_experts, n_rows));
 }
 
-/* A matrix read in read_s, and one row's operations in row_s as where there are many: on the line from one row
- * to RATES_ROWS rows, which is where both were measured. */
-static double matrix_s(double read_s, double row_s, double n_rows) {
-    double one_s = fmax(read_s, row_s), more_s = fmax(RATES_ROWS * row_s - one_s, 0) / (RATES_ROWS - 1);
-    return fmax(one_s + (n_rows - 1) * more_s, n_rows * row_s);
+/* On the line from one point to the other. */
+static double between(double x, double begin, double end, double at_begin, double at_end) {
+    return at_begin + (x - begin) * (at_end - at_begin) / (end - begin);
+}
+
+/* A matrix read in read_s, and one row's operations in row_s as where there are many: on the line from one row to
+ * RATES_ROWS rows, where both were measured, by way of RATES_FEW rows, of few_s each, if that is known. */
+static double matrix_s(double read_s, double few_s, double row_s, double n_rows) {
+    double one_s = fmax(read_s, row_s), many_s = fmax(RATES_ROWS * row_s, one_s);
+    double knot_s = fmin(fmax(RATES_FEW * few_s, one_s), many_s);
+    if (n_rows > RATES_ROWS) return fmax(many_s, n_rows * row_s);
+    if (!(few_s > 0)) return fmax(between(n_rows, 1, RATES_ROWS, one_s, many_s), n_rows * row_s);
+    return n_rows < RATES_FEW ? between(n_rows, 1, RATES_FEW, one_s, knot_s)
+                              : between(n_rows, RATES_FEW, RATES_ROWS, knot_s, many_s);
 }
 
 static double product_s(const struct weight *w, const struct cut *cut, const struct device_rates *r, double n_rows) {
@@ -132,8 +141,10 @@ static double product_s(const struct weight *w, const struct cut *cut, const str
     packed_layout_make(w->tensor->format, s.row_end - s.row_begin, s.col_begin, s.col_end, &layout);
     double operations = 2.0 * (double)(s.row_end - s.row_begin) * (double)(s.col_end - s.col_begin);
     double n_read = w->n_experts ? experts_read(w, n_rows) : 1, n_done = w->n_experts ? n_rows * w->n_used : n_rows;
-    return n_read * matrix_s((double)layout.n_bytes / r->row_per_s[w->tensor->format],
-                             operations / r->products_per_s[w->tensor->format], n_done / n_read);
+    enum format f = w->tensor->format;
+    return n_read * matrix_s((double)layout.n_bytes / r->row_per_s[f],
+                             r->few_per_s[f] > 0 ? operations / r->few_per_s[f] : 0,
+                             operations / r->products_per_s[f], n_done / n_read);
 }
 
 static double attend_s(const struct program *p, const struct op *op, const struct cut *cut,

@@ -5,7 +5,8 @@
  *
  *     weights_s  sum over matrices: one + (r - 1) x more, at least r x row, where
  *                row  = 2 x rows x cols / products_per_s, one = the larger of bytes / row_per_s and row,
- *                more = (128 x row - one) / 127, at least 0: measured at 1 and at 128 rows, and the line between
+ *                more = (128 x row - one) / 127, at least 0: measured at 1 and at 128 rows, and the line between; where
+ *                few_per_s is known two lines, which meet at 16 rows, in 16 x 2 x rows x cols / few_per_s
  *                bytes: packed, of this shard's slice, rows x cols its shape. A mixture of experts: this for each
  *                of n = n_experts x (1 - (1 - n_used / n_experts)^r), the experts that r rows hit, with
  *                r x n_used / n rows. The head: o rows, nothing where o = 0. Tables are looked up: nothing.

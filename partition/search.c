@@ -52,6 +52,7 @@ static int is_near(double a, double b, double tolerance) { return fabs(a - b) <=
 static int rates_alike(const struct device_rates *a, const struct device_rates *b, double tolerance) {
     for (int f = 0; f < N_FORMATS; f++)
         if (!is_near(a->row_per_s[f], b->row_per_s[f], tolerance) ||
+            !is_near(a->few_per_s[f], b->few_per_s[f], tolerance) ||
             !is_near(a->products_per_s[f], b->products_per_s[f], tolerance))
             return 0;
     return is_near(a->read_per_s, b->read_per_s, tolerance) && is_near(a->f32_per_s, b->f32_per_s, tolerance) &&

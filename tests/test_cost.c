@@ -71,6 +71,18 @@ static void test_many_rows(void **state) {
     double one = 2 / 1e9, many = 128 * 2 / 10e9;
     assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){16, 0, 64}).weights_s,
                 2.0 * LAYER_WEIGHTS * (one + (many - one) * 15 / 127));
+    /* Where 16 rows are known, too, on two lines, never above what more rows take. */
+    c->devices[0].rates.few_per_s[FORMAT_F16] = 8e9;
+    double few = 16 * 2 / 8e9;
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){1, 0, 64}).weights_s, 2.0 * LAYER_WEIGHTS * one);
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){4, 0, 64}).weights_s,
+                2.0 * LAYER_WEIGHTS * (one + (few - one) * 3 / 15));
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){16, 0, 64}).weights_s, 2.0 * LAYER_WEIGHTS * few);
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){44, 0, 64}).weights_s,
+                2.0 * LAYER_WEIGHTS * (few + (many - few) * 28 / 112));
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){256, 0, 64}).weights_s, 2.0 * LAYER_WEIGHTS * 2 * many);
+    c->devices[0].rates.few_per_s[FORMAT_F16] = 1e9;
+    assert_near(cost_at(&t.p, c, plan, 0, (struct step_shape){44, 0, 64}).weights_s, 2.0 * LAYER_WEIGHTS * many);
     /* Norms and gates: of a layer 256 and 512 values; the head's norm is of one row, which launches are for. */
     assert_near(got.plain_s, 0);
     c->devices[0].rates.plain_per_s = 1e6;

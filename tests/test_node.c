@@ -200,6 +200,7 @@ static void job_probe(struct job *j, uint32_t n_ranks, int is_again) {
         assert_int_equal(p.ranks[i].is_cached, !is_again);
         assert_true(r->read_per_s > 1e7 && r->launch_s > 0 && r->step_s > 0 && r->pack_per_s > 1e5);
         assert_true(r->row_per_s[FORMAT_F16] > 1e6 && r->products_per_s[FORMAT_F16] > 1e6);
+        assert_true(r->few_per_s[FORMAT_F16] > 1e6);
         assert_true(r->row_per_s[FORMAT_Q8_0] == 0 && r->copy_per_s == 0);
     }
     /* All ranks are of this host: its first two know how fast messages go inside. */

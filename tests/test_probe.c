@@ -43,7 +43,7 @@ static struct probed_link of_0[] = {{1, 50e-6, 1.2e9, 1.3e9}, {2, 1e-6, 8e9, 8e9
 
 static void answers(struct probed_rank r[N_RANKS]) {
     static const struct device_rates rates = {.read_per_s = 28.5e9, .int8_per_s = 6e11, .f32_per_s = 8e10,
-        .row_per_s = {[FORMAT_Q4_K] = 24.25e9}, .products_per_s = {[FORMAT_Q4_K] = 3e11, [FORMAT_Q6_K] = 1e12 / 3},
+        .row_per_s = {[FORMAT_Q4_K] = 24.25e9}, .few_per_s = {[FORMAT_Q4_K] = 2e11}, .products_per_s = {[FORMAT_Q4_K] = 3e11, [FORMAT_Q6_K] = 1e12 / 3},
         .launch_s = 4e-6, .step_s = 40e-6, .pack_per_s = 1e9};
     for (int i = 0; i < N_RANKS; i++) {
         r[i] = (struct probed_rank){.is_host = i < 3, .is_cached = i == 1, .memory_bytes = 24000000000,
@@ -155,7 +155,7 @@ static void test_device_of_any_bytes(void **state) {
 #define RANK(rank, memory, rates, links)                                                                          \
     "{\"rank\":" rank ",\"device\":\"d\",\"is_host\":true,\"is_cached\":false,\"memory_bytes\":" memory            \
     ",\"threads\":1,\"rates\":{" rates "},\"links\":" links "}"
-#define FORMATS ",\"row_per_s\":{},\"products_per_s\":{}"
+#define FORMATS ",\"row_per_s\":{},\"few_per_s\":{},\"products_per_s\":{}"
 #define GOOD_1 RANK("1", "1", RATES FORMATS, "[]")
 
 static void test_probed_bad(void **state) {
@@ -168,10 +168,10 @@ static void test_probed_bad(void **state) {
         "[" RANK("0", "1.5", RATES FORMATS, "[]") "]",
         "[" RANK("0", "1", RATES, "[]") "]",                        /* no formats */
         "[" RANK("0", "1", "\"read_per_s\":1" FORMATS, "[]") "]",   /* rates missing */
-        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":-1},\"products_per_s\":{}", "[]") "]",
-        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":\"1\"},\"products_per_s\":{}", "[]") "]",
-        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":1e30},\"products_per_s\":{}", "[]") "]",
-        "[" RANK("0", "1", RATES ",\"row_per_s\":[1],\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":-1},\"few_per_s\":{},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":\"1\"},\"few_per_s\":{},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":1e30},\"few_per_s\":{},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":[1],\"few_per_s\":{},\"products_per_s\":{}", "[]") "]",
         "[" RANK("0", "1", RATES FORMATS ",\"launch_s\":2", "[]") "]", /* a key twice */
         "[" RANK("0", "1", RATES FORMATS, "null") "]",
         "[" RANK("0", "1", RATES FORMATS, "[{\"to\":0,\"latency_s\":1,\"bytes_per_s\":1,\"back_per_s\":1}]") "]", /* to itself */
