@@ -22,7 +22,7 @@ struct device_rates {
     double pack_per_s;                /* bytes of a file packed while loading */
     double quota_share;               /* of its threads' time, under 1, that a quota of processor time gives; 0: none */
     double quota_spare_s;             /* that one wait saves of it at most: node/quota.h */
-    double quota_message_s;           /* in which it gives what a small message there and back takes of a processor, */
+    double quota_message_s;           /* in which it gives what a small message out, and one in, take of a processor, */
     double quota_link_per_s;          /* and bytes out or in for which it gives that in a second; 0: not counted */
 };
 

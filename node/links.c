@@ -57,11 +57,11 @@ int links_partner(uint32_t n, uint32_t round, uint32_t host) {
 
 /* ---- messages ---- */
 
-enum note_kind { NOTE_TRIP, NOTE_TAKE, NOTE_GIVE, NOTE_END };
+enum note_kind { NOTE_TRIP, NOTE_MEET, NOTE_TAKE, NOTE_GIVE, NOTE_END };
 
 /* What the one who measures asks of the other, and, at the end, tells it. */
 struct note {
-    uint32_t kind, n_parts, part_bytes;
+    uint32_t kind, n_parts, part_bytes; /* NOTE_MEET: n_parts times */
     uint32_t as_step; /* waits from now on */
     struct message_cost cost;
 };
@@ -117,6 +117,19 @@ static err parts_receive(const struct link_test *t, const struct note *n) {
     return OK;
 }
 
+/* A small message goes to the other while one comes, n times, as between shards and from stage to stage. */
+static err meet_often(const struct link_test *t, uint32_t n) {
+    static const struct note out;
+    struct note in;
+    for (uint32_t i = 0; i < n; i++) {
+        wire_ticket tickets[2];
+        TRY(wire_receive(t->w, t->peer, WIRE_LINKS, &in, sizeof in, &tickets[0]));
+        TRY(wire_send(t->w, t->peer, WIRE_LINKS, -1, &out, sizeof out, &tickets[1]));
+        TRY(wire_wait(t->w, tickets, 2, 0, -1, "messages that measure the link between them"));
+    }
+    return OK;
+}
+
 /* ---- the one who answers ---- */
 
 static err serve(struct link_test *t) {
@@ -125,8 +138,12 @@ static err serve(struct link_test *t) {
         TRY(note_receive(t, &n));
         t->as_step = n.as_step;
         if (n.kind == NOTE_END) {
-            if (!(t->cost.trip_s > 0)) t->cost = n.cost;
+            if (!(t->cost.message_s > 0)) t->cost = n.cost;
             return OK;
+        }
+        if (n.kind == NOTE_MEET) {
+            TRY(meet_often(t, n.n_parts));
+            continue;
         }
         if (n.n_parts > PARTS || (uint64_t)n.n_parts * n.part_bytes > BULK_BYTES_MAX)
             return err_set(ERR_INTERNAL, "%s asks for %u messages of %u bytes", wire_name(t->w, t->peer), n.n_parts,
@@ -172,15 +189,14 @@ static double processor_s(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* The first trip tells the other how to wait from now on. */
-static err trip_cost_measure(struct link_test *t) {
+/* From now on both wait as a step does. */
+static err message_cost_measure(struct link_test *t) {
     uint32_t n = (uint32_t)fmax(TRIPS_MIN, fmin(TRIPS_MAX, TRIPS_US * 1e-6 / t->trip_s));
-    double seconds;
     t->as_step = 1;
-    TRY(trips_run(t, 1, &seconds));
+    TRY(note_send(t, &(struct note){.kind = NOTE_MEET, .n_parts = n, .as_step = 1}));
     double begin = processor_s();
-    TRY(trips_run(t, n, &seconds));
-    t->cost.trip_s = (processor_s() - begin) / n;
+    TRY(meet_often(t, n));
+    t->cost.message_s = (processor_s() - begin) / n;
     return OK;
 }
 
@@ -203,7 +219,7 @@ static err bulk_run(const struct link_test *t, enum note_kind kind, uint32_t n_p
     /* The way there and the way back of a small message are latency; what is left is the bytes. */
     double took = clock_s() - begin, bulk = took - t->trip_s;
     out->bytes_per_s = n_bytes / (bulk > took / 10 ? bulk : took / 10);
-    out->byte_s = fmax(processor_s() - processor - t->cost.trip_s, 0) / n_bytes;
+    out->byte_s = fmax(processor_s() - processor - t->cost.message_s, 0) / n_bytes;
     return OK;
 }
 
@@ -233,7 +249,7 @@ static err measure(struct link_test *t, struct probed_link *out) {
     struct bulk there, back;
     t->as_step = 0;
     TRY(trips_measure(t));
-    TRY(trip_cost_measure(t));
+    TRY(message_cost_measure(t));
     TRY(bulk_measure(t, NOTE_TAKE, &there));
     TRY(bulk_measure(t, NOTE_GIVE, &back));
     t->cost.byte_s = (there.byte_s + back.byte_s) / 2;

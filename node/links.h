@@ -4,8 +4,8 @@
  * Of each host the first rank speaks for it, first with the host's second rank (inside), then with other hosts in
  * rounds of disjoint pairs, as a tournament is played: everybody with everybody up to LINKS_ALL_HOSTS hosts; beyond
  * that each with its neighbours in the order of ranks, where stages will be, and with one half way round, as a
- * sample. Small messages there and back, the median, and what they take of a processor; then large ones, one way and
- * the other. A pair takes about 0.3 s, more where a single trip takes longer than that. */
+ * sample. Small messages there and back, the median; both ways at once, what they take of a processor; then large
+ * ones, one way and the other. A pair takes about 0.3 s, more where a single trip takes longer than that. */
 #ifndef NODE_LINKS_H
 #define NODE_LINKS_H
 
@@ -16,7 +16,7 @@
 
 /* Processor time that messages take of the thread that passes them, as a step waits for them. 0: nobody to meet. */
 struct message_cost {
-    double trip_s; /* a small one there and back */
+    double message_s; /* a small one out while one comes in, and the wait for it */
     double byte_s; /* a byte out or in, of large ones */
 };
 

@@ -90,7 +90,7 @@ static void quota_take(struct probing *p) {
     if (!p->found.is_host || q.processors <= 0 || q.processors >= wanted) return;
     p->found.rates.quota_share = q.processors / wanted;
     p->found.rates.quota_spare_s = quota_spare_s(&q, wanted);
-    p->found.rates.quota_message_s = p->message.trip_s * p->n_here / q.processors;
+    p->found.rates.quota_message_s = p->message.message_s * p->n_here / q.processors;
     if (p->message.byte_s > 0) p->found.rates.quota_link_per_s = q.processors / p->n_here / p->message.byte_s;
 }
 

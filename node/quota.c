@@ -34,7 +34,7 @@ static double tick_s(void) {
 
 double quota_spare_s(const struct quota *q, double processors) {
     double share = q->processors / processors;
-    return share > 0 && share < 1 ? (1 - share) * (q->period_s + tick_s() / (2 * share)) : 0;
+    return share > 0 && share < 1 ? (1 - share) * (q->period_s + tick_s() / (4 * share)) : 0;
 }
 
 struct quota quota_find(const char *root) {
