@@ -212,16 +212,38 @@ static err text_run(struct bench *t, uint32_t n_prompt, uint32_t n_tokens) {
     return part_close(t, s.state.n_since);
 }
 
+/* Of a token. Streams form a group per stage; the weights are read once for each group, the KV cache for each text. */
+static double decode_bytes(const struct bench *t, const struct row *r) {
+    double n_streams = (double)t->n_streams, n_groups = r->n_stages < t->n_streams ? r->n_stages : n_streams;
+    double n_written = (double)(r->is_context ? t->n_tokens * t->n_repeats : t->n_tokens);
+    return (double)t->weight_bytes * n_groups / n_streams + r->kv_bytes * ((double)r->n_prompt + n_written / 2);
+}
+
+/* Medians of the parts. */
+static void row_decode(const struct bench *t, struct row *r) {
+    double decode[REPEAT_MAX], read[REPEAT_MAX], of_read[REPEAT_MAX];
+    for (uint32_t i = 0; i < t->n_parts; i++) {
+        decode[i] = t->parts[i].tokens_per_s;
+        read[i] = t->parts[i].read;
+        of_read[i] = decode[i] * decode_bytes(t, r) / read[i];
+    }
+    r->decode = median_of(decode, t->n_parts);
+    r->read = median_of(read, t->n_parts);
+    r->of_read = median_of(of_read, t->n_parts);
+}
+
 /* A text for each repetition, or one for all of them, in as many parts, where decoding goes on from a context. */
-static err prompt_run(struct bench *t, uint32_t p, int is_context, double *prefill) {
-    uint64_t n = t->n_repeats, n_texts = is_context ? 1 : n;
+static err prompt_run(struct bench *t, uint32_t p, struct row *row) {
+    double prefill[REPEAT_MAX];
+    uint64_t n = t->n_repeats, n_texts = row->is_context ? 1 : n;
     t->n_parts = 0;
     for (uint64_t i = 0; i < n_texts; i++) {
         link_progress_show(&t->progress, "measuring", p * n + i, t->n_prompts * n, 0);
-        TRY(text_run(t, t->prompts[p], (uint32_t)(is_context ? n * t->n_tokens + 1 : t->n_tokens)));
+        TRY(text_run(t, t->prompts[p], (uint32_t)(row->is_context ? n * t->n_tokens + 1 : t->n_tokens)));
         prefill[i] = tokens_per_s(t->prompts[p] * t->n_streams, t->times_us[0], had_us(t, 0));
     }
-    *prefill = median_of(prefill, n_texts);
+    row->prefill = median_of(prefill, n_texts);
+    row_decode(t, row);
     return OK;
 }
 
@@ -243,34 +265,11 @@ static err row_facts(struct bench *t, const struct engine_rank *before, struct r
     return e;
 }
 
-/* Of a token. Streams form a group per stage; the weights are read once for each group, the KV cache for each text. */
-static double decode_bytes(const struct bench *t, const struct row *r) {
-    double n_streams = (double)t->n_streams, n_groups = r->n_stages < t->n_streams ? r->n_stages : n_streams;
-    double n_written = (double)(r->is_context ? t->n_tokens * t->n_repeats : t->n_tokens);
-    return (double)t->weight_bytes * n_groups / n_streams + r->kv_bytes * ((double)r->n_prompt + n_written / 2);
-}
-
-/* Medians of the parts. */
-static void row_decode(const struct bench *t, struct row *r) {
-    double decode[REPEAT_MAX], read[REPEAT_MAX], of_read[REPEAT_MAX];
-    for (uint32_t i = 0; i < t->n_parts; i++) {
-        decode[i] = t->parts[i].tokens_per_s;
-        read[i] = t->parts[i].read;
-        of_read[i] = decode[i] * decode_bytes(t, r) / read[i];
-    }
-    r->decode = median_of(decode, t->n_parts);
-    r->read = median_of(read, t->n_parts);
-    r->of_read = median_of(of_read, t->n_parts);
-}
-
 static err row_run(struct bench *t, uint32_t p, struct engine_rank *before, struct row *row) {
-    double prefill[REPEAT_MAX];
     const struct engine_rank *ranks;
     TRY(engine_stats(t->engine, &ranks));
     memcpy(before, ranks, engine_plan(t->engine)->n_ranks * sizeof *ranks);
-    TRY(prompt_run(t, p, row->is_context, prefill));
-    row->prefill = *prefill;
-    row_decode(t, row);
+    TRY(prompt_run(t, p, row));
     return row_facts(t, before, row);
 }
 
