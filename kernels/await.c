@@ -95,7 +95,9 @@ static err read_await(struct device *d, const struct watch *w) {
         if (w->look) TRY(w->look(w->context, &next_us));
         is_done = await_done(&d->await, next_us);
     }
-    return d->await.code < 0 ? device_check(d, d->await.code, "compute") : OK;
+    if (d->await.code < 0) return device_check(d, d->await.code, "compute");
+    d->is_busy = 0;
+    return OK;
 }
 
 err await_read(struct device *d, struct buffer *m, size_t at, size_t n, void *dst, const struct watch *w) {

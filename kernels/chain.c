@@ -1,5 +1,6 @@
 #include "kernels/chain.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,20 +10,22 @@
 #include "kernels/matrix.h"
 
 #define SLOTS 32
-#define CALLS_MAX 4096  /* in the table; several steps of a large model */
+#define CALLS_MAX 4096  /* and ends in the table; several steps of a large model */
 #define KNOWN_MAX 256   /* kernels */
 #define LINKS_MAX 16
 #define SHARES 8        /* of a call for each thread: more are more even, but each costs a word between cores */
 #define PAGE_BYTES 4096
 #define LINE_BYTES 64
 #define TILES 4         /* kernels of one name for different numbers of rows at a time */
-#define CALLS_FIRST 16  /* that are enqueued at once, so that the device begins; then twice as many, and so on */
 #define ANY (-1)
 
-/* As in chain.cl. */
+/* As in chain.cl, which reads an entry once its state says that it is there. */
+enum call_state { CALL_MISSING, CALL_THERE, CALL_END };
 struct call {
     cl_ulong slots[SLOTS];
-    cl_uint kernel_id, n_items, sizes[2], share, rest[11];
+    cl_uint kernel_id, n_items, sizes[2], share;
+    _Atomic cl_uint state;
+    cl_uint rest[10];
     _Alignas(LINE_BYTES) cl_uint n_taken;
     _Alignas(LINE_BYTES) cl_uint n_done;
 };
@@ -44,11 +47,11 @@ struct link {
 struct chain {
     struct device *d;
     size_t n_workers;
-    struct call *calls;
-    cl_mem memory; /* of the calls */
-    uint32_t begin, end; /* what is not enqueued yet */
-    uint32_t n_enough;   /* to be enqueued before anybody asks */
-    int format, kv;      /* that those need */
+    struct call *calls;  /* [CALLS_MAX + 1] */
+    cl_mem memory;       /* of the calls */
+    uint32_t begin, end; /* of the chain that is written */
+    int format, kv;      /* that it needs */
+    const struct link *running; /* which runs it already; NULL: it is not enqueued yet */
     struct known known[KNOWN_MAX];
     uint32_t n_known;
     struct link links[LINKS_MAX];
@@ -71,9 +74,9 @@ err chain_create(struct device *d, struct chain **out) {
     c->d = d;
     c->n_workers = compute_units(d);
     c->format = c->kv = ANY;
-    c->n_enough = CALLS_FIRST;
-    size_t n_bytes = CALLS_MAX * sizeof *c->calls;
+    size_t n_bytes = ((CALLS_MAX + 1) * sizeof *c->calls + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
     c->calls = aligned_alloc(PAGE_BYTES, n_bytes);
+    if (c->calls) memset(c->calls, 0, n_bytes);
     err e = c->calls ? device_memory_at(d, c->calls, n_bytes, &c->memory) : err_set(ERR_MEMORY, "no memory for calls");
     if (e == OK) *out = c;
     else chain_free(c);
@@ -82,6 +85,7 @@ err chain_create(struct device *d, struct chain **out) {
 
 void chain_free(struct chain *c) {
     if (!c) return;
+    if (chain_flush(c) == OK) clFinish(c->d->queue);
     for (uint32_t i = 0; i < c->n_links; i++) {
         clReleaseKernel(c->links[i].kernel);
         clReleaseProgram(c->links[i].program);
@@ -102,7 +106,8 @@ static const char chain_begin[] =
     "#define get_local_size(i) ((size_t)1)\n";
 
 static err numbers_put(const struct kernel_forms *forms, struct bytes *text) {
-    TRY(bytes_printf(text, "#define CALL_SLOTS %d\n", SLOTS));
+    TRY(bytes_printf(text, "#define CALL_SLOTS %d\n#define CALL_MISSING %d\n#define CALL_THERE %d\n", SLOTS,
+                     CALL_MISSING, CALL_THERE));
     for (int i = 0; i < N_DENSE_TILES; i++)
         TRY(bytes_printf(text, "#define DENSE_ROWS_%d %u\n", i, dense_rows(forms, i)));
 #define CALL_DEFINE(name) TRY(bytes_printf(text, "#define CALL_%s %d\n", #name, CALL_##name * TILES));
@@ -258,21 +263,32 @@ static int call_make(const struct chain *c, const struct known *k, const struct 
     return 1;
 }
 
-static err calls_enqueue(struct chain *c) {
-    cl_uint n = c->end - c->begin;
-    if (n == 0) return OK;
-    struct device *d = c->d;
+/* An entry is there for the device; the next one is not yet. */
+static void entry_put(struct chain *c, enum call_state state) {
+    atomic_store_explicit(&c->calls[c->end + 1].state, CALL_MISSING, memory_order_relaxed);
+    atomic_store_explicit(&c->calls[c->end++].state, state, memory_order_release);
+}
+
+/* The device begins with what is there, and waits for more. */
+static err chain_run(struct chain *c) {
     const struct link *l = link_find(c, c->format, c->kv);
     if (!l) return err_set(ERR_INTERNAL, "no program for calls of formats %d and %d", c->format, c->kv);
     cl_int code = clSetKernelArg(l->kernel, 0, sizeof c->memory, &c->memory);
     if (code == CL_SUCCESS) code = clSetKernelArg(l->kernel, 1, sizeof c->begin, &c->begin);
-    if (code == CL_SUCCESS) code = clSetKernelArg(l->kernel, 2, sizeof n, &n);
     size_t one = 1;
     if (code == CL_SUCCESS)
-        code = clEnqueueNDRangeKernel(d->queue, l->kernel, 1, NULL, &c->n_workers, &one, 0, NULL, NULL);
+        code = clEnqueueNDRangeKernel(c->d->queue, l->kernel, 1, NULL, &c->n_workers, &one, 0, NULL, NULL);
+    if (code == CL_SUCCESS) c->running = l;
+    return device_check(c->d, code, "enqueue a chain");
+}
+
+err chain_flush(struct chain *c) {
+    err e = c->begin < c->end && !c->running ? chain_run(c) : OK;
+    if (c->begin < c->end) entry_put(c, CALL_END);
     c->begin = c->end;
     c->format = c->kv = ANY;
-    return device_check(d, code, "enqueue a chain");
+    c->running = NULL;
+    return e;
 }
 
 /* Between two steps the device has nothing to do any more, and this waits for nothing. */
@@ -284,31 +300,26 @@ static err table_rewind(struct chain *c) {
 
 static int is_other(int has, int wants) { return has != ANY && wants != ANY && has != wants; }
 
-/* Whether one program takes that kernel and those that wait. */
+/* Whether one program takes that kernel and the chain so far. */
 static int joins(const struct chain *c, const struct known *k) {
+    if (c->running) return !is_other(c->running->format, k->format) && !is_other(c->running->kv, k->kv);
     int format = k->format != ANY ? k->format : c->format, kv = k->kv != ANY ? k->kv : c->kv;
     return !is_other(c->format, k->format) && !is_other(c->kv, k->kv) && link_find(c, format, kv);
 }
 
+/* The device begins as soon as a call says which program it needs, while others are written. */
 int chain_take(struct chain *c, cl_kernel kernel, const struct device_arg *args, uint32_t n_args, uint32_t n_dims,
                const size_t *global, err *e) {
     const struct known *k = c->known, *end = k + c->n_known;
     while (k < end && k->kernel != kernel) k++;
     *e = OK;
     if (k == end || c->n_links == 0) return 0;
-    if (!joins(c, k) || c->end == CALLS_MAX) *e = calls_enqueue(c);
+    if (!joins(c, k) || c->end + 1 >= CALLS_MAX) *e = chain_flush(c);
     if (*e == OK && c->begin == c->end && c->end > CALLS_MAX / 2) *e = table_rewind(c);
     if (*e != OK || !call_make(c, k, args, n_args, n_dims, global, &c->calls[c->end])) return 0;
-    c->end++;
+    entry_put(c, CALL_THERE);
     if (k->format != ANY) c->format = k->format;
     if (k->kv != ANY) c->kv = k->kv;
-    if (c->end - c->begin < c->n_enough) return 1;
-    c->n_enough *= 2;
-    *e = calls_enqueue(c);
+    if (!c->running && k->format != ANY) *e = chain_run(c);
     return 1;
-}
-
-err chain_flush(struct chain *c) {
-    c->n_enough = CALLS_FIRST;
-    return calls_enqueue(c);
 }

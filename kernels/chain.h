@@ -1,9 +1,10 @@
 /* Chain: launches that follow each other, run as one. A launch under PoCL costs about 12 us in which nobody computes,
  * since threads that have nothing left to do sleep and are woken for the next; a token of one text takes hundreds of
- * launches. So launches are written into a table, and one kernel, a work-item for each thread, goes through it
- * (kernels/cl/chain.cl). Those of quantised products of many rows are not, which take long beside this. What is in the
- * table ends before the next command of any other kind. Arguments are addresses there: only for a device that is
- * threads of this process and uses our memory where it lies.
+ * launches. So launches are written into a table, and one kernel, a work-item for each thread, goes through it while
+ * the host still writes (kernels/cl/chain.cl). Those of quantised products of many rows are not, which take long
+ * beside this. A chain ends before the next command of any other kind; until then the device's threads wait for its next
+ * call. Arguments are addresses there: only for a device that is threads of this process and uses our memory where it
+ * lies.
  * Private to kernels/; for the thread that enqueues. */
 #ifndef KERNELS_CHAIN_H
 #define KERNELS_CHAIN_H
@@ -31,6 +32,7 @@ enum call_id {
 int chain_suits(const struct device *d);
 
 err chain_create(struct device *d, struct chain **out);
+/* Once the queue has done all that was enqueued. */
 void chain_free(struct chain *c);
 
 /* A program for products of that format and a cache of the other; the kernels whose calls it takes, both with
@@ -44,7 +46,7 @@ int chain_has(const struct chain *c, enum format f, enum format kv);
 /* Puts a launch into the table: 1, or 0 for a kernel that it does not know, or that does not fit. */
 int chain_take(struct chain *c, cl_kernel kernel, const struct device_arg *args, uint32_t n_args, uint32_t n_dims,
                const size_t *global, err *e);
-/* Enqueues what is in the table. */
+/* Ends the chain that was begun: what is enqueued next comes after it. */
 err chain_flush(struct chain *c);
 
 #endif

@@ -278,8 +278,8 @@ err device_open(const struct device_choice *c, struct device *out) {
 
 void device_close(struct device *d) {
     if (d->queue) {
-        clFinish(d->queue);
         chain_free(d->chain);
+        clFinish(d->queue);
         await_free(&d->await);
         clReleaseCommandQueue(d->queue);
     }
@@ -290,13 +290,22 @@ void device_close(struct device *d) {
 
 err device_queue(struct device *d, cl_command_queue *out) {
     *out = d->queue;
+    d->is_busy = 1;
     return d->chain ? chain_flush(d->chain) : OK;
 }
 
 err device_finish(struct device *d) {
     cl_command_queue queue;
     TRY(device_queue(d, &queue));
-    return device_check(d, clFinish(queue), "finish");
+    TRY(device_check(d, clFinish(queue), "finish"));
+    d->is_busy = 0;
+    return OK;
+}
+
+uint8_t *device_place(const struct device *d, cl_mem m) {
+    void *at = NULL;
+    if (!d->chain || d->is_busy) return NULL;
+    return clGetMemObjectInfo(m, CL_MEM_HOST_PTR, sizeof at, &at, NULL) == CL_SUCCESS ? at : NULL;
 }
 
 /* The log of a failed build, its first lines. */
@@ -439,6 +448,7 @@ err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *a
     for (uint32_t i = 0; i < n_dims; i++)
         if (global[i] == 0) return OK;
     err e = OK;
+    d->is_busy = 1;
     if (d->chain && chain_take(d->chain, kernel, args, n_args, n_dims, global, &e)) return e;
     TRY(e);
     cl_command_queue queue;

@@ -20,6 +20,7 @@ struct device {
     cl_command_queue queue; /* to enqueue a command use device_queue */
     struct chain *chain;    /* takes launches of a few rows; NULL: there is none */
     int can_chain;          /* there may be one, see kernels/chain.h: buffers lie in memory of ours */
+    int is_busy;            /* something was enqueued since the last wait for all */
     char platform[128], name[128], version[128], driver[128];
     uint64_t memory_bytes, allocation_bytes;
     int is_cpu, is_pocl;
@@ -41,6 +42,9 @@ uint64_t device_sources_hash(void);
 err device_queue(struct device *d, cl_command_queue *out);
 /* Waits for all that was enqueued. */
 err device_finish(struct device *d);
+/* Where a buffer lies in memory of ours, to be read or written without a command: saves the two threads that one wakes.
+ * NULL where the device may be at work on it, or has other memory. */
+uint8_t *device_place(const struct device *d, cl_mem m);
 
 /* Builds the kernel texts named in `files` (NULL-terminated) as one program.
  * A name that starts with '#' is a line of text of its own. Tunables that the text names are defined. */

@@ -147,6 +147,11 @@ static err write_enqueue(struct backend *b, struct buffer *m, cl_bool waits, siz
     struct device *d = &self(b)->device;
     cl_command_queue queue;
     if (n == 0) return OK;
+    uint8_t *place = device_place(d, m->mem);
+    if (place) {
+        memcpy(place + at, src, n);
+        return OK;
+    }
     TRY(device_queue(d, &queue));
     return device_check(d, clEnqueueWriteBuffer(queue, m->mem, waits, at, n, src, 0, NULL, NULL),
                         "write a buffer");
@@ -201,7 +206,14 @@ static err finish(struct backend *b) { return device_finish(&self(b)->device); }
 
 static err buffer_read(struct backend *b, struct buffer *m, size_t at, size_t n, void *dst) {
     struct device *d = &self(b)->device;
-    if (n == 0) return finish(b); /* who reads nothing waits nevertheless, see buffer_send */
+    /* Who reads nothing waits nevertheless, see buffer_send. */
+    if (n == 0 || d->chain) TRY(finish(b));
+    if (n == 0) return OK;
+    const uint8_t *place = device_place(d, m->mem);
+    if (place) {
+        memcpy(dst, place + at, n);
+        return OK;
+    }
     cl_command_queue queue;
     TRY(device_queue(d, &queue));
     return device_check(d, clEnqueueReadBuffer(queue, m->mem, CL_TRUE, at, n, dst, 0, NULL, NULL),

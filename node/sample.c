@@ -8,6 +8,7 @@
 /* The build forbids contraction (-ffp-contract=off): every fma here is written. */
 
 #define LANES 8 /* sums run in so many lanes: lane i adds values i, i + 8, ... in order */
+#define MOST_LANES 16
 #define BUCKETS 512 /* of weights: down to 2^-64 of the largest, then one for the rest */
 
 struct sampler {
@@ -115,64 +116,96 @@ double sample_log(double x) {
     return fma(dk, 0x1.62e42feep-1, fma(2.0, s, low));
 }
 
-/* weight[i] = e^((logits[i] - largest) / t), and their sum: LANES sums, added in pairs.
- * One body, compiled for several machines, always with the same bits: fma() is exact by
- * definition, and without the instruction it costs a call of the C library. */
-#define WEIGHTS_BODY                                                           \
-    double sum[LANES] = {0};                                                   \
-    uint32_t whole = n - n % LANES;                                            \
-    for (uint32_t i = 0; i < whole; i += LANES)                                \
-        for (uint32_t j = 0; j < LANES; j++) {                                 \
-            double e = exp_negative(((double)logits[i + j] - largest) / t);    \
-            weight[i + j] = e;                                                 \
-            sum[j] += e;                                                       \
-        }                                                                      \
-    for (uint32_t i = whole; i < n; i++) {                                     \
-        weight[i] = exp_negative(((double)logits[i] - largest) / t);           \
-        sum[i % LANES] += weight[i];                                           \
-    }                                                                          \
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) +                           \
-           ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+/* ---- all logits of a row ---- */
 
-typedef double weights_function(const float *restrict logits, uint32_t n, double largest, double t,
-                                double *restrict weight);
-
-static double weights_plain(const float *restrict logits, uint32_t n, double largest, double t,
-                            double *restrict weight) {
-    WEIGHTS_BODY
+/* weight[i] = e^((logits[i] - largest) / t), and their sum: LANES sums, added in pairs. weight NULL: the sum alone. */
+static inline __attribute__((always_inline)) double weights_fill(const float *restrict logits, uint32_t n,
+                                                                 double largest, double t, double *restrict weight) {
+    double sum[LANES] = {0};
+    uint32_t whole = n - n % LANES;
+    for (uint32_t i = 0; i < whole; i += LANES)
+#pragma GCC unroll 1
+        for (uint32_t j = 0; j < LANES; j++) {
+            double e = exp_negative(((double)logits[i + j] - largest) / t);
+            if (weight) weight[i + j] = e;
+            sum[j] += e;
+        }
+    for (uint32_t i = whole; i < n; i++) {
+        double e = exp_negative(((double)logits[i] - largest) / t);
+        if (weight) weight[i] = e;
+        sum[i % LANES] += e;
+    }
+    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
+/* NaN is -inf, +inf the largest float. */
+static inline __attribute__((always_inline)) float clean(float l) {
+    return l > FLT_MAX ? FLT_MAX : l >= -FLT_MAX ? l : -INFINITY;
+}
+
+/* Makes every logit a number; the largest. */
+static inline __attribute__((always_inline)) float logits_number(float *logits, uint32_t n) {
+    float most[MOST_LANES];
+    for (uint32_t j = 0; j < MOST_LANES; j++) most[j] = -INFINITY;
+    uint32_t whole = n - n % MOST_LANES;
+    for (uint32_t i = 0; i < whole; i += MOST_LANES)
+#pragma GCC unroll 1
+        for (uint32_t j = 0; j < MOST_LANES; j++) {
+            float l = clean(logits[i + j]);
+            logits[i + j] = l;
+            most[j] = l > most[j] ? l : most[j];
+        }
+    for (uint32_t i = whole; i < n; i++) {
+        logits[i] = clean(logits[i]);
+        if (logits[i] > most[0]) most[0] = logits[i];
+    }
+    for (uint32_t j = 1; j < MOST_LANES; j++)
+        if (most[j] > most[0]) most[0] = most[j];
+    return most[0];
+}
+
+/* The same compiled for several machines, always with the same bits: fma() is exact by definition, and without the
+ * instruction it costs a call of the C library. */
+struct row_functions {
+    double (*weights)(const float *restrict logits, uint32_t n, double largest, double t, double *restrict weight);
+    double (*weights_sum)(const float *logits, uint32_t n, double largest); /* t is 1 */
+    float (*number)(float *logits, uint32_t n);
+};
+#define ROW_FUNCTIONS(machine, attributes)                                                                       \
+    attributes static double weights_##machine(const float *restrict logits, uint32_t n, double largest,        \
+                                               double t, double *restrict weight) {                             \
+        return weights_fill(logits, n, largest, t, weight);                                                     \
+    }                                                                                                           \
+    attributes static double weights_sum_##machine(const float *logits, uint32_t n, double largest) {           \
+        return weights_fill(logits, n, largest, 1.0, NULL);                                                     \
+    }                                                                                                           \
+    attributes static float number_##machine(float *logits, uint32_t n) { return logits_number(logits, n); }    \
+    static const struct row_functions functions_##machine = {weights_##machine, weights_sum_##machine,          \
+                                                             number_##machine};
+
+ROW_FUNCTIONS(plain, )
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-__attribute__((target("avx2,fma"), optimize("O3", "no-trapping-math"))) static double
-weights_fma(const float *restrict logits, uint32_t n, double largest, double t,
-            double *restrict weight) {
-    WEIGHTS_BODY
-}
+#define FAST(features) __attribute__((target(features), optimize("O3", "no-trapping-math")))
+ROW_FUNCTIONS(avx2, FAST("avx2,fma"))
+ROW_FUNCTIONS(avx512, FAST("avx512f,avx512dq,avx512vl,fma,prefer-vector-width=512"))
 
-static weights_function *weights_best(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? weights_fma
-                                                                           : weights_plain;
+static const struct row_functions *row_functions(void) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        return &functions_avx512;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &functions_avx2 : &functions_plain;
 }
 #else
-static weights_function *weights_best(void) { return weights_plain; }
+static const struct row_functions *row_functions(void) { return &functions_plain; }
 #endif
 
 /* ---- choosing ---- */
 
-/* Makes every logit a number: NaN is -inf, +inf the largest float. */
+/* Makes every logit a number; the first of the largest, -1 where there is none. */
 static int32_t logits_clean(float *logits, uint32_t n) {
-    int32_t largest = -1;
-    float most = -INFINITY;
-    for (uint32_t i = 0; i < n; i++) {
-        float l = logits[i];
-        l = l > FLT_MAX ? FLT_MAX : l >= -FLT_MAX ? l : -INFINITY;
-        logits[i] = l;
-        if (l > most) {
-            most = l;
-            largest = (int32_t)i;
-        }
-    }
-    return largest;
+    float most = row_functions()->number(logits, n);
+    for (uint32_t i = 0; most > -INFINITY && i < n; i++)
+        if (logits[i] == most) return (int32_t)i;
+    return -1;
 }
 
 static void logits_edit(float *logits, const struct step_out *out, const struct step_edit *edits) {
@@ -281,7 +314,7 @@ static int32_t draw_one(const struct sampler *s, double u) {
 
 static int32_t draw(struct sampler *s, const struct step_out *out, const float *logits,
                     double largest) {
-    weights_best()(logits, s->n_vocab, largest, (double)out->temperature, s->weight);
+    row_functions()->weights(logits, s->n_vocab, largest, (double)out->temperature, s->weight);
     filter(s, out, logits);
     return draw_one(s, sample_uniform(out->seed, out->position));
 }
@@ -339,7 +372,7 @@ err sample_row(struct sampler *s, const struct step_out *out, const struct step_
     }
     if (!(out->flags & (OUT_SAMPLE | OUT_SCORE))) return OK;
     struct scale c = {.largest = (double)logits[best]};
-    c.log_sum = sample_log(weights_best()(logits, s->n_vocab, c.largest, 1.0, s->weight));
+    c.log_sum = sample_log(row_functions()->weights_sum(logits, s->n_vocab, c.largest));
     tops_fill(s, &c, logits, out->n_top, tops, result);
     if (out->flags & OUT_SCORE) result->score = log_probability(&c, logits, out->target);
     if (!(out->flags & OUT_SAMPLE)) return OK;

@@ -2,11 +2,13 @@
  * (ITEM_PARAMS: what a work-item of theirs would ask for), their arguments stand in slots of 8 bytes.
  *
  * Global: as many work-items as the device has threads. Each takes some work-items of a call after the other until none
- * is left, and goes on once all are done. Nobody waits for one who has not begun, so one alone gets through, too. */
+ * is left, and goes on once all are done. Nobody waits for one who has not begun, so one alone gets through, too. The
+ * host writes calls while others run; the last entry ends the chain. */
 struct call {
     ulong slots[CALL_SLOTS];
     uint kernel_id, n_items, sizes[2], share; /* work-items: all, in the first two dimensions, taken at a time */
-    uint rest[11];
+    volatile uint state; /* CALL_MISSING, CALL_THERE or CALL_END */
+    uint rest[10];
     volatile uint n_taken __attribute__((aligned(64)));
     volatile uint n_done __attribute__((aligned(64)));
 };
@@ -65,18 +67,29 @@ INLINE void item_run(global const struct call *c, uint i) {
 #define COMPILER_FENCE __asm__ volatile("" : : : "memory")
 #define WAITS_AWAKE 1000 /* looks; then the core is offered to others between them */
 
+/* Between the looks, n before this one, of a thread that waits for another. */
+INLINE void look_again(uint n) {
+    __asm__ volatile("pause");
+    if (n < WAITS_AWAKE) return;
+    long number = 24; /* sched_yield of Linux */
+    __asm__ volatile("syscall" : "+a"(number) : : "rcx", "r11", "memory");
+}
+
+/* Once the host has written an entry: whether it is a call. */
+INLINE int call_comes(global const struct call *c) {
+    for (uint n = 0; c->state == CALL_MISSING; n++) look_again(n);
+    COMPILER_FENCE;
+    return c->state == CALL_THERE;
+}
+
 INLINE void call_await(global const struct call *c) {
-    for (uint n = 0; c->n_done < c->n_items; n++) {
-        __asm__ volatile("pause");
-        if (n < WAITS_AWAKE) continue;
-        long number = 24; /* sched_yield of Linux */
-        __asm__ volatile("syscall" : "+a"(number) : : "rcx", "r11", "memory");
-    }
+    for (uint n = 0; c->n_done < c->n_items; n++) look_again(n);
+    COMPILER_FENCE;
 }
 
 #undef kernel
-kernel void chain(global struct call *calls, uint first, uint n) {
-    for (global struct call *c = calls + first; c < calls + first + n; c++) {
+kernel void chain(global struct call *calls, uint first) {
+    for (global struct call *c = calls + first; call_comes(c); c++) {
         for (uint i; (i = atomic_add(&c->n_taken, c->share)) < c->n_items;) {
             uint end = min(i + c->share, c->n_items), n_own = end - i;
             COMPILER_FENCE;
@@ -85,7 +98,6 @@ kernel void chain(global struct call *calls, uint first, uint n) {
             atomic_add(&c->n_done, n_own);
         }
         call_await(c);
-        COMPILER_FENCE;
     }
 }
 
