@@ -13,7 +13,8 @@
 #define CALLS_MAX 4096  /* and ends in the table; several steps of a large model */
 #define KNOWN_MAX 256   /* kernels */
 #define LINKS_MAX 16
-#define SHARES 8        /* of a call for each thread: more are more even, but each costs a word between cores */
+#define RANGES_MAX 16   /* of a call's work-items; a line of the cache counts them */
+#define SHARES 8        /* of a range: more are more even, but each costs a word between cores */
 #define PAGE_BYTES 4096
 #define LINE_BYTES 64
 #define TILES 4         /* kernels of one name for different numbers of rows at a time */
@@ -23,10 +24,10 @@
 enum call_state { CALL_MISSING, CALL_THERE, CALL_END };
 struct call {
     cl_ulong slots[SLOTS];
-    cl_uint kernel_id, n_items, sizes[2], share;
+    cl_uint kernel_id, n_items, sizes[2], n_ranges, share;
     _Atomic cl_uint state;
-    cl_uint rest[10];
-    _Alignas(LINE_BYTES) cl_uint n_taken;
+    cl_uint rest[9];
+    _Alignas(LINE_BYTES) cl_uint n_taken[RANGES_MAX];
     _Alignas(LINE_BYTES) cl_uint n_done;
 };
 
@@ -106,8 +107,8 @@ static const char chain_begin[] =
     "#define get_local_size(i) ((size_t)1)\n";
 
 static err numbers_put(const struct kernel_forms *forms, struct bytes *text) {
-    TRY(bytes_printf(text, "#define CALL_SLOTS %d\n#define CALL_MISSING %d\n#define CALL_THERE %d\n", SLOTS,
-                     CALL_MISSING, CALL_THERE));
+    TRY(bytes_printf(text, "#define CALL_SLOTS %d\n#define CALL_RANGES %d\n", SLOTS, RANGES_MAX));
+    TRY(bytes_printf(text, "#define CALL_MISSING %d\n#define CALL_THERE %d\n", CALL_MISSING, CALL_THERE));
     for (int i = 0; i < N_DENSE_TILES; i++)
         TRY(bytes_printf(text, "#define DENSE_ROWS_%d %u\n", i, dense_rows(forms, i)));
 #define CALL_DEFINE(name) TRY(bytes_printf(text, "#define CALL_%s %d\n", #name, CALL_##name * TILES));
@@ -258,8 +259,10 @@ static int call_make(const struct chain *c, const struct known *k, const struct 
     out->n_items = (cl_uint)n_items;
     out->sizes[0] = (cl_uint)size[0];
     out->sizes[1] = (cl_uint)size[1];
+    out->n_ranges = (cl_uint)(c->n_workers < RANGES_MAX ? c->n_workers : RANGES_MAX);
     out->share = (cl_uint)((n_items + c->n_workers * SHARES - 1) / (c->n_workers * SHARES));
-    out->n_taken = out->n_done = 0;
+    memset(out->n_taken, 0, sizeof out->n_taken);
+    out->n_done = 0;
     return 1;
 }
 

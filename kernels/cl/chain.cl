@@ -1,15 +1,17 @@
 /* A chain: calls of kernels that follow each other, in one launch; see kernels/chain.h. The kernels are functions here
  * (ITEM_PARAMS: what a work-item of theirs would ask for), their arguments stand in slots of 8 bytes.
  *
- * Global: as many work-items as the device has threads. Each takes some work-items of a call after the other until none
- * is left, and goes on once all are done. Nobody waits for one who has not begun, so one alone gets through, too. The
- * host writes calls while others run; the last entry ends the chain. */
+ * Global: as many work-items as the device has threads. A call's work-items lie in as many ranges (CALL_RANGES at most).
+ * A thread takes some of its own range after the others, so that it reads on where it was, then of the ranges of those
+ * who are late, and goes on once all are done. Nobody waits for one who has not begun, so one alone gets through, too.
+ * The host writes calls while others run; the last entry ends the chain. */
 struct call {
     ulong slots[CALL_SLOTS];
-    uint kernel_id, n_items, sizes[2], share; /* work-items: all, in the first two dimensions, taken at a time */
-    volatile uint state; /* CALL_MISSING, CALL_THERE or CALL_END */
-    uint rest[10];
-    volatile uint n_taken __attribute__((aligned(64)));
+    uint kernel_id, n_items, sizes[2]; /* work-items: all, in the first two dimensions */
+    uint n_ranges, share;              /* share: work-items taken at a time */
+    volatile uint state;               /* CALL_MISSING, CALL_THERE or CALL_END */
+    uint rest[9];
+    volatile uint n_taken[CALL_RANGES] __attribute__((aligned(64)));
     volatile uint n_done __attribute__((aligned(64)));
 };
 
@@ -87,16 +89,29 @@ INLINE void call_await(global const struct call *c) {
     COMPILER_FENCE;
 }
 
+INLINE uint range_begin(global const struct call *c, uint range) {
+    return (uint)((ulong)range * c->n_items / c->n_ranges);
+}
+
+/* What is left of a range. */
+INLINE void range_run(global struct call *c, uint range) {
+    uint begin = range_begin(c, range), n = range_begin(c, range + 1) - begin, n_own = 0;
+    while (c->n_taken[range] < n) {
+        uint i = atomic_add(&c->n_taken[range], c->share), end = min(i + c->share, n);
+        COMPILER_FENCE;
+        for (uint k = i; k < end; k++) item_run(c, begin + k);
+        COMPILER_FENCE;
+        if (i < n) n_own += end - i;
+    }
+    if (n_own) atomic_add(&c->n_done, n_own);
+}
+
 #undef kernel
+#undef get_global_id
 kernel void chain(global struct call *calls, uint first) {
+    uint me = get_global_id(0);
     for (global struct call *c = calls + first; call_comes(c); c++) {
-        for (uint i; (i = atomic_add(&c->n_taken, c->share)) < c->n_items;) {
-            uint end = min(i + c->share, c->n_items), n_own = end - i;
-            COMPILER_FENCE;
-            for (; i < end; i++) item_run(c, i);
-            COMPILER_FENCE;
-            atomic_add(&c->n_done, n_own);
-        }
+        for (uint k = 0; k < c->n_ranges; k++) range_run(c, (me + k) % c->n_ranges);
         call_await(c);
     }
 }
