@@ -18,6 +18,7 @@
 #define PAGE_BYTES 4096
 #define LINE_BYTES 64
 #define TILES 4         /* kernels of one name for different numbers of rows at a time */
+#define LOOKUP_ITEMS_MAX 8192 /* one by one they take longer than in a launch of their own */
 #define ANY (-1)
 
 /* As in chain.cl, which reads an entry once its state says that it is there. */
@@ -144,7 +145,7 @@ static err link_build(struct chain *c, enum format f, const struct kernel_forms 
         } else {
             n += dense_texts(forms, &shapes, files + n);
         }
-        ADD("chain.cl");
+        ADD("embed.cl", "chain.cl");
         e = device_build(c->d, forms, files, out);
     }
     bytes_free(&own);
@@ -220,6 +221,7 @@ err chain_add(struct chain *c, enum format f, const struct matrix_kernels *linea
         know(c, (struct known){linear->dense.product[i], CALL_LINEAR, i, l.format, ANY});
         know(c, (struct known){linear->dense.lay[i], CALL_LAY, i, l.format, ANY});
     }
+    know(c, (struct known){linear->embed, CALL_EMBED, 0, l.format, ANY});
     know(c, (struct known){attend->heads, CALL_HEADS, 0, ANY, l.kv});
     know(c, (struct known){attend->chunk, CALL_CHUNK, 0, ANY, l.kv});
     know(c, (struct known){attend->combine, CALL_COMBINE, 0, ANY, l.kv});
@@ -254,7 +256,7 @@ static int call_make(const struct chain *c, const struct known *k, const struct 
     }
     for (uint32_t i = 0; i < n_dims; i++) size[i] = global[i];
     size_t n_items = size[0] * size[1] * size[2];
-    if (n_items > INT32_MAX) return 0;
+    if (n_items > (k->id == CALL_EMBED ? LOOKUP_ITEMS_MAX : INT32_MAX)) return 0;
     out->kernel_id = (cl_uint)k->id * TILES + k->tile;
     out->n_items = (cl_uint)n_items;
     out->sizes[0] = (cl_uint)size[0];
@@ -294,9 +296,10 @@ err chain_flush(struct chain *c) {
     return e;
 }
 
-/* Between two steps the device has nothing to do any more, and this waits for nothing. */
+/* To the table's begin, of which a short one stays in the caches. Between two steps the device rests, and this waits
+ * for nothing. */
 static err table_rewind(struct chain *c) {
-    TRY(device_check(c->d, clFinish(c->d->queue), "finish"));
+    if (c->d->is_busy) TRY(device_check(c->d, clFinish(c->d->queue), "finish"));
     c->begin = c->end = 0;
     return OK;
 }
@@ -318,8 +321,9 @@ int chain_take(struct chain *c, cl_kernel kernel, const struct device_arg *args,
     *e = OK;
     if (k == end || c->n_links == 0) return 0;
     if (!joins(c, k) || c->end + 1 >= CALLS_MAX) *e = chain_flush(c);
-    if (*e == OK && c->begin == c->end && c->end > CALLS_MAX / 2) *e = table_rewind(c);
+    if (*e == OK && c->begin == c->end && (!c->d->is_busy || c->end > CALLS_MAX / 2)) *e = table_rewind(c);
     if (*e != OK || !call_make(c, k, args, n_args, n_dims, global, &c->calls[c->end])) return 0;
+    c->d->is_busy = 1;
     entry_put(c, CALL_THERE);
     if (k->format != ANY) c->format = k->format;
     if (k->kv != ANY) c->kv = k->kv;

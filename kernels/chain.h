@@ -1,10 +1,10 @@
 /* Chain: launches that follow each other, run as one. A launch under PoCL costs about 12 us in which nobody computes,
  * since threads that have nothing left to do sleep and are woken for the next; a token of one text takes hundreds of
  * launches. So launches are written into a table, and one kernel, a work-item for each thread, goes through it while
- * the host still writes (kernels/cl/chain.cl). Those of quantised products of many rows are not, which take long
- * beside this. A chain ends before the next command of any other kind; until then the device's threads wait for its next
- * call. Arguments are addresses there: only for a device that is threads of this process and uses our memory where it
- * lies.
+ * the host still writes (kernels/cl/chain.cl). Products of many quantised rows and lookups of many rows are not taken,
+ * which take long beside this. A chain ends before the next command of any other kind; until then the device's threads
+ * wait for its next call. Arguments are addresses there: only for a device that is threads of this process and uses our
+ * memory where it lies.
  * Private to kernels/; for the thread that enqueues. */
 #ifndef KERNELS_CHAIN_H
 #define KERNELS_CHAIN_H
@@ -21,7 +21,8 @@ struct device_arg;
 struct matrix_kernels;
 
 /* Kernels that can be called. */
-#define CALL_LIST(X) X(SUM_ROWS) X(QUANTIZE) X(ACTIVATE) X(SELECT) X(HEADS) X(CHUNK) X(COMBINE) X(LAY) X(LINEAR)
+#define CALL_LIST(X)                                                                                              \
+    X(EMBED) X(SUM_ROWS) X(QUANTIZE) X(ACTIVATE) X(SELECT) X(HEADS) X(CHUNK) X(COMBINE) X(LAY) X(LINEAR)
 enum call_id {
 #define CALL_ENUM(name) CALL_##name,
     CALL_LIST(CALL_ENUM)

@@ -448,7 +448,6 @@ err device_launch(struct device *d, cl_kernel kernel, const struct device_arg *a
     for (uint32_t i = 0; i < n_dims; i++)
         if (global[i] == 0) return OK;
     err e = OK;
-    d->is_busy = 1;
     if (d->chain && chain_take(d->chain, kernel, args, n_args, n_dims, global, &e)) return e;
     TRY(e);
     cl_command_queue queue;

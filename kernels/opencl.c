@@ -334,6 +334,7 @@ static err plain_ops_check(struct opencl *o) {
 
 static err chain_check(struct opencl *o, enum format f, enum format kv) {
     TRY(rows_check(o, OP_LINEAR, f));
+    if (o->matrix_kernels[f].embed) TRY(rows_check(o, OP_EMBED, f));
     TRY(rows_check(o, OP_KV_WRITE, kv));
     TRY(rows_check(o, OP_ATTEND, kv));
     return plain_ops_check(o);

@@ -1,7 +1,7 @@
 /* A chain: calls of kernels that follow each other, in one launch; see kernels/chain.h. The kernels are functions here
  * (ITEM_PARAMS: what a work-item of theirs would ask for), their arguments stand in slots of 8 bytes.
  *
- * Global: as many work-items as the device has threads. A call's work-items lie in as many ranges (CALL_RANGES at most).
+ * Global: as many work-items as the device has threads. A call's work-items lie in as many ranges, CALL_RANGES at most.
  * A thread takes some of its own range after the others, so that it reads on where it was, then of the ranges of those
  * who are late, and goes on once all are done. Nobody waits for one who has not begun, so one alone gets through, too.
  * The host writes calls while others run; the last entry ends the chain. */
@@ -49,6 +49,7 @@ INLINE void item_run(global const struct call *c, uint i) {
         break;
     case CALL_COMBINE: attend_combine(P(0), P(1), U(2), U(3), U(4), U(5), U(6), P(7), ITEM); break;
 #ifdef DENSE_BYTES
+    case CALL_EMBED: embed(P(0), U(1), P(2), P(3), U(4), ITEM); break;
     case CALL_LINEAR: DENSE_LINEAR(DENSE_ROWS_0); break;
     case CALL_LINEAR + 1: DENSE_LINEAR(DENSE_ROWS_1); break;
     case CALL_LINEAR + 2: DENSE_LINEAR(DENSE_ROWS_2); break;
@@ -57,6 +58,7 @@ INLINE void item_run(global const struct call *c, uint i) {
     case CALL_LAY + 2: DENSE_LAY(DENSE_ROWS_2); break;
     case CALL_LAY + 3: DENSE_LAY(DENSE_ROWS_3); break;
 #else
+    case CALL_EMBED: embed(P(0), s[1], s[2], s[3], U(4), U(5), U(6), P(7), P(8), U(9), ITEM); break;
     case CALL_LINEAR: LINEAR(1); break;
     case CALL_LINEAR + 1: LINEAR(2); break;
     case CALL_LINEAR + 2: LINEAR(TILE_MIDDLE); break;
