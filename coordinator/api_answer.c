@@ -85,6 +85,7 @@ static err submit(struct api_answer *w, size_t i) {
     s->seed += i % (size_t)w->params.best_of;
     s->biases = w->params.biases;
     s->stops = w->params.stops;
+    s->scores_answer = w->params.has_scores || w->params.best_of > w->params.n;
     /* Without scores a prompt that gets no answer would ask for nothing at all. */
     s->scores_prompt = w->params.is_echo && (w->params.has_scores || s->max_tokens == 0);
     TRY(service_submit(a->o.service, &r, &c->id));

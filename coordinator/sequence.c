@@ -272,7 +272,7 @@ static uint32_t row_flags(const struct sequence *s, size_t i) {
     if (s->o.scores_prompt && is_new && i + 1 < s->n_prompt) flags |= OUT_SCORE;
     if (s->o.pooling == SEQUENCE_POOL_MEAN && is_new && i < s->n_prompt) flags |= OUT_HIDDEN;
     if (s->o.pooling == SEQUENCE_POOL_LAST && i + 1 == s->n_prompt) flags |= OUT_HIDDEN;
-    if (s->o.max_tokens && i + 1 == s->n_tokens) flags |= OUT_SAMPLE;
+    if (s->o.max_tokens && i + 1 == s->n_tokens) flags |= OUT_SAMPLE | (s->o.scores_answer ? OUT_LOGPROB : 0u);
     return flags;
 }
 
@@ -365,7 +365,7 @@ static err token_take(struct sequence *s, const struct result *r, const struct r
     TRY(tokens_reserve(s, s->n_tokens + 1));
     TRY(mark_seen(s, token, 1));
     s->tokens[s->n_tokens++] = token;
-    score_fill(s, r, out, token, (double)out->logprob, &s->newest);
+    score_fill(s, r, out, token, s->o.scores_answer ? (double)out->logprob : NAN, &s->newest);
     if (s->o.tokenizer && !s->o.ignores_end && tokenizer_is_end(s->o.tokenizer, token))
         return end_take(s);
     if (s->n_tokens - s->n_prompt >= s->o.max_tokens || s->n_tokens >= s->o.context)

@@ -40,7 +40,8 @@ struct sequence_options {
     size_t n_stops;
     int ignores_end;          /* end tokens do not end the answer */
     uint32_t n_top;           /* most probable tokens beside each one, at most TOP_LOGPROBS_MAX */
-    int scores_prompt;        /* the log-probability of every token of the prompt, too */
+    int scores_answer;        /* the log-probability of every token of the answer */
+    int scores_prompt;        /* and of the prompt */
     enum sequence_pooling pooling;
     uint32_t dim;             /* of a hidden state, where pooled */
 };
@@ -92,7 +93,7 @@ size_t sequence_n_cached(const struct sequence *s);
 /* Tokens chosen so far, an end token included. */
 const int32_t *sequence_tokens(const struct sequence *s, size_t *n);
 
-/* A token with its natural log-probability (NAN: none, the first of a prompt) and the most probable
+/* A token with its natural log-probability (NAN: not asked for, or the first of a prompt) and the most probable
  * ones in its place, the best first. */
 struct token_score {
     int32_t token;

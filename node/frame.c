@@ -133,7 +133,7 @@ static err check_rows(const struct step *s, const struct step_limits *l) {
 }
 
 static err check_out(const struct step *s, const struct step_out *o, const struct step_limits *l) {
-    const uint32_t known = OUT_SAMPLE | OUT_SCORE | OUT_LOGITS | OUT_HIDDEN;
+    const uint32_t known = OUT_SAMPLE | OUT_SCORE | OUT_LOGITS | OUT_HIDDEN | OUT_LOGPROB;
     if (o->row < 0 || (uint32_t)o->row >= s->n_rows)
         return err_set(ERR_INTERNAL, "output of row %d of %u", o->row, s->n_rows);
     if (o->flags & ~known) return err_set(ERR_INTERNAL, "output flags %x", o->flags);

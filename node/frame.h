@@ -58,6 +58,7 @@ enum out_flags {
     OUT_SCORE = 2,  /* log-probability of `target` */
     OUT_LOGITS = 4, /* send the raw logits back */
     OUT_HIDDEN = 8, /* send the row's last hidden state back: after the last norm, before the head */
+    OUT_LOGPROB = 16, /* the log-probability of the token that OUT_SAMPLE chooses */
     OUT_OF_LOGITS = OUT_SAMPLE | OUT_SCORE | OUT_LOGITS /* what needs the row's logits */
 };
 
@@ -96,7 +97,7 @@ struct step {
 
 struct result_out {
     int32_t token;       /* sampled; -1: not asked for, or the edits forbade every token */
-    float logprob;       /* of the sampled token, natural log, before temperature and filters, after edits */
+    float logprob;       /* OUT_LOGPROB: natural log, before temperature and filters, after edits; else 0 */
     double score;        /* OUT_SCORE: natural log of the target's probability */
     uint32_t top_begin, n_top; /* into tops */
 };

@@ -372,12 +372,13 @@ err sample_row(struct sampler *s, const struct step_out *out, const struct step_
     }
     if (!(out->flags & (OUT_SAMPLE | OUT_SCORE))) return OK;
     struct scale c = {.largest = (double)logits[best]};
-    c.log_sum = sample_log(row_functions()->weights_sum(logits, s->n_vocab, c.largest));
+    if (out->n_top || (out->flags & (OUT_SCORE | OUT_LOGPROB)))
+        c.log_sum = sample_log(row_functions()->weights_sum(logits, s->n_vocab, c.largest));
     tops_fill(s, &c, logits, out->n_top, tops, result);
     if (out->flags & OUT_SCORE) result->score = log_probability(&c, logits, out->target);
     if (!(out->flags & OUT_SAMPLE)) return OK;
     int32_t token = out->temperature > 0 ? draw(s, out, logits, c.largest) : best;
     result->token = token;
-    result->logprob = (float)log_probability(&c, logits, token);
+    if (out->flags & OUT_LOGPROB) result->logprob = (float)log_probability(&c, logits, token);
     return OK;
 }

@@ -188,6 +188,7 @@ static inline void fake_one_token(struct service *s, struct fake_request *r, str
     e->n_tokens = 1;
     e->tokens = calloc(1, sizeof *e->tokens);
     fake_score(&r->asked.sequence, token, e->tokens);
+    if (!r->asked.sequence.scores_answer) e->tokens->logprob = NAN;
     fake_new_text(r, e);
     if (sequence_finish(r->sequence) != SEQUENCE_RUNS) fake_done(s, r, l);
 }

@@ -116,8 +116,10 @@ static double mean_of(size_t begin, size_t n) {
 
 static void test_best_of(void **state) {
     (void)state;
-    json_t *root = post("/v1/completions", "{" PROMPT ", \"n\": 2, \"best_of\": 5, \"seed\": 0, \"max_tokens\": 3,"
-                                           "\"logprobs\": 0}");
+#define BEST_OF PROMPT ", \"n\": 2, \"best_of\": 5, \"seed\": 0, \"max_tokens\": 3"
+    json_t *untold = post("/v1/completions", "{" BEST_OF "}"); /* the same are chosen */
+    fake_reset(&service);
+    json_t *root = post("/v1/completions", "{" BEST_OF ", \"logprobs\": 0}");
     assert_int_equal(json_array_size(at(root, "choices")), 2);
     assert_int_equal(service.n_requests, 5);
     assert_int_equal(whole_at(root, "usage.completion_tokens"), 15);
@@ -136,7 +138,10 @@ static void test_best_of(void **state) {
             got[i] += json_real_value(at(root, path)) / 3;
         }
         assert_true(fabs(got[i] - best[i]) < 1e-6);
+        snprintf(path, sizeof path, "choices.%d.text", i);
+        assert_is(untold, path, json_string_value(at(root, path)));
     }
+    json_decref(untold);
     json_decref(root);
 }
 

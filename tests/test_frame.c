@@ -137,7 +137,7 @@ static void test_step_bad_values(void **state) {
     WITH(out[0].n_top = TOP_LOGPROBS_MAX + 1);
     WITH(out[0].row = 3);
     WITH(out[0].row = -1);
-    WITH(out[0].flags = 16);
+    WITH(out[0].flags = 32);
     WITH(out[0].target = 1000);
     WITH(out[0].target = -1);
     WITH(out[0].edit_end = 3);

@@ -16,7 +16,7 @@
 
 #define PINNED 0xf812b008c6e7af05ull /* of test_pinned */
 
-static const struct step_out plain = {.flags = OUT_SAMPLE, .temperature = 1, .top_p = 1};
+static const struct step_out plain = {.flags = OUT_SAMPLE | OUT_LOGPROB, .temperature = 1, .top_p = 1};
 
 static struct result_top tops[TOP_LOGPROBS_MAX]; /* of the row sampled last */
 
@@ -277,7 +277,7 @@ static void test_edits(void **state) {
     z = exp(4) + exp(3) + exp(-4) + exp(1);
     assert_true(fabs(sample(l, 4, &o, &e).score - (-4 - log(z))) < 1e-12);
     e = (struct step_edit){1, NAN, 0, NAN}; /* nonsense forbids the token */
-    o.flags = OUT_SAMPLE;
+    o.flags = OUT_SAMPLE | OUT_LOGPROB;
     assert_int_equal(sample(l, 4, &o, &e).token, 0);
 }
 
@@ -308,7 +308,7 @@ static void test_impossible(void **state) {
 static void test_extreme_logits(void **state) {
     (void)state;
     struct step_out o = plain;
-    o.flags = OUT_SAMPLE | OUT_SCORE;
+    o.flags = OUT_SAMPLE | OUT_SCORE | OUT_LOGPROB;
     for (int i = 0; i < 4; i++) {
         o.top_k = i & 1 ? 2 : 0;
         o.top_p = i & 2 ? 0.9f : 1;
@@ -320,6 +320,21 @@ static void test_extreme_logits(void **state) {
     }
     o.target = 1;
     assert_true(sample((float[]){0, -INFINITY}, 2, &o, NULL).score == -INFINITY);
+}
+
+/* What is not asked for is not worked out, and changes no token. */
+static void test_without_probability(void **state) {
+    (void)state;
+    float l[] = {1, 5, 2, 4.5f, -INFINITY, 3};
+    for (int i = 0; i < 40; i++) {
+        struct step_out o = plain, bare = plain;
+        o.position = bare.position = (uint32_t)i;
+        o.temperature = bare.temperature = i % 2 ? 0 : 1;
+        bare.flags = OUT_SAMPLE;
+        struct result_out r = sample(l, 6, &o, NULL), b = sample(l, 6, &bare, NULL);
+        assert_int_equal(b.token, r.token);
+        assert_true(r.logprob < 0 && b.logprob == 0);
+    }
 }
 
 /* These tokens must never change: a restart would give other texts. */
@@ -436,6 +451,7 @@ int main(void) {
         cmocka_unit_test(test_edits),
         cmocka_unit_test(test_impossible),
         cmocka_unit_test(test_extreme_logits),
+        cmocka_unit_test(test_without_probability),
         cmocka_unit_test(test_pinned),
         cmocka_unit_test(test_tops),
         cmocka_unit_test(test_tops_of_edited),

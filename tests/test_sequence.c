@@ -317,10 +317,11 @@ static void test_prompt_scores(void **state) {
     assert_int_equal(sequence_finish(s), SEQUENCE_LENGTH);
     sequence_free(s);
     o.max_tokens = 5; /* and an answer */
+    o.scores_answer = 1;
     o.context = 50;
     s = create(&o);
     assert_int_equal(want(s, 0, 40), 40);
-    assert_int_equal(outs[39].flags, OUT_SAMPLE);
+    assert_int_equal(outs[39].flags, OUT_SAMPLE | OUT_LOGPROB);
     r_outs[39].token = LETTER('k');
     r_outs[39].logprob = -3;
     assert_int_equal(sequence_take(s, 0, 40, &r, 0, 0), OK);
