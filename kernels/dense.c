@@ -7,7 +7,7 @@
 #define BLOCK_TILES 4u /* that a work-item takes past a segment's weights; private memory holds their sums */
 #define TILE_ROWS_MAX 14u
 #define SCRATCH_FLOATS ((size_t)2 << 20)
-#define WEIGHTS_COST 2u /* of a tile: loading and converting its weights takes as long as so many rows */
+#define WEIGHTS_COST 1u /* of a tile: loading and converting its weights takes as long as so many rows */
 
 /* Rows and groups of 16 outputs that a work-item holds in registers at a time. */
 struct tile {
