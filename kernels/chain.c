@@ -67,7 +67,7 @@ static cl_uint compute_units(const struct device *d) {
 
 /* The forms of this host's processor are x86's, whose order of memory chain.cl counts on. */
 int chain_suits(const struct device *d) {
-    return d->can_call && d->forms.lanes_per_item == PACKED_LANES && d->forms.dot != DOT_PLAIN && compute_units(d) > 1;
+    return d->can_call && d->forms.lanes_per_item == PACKED_LANES && d->forms.dot != DOT_PLAIN;
 }
 
 err chain_create(struct device *d, struct chain **out) {
@@ -313,7 +313,8 @@ static int joins(const struct chain *c, const struct known *k) {
     return !is_other(c->format, k->format) && !is_other(c->kv, k->kv) && link_find(c, format, kv);
 }
 
-/* The device begins as soon as a call says which program it needs, while others are written. */
+/* The device begins as soon as a call says which program it needs, while others are written. Not with one thread: while
+ * it waited it would keep the host, which shares its core, from writing. */
 int chain_take(struct chain *c, cl_kernel kernel, const struct device_arg *args, uint32_t n_args, uint32_t n_dims,
                const size_t *global, err *e) {
     const struct known *k = c->known, *end = k + c->n_known;
@@ -327,6 +328,6 @@ int chain_take(struct chain *c, cl_kernel kernel, const struct device_arg *args,
     entry_put(c, CALL_THERE);
     if (k->format != ANY) c->format = k->format;
     if (k->kv != ANY) c->kv = k->kv;
-    if (!c->running && k->format != ANY) *e = chain_run(c);
+    if (!c->running && k->format != ANY && c->n_workers > 1) *e = chain_run(c);
     return 1;
 }

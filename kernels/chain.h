@@ -29,7 +29,7 @@ enum call_id {
 #undef CALL_ENUM
 };
 
-/* Whether the device is of the kind above, with two threads or more. */
+/* Whether the device is of the kind above. */
 int chain_suits(const struct device *d);
 
 err chain_create(struct device *d, struct chain **out);

@@ -14,7 +14,7 @@
 #define WIDTH 8192
 #define N_SUMS 10000 /* several tables full */
 
-/* A backend that launches in chains: PoCL with two threads or more. */
+/* A backend that launches in chains: PoCL. */
 static struct backend *chained(struct cache **cache) {
     struct backend *b;
     if (backend_opencl("Portable Computing Language", &b) != OK) skip();
