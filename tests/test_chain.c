@@ -79,50 +79,63 @@ static void expect_values(struct backend *b, struct buffer *m, float value) {
 }
 
 /* x += one, again and again: each sum is a call of one work-item, which any thread may take. */
+struct sums {
+    struct backend *b;
+    struct cache *cache;
+    struct op_time *t; /* of a launch of another kind */
+    struct buffer *x, *one;
+};
+
+static struct sums sums_create(void) {
+    struct sums s = {.b = chained(&s.cache)};
+    s.t = matrix_of(s.b, FORMAT_Q8_0);
+    s.x = values(s.b, 0);
+    s.one = values(s.b, 1);
+    return s;
+}
+
+static void sums_free(struct sums *s) {
+    s->b->ops->buffer_free(s->b, s->x);
+    s->b->ops->buffer_free(s->b, s->one);
+    op_time_free(s->t);
+    chained_free(s->b, s->cache);
+}
+
+static void sums_add(struct sums *s) {
+    const struct row_sum sum = {.x = s->x, .vector = s->one, .sum = s->x};
+    assert_int_equal(s->b->ops->sum_rows(s->b, &sum, 1, WIDTH), OK);
+}
+
 static void calls_keep_their_order(void **state) {
     (void)state;
-    struct cache *cache;
-    struct backend *b = chained(&cache);
-    struct op_time *t = matrix_of(b, FORMAT_Q8_0);
-    struct buffer *x = values(b, 0), *one = values(b, 1);
-    const struct row_sum sum = {.x = x, .vector = one, .sum = x};
+    struct sums s = sums_create();
     for (int i = 1; i <= N_SUMS; i++) {
-        assert_int_equal(b->ops->sum_rows(b, &sum, 1, WIDTH), OK);
-        if (i == 3 || i == 700 || i % 1999 == 0) expect_values(b, x, (float)i);
-        if (i % 900 == 0) { /* a launch of another kind between two of a chain's */
+        sums_add(&s);
+        if (i == 3 || i == 700 || i % 1999 == 0) expect_values(s.b, s.x, (float)i);
+        if (i % 900 == 0) { /* between two of a chain's */
             double seconds;
-            assert_int_equal(op_time_mean(t, 1, 0, &seconds), OK);
+            assert_int_equal(op_time_mean(s.t, 1, 0, &seconds), OK);
         }
     }
-    expect_values(b, x, N_SUMS);
-    b->ops->buffer_free(b, x);
-    b->ops->buffer_free(b, one);
-    op_time_free(t);
-    chained_free(b, cache);
+    expect_values(s.b, s.x, N_SUMS);
+    sums_free(&s);
 }
 
 /* What is sent while sums are under way is there for those that follow only; at rest it is there at once. */
 static void buffers_wait_their_turn(void **state) {
     (void)state;
-    struct cache *cache;
-    struct backend *b = chained(&cache);
-    struct op_time *t = matrix_of(b, FORMAT_Q8_0);
-    struct buffer *x = values(b, 0), *one = values(b, 1);
-    const struct row_sum sum = {.x = x, .vector = one, .sum = x};
+    struct sums s = sums_create();
     static float v[2][WIDTH];
     for (int i = 0; i < 2 * WIDTH; i++) v[i / WIDTH][i % WIDTH] = (float)((i / WIDTH + 2) * (i % 64 + 1));
     for (int i = 0; i < 600; i++) {
-        if (i == 200 || i == 400) assert_int_equal(b->ops->buffer_send(b, one, 0, sizeof *v, v[i / 200 - 1]), OK);
-        assert_int_equal(b->ops->sum_rows(b, &sum, 1, WIDTH), OK);
+        if (i == 200 || i == 400) assert_int_equal(s.b->ops->buffer_send(s.b, s.one, 0, sizeof *v, v[i / 200 - 1]), OK);
+        sums_add(&s);
     }
-    expect_values(b, x, 200 * (1 + 2 + 3));
-    expect_values(b, one, 3);
-    assert_int_equal(b->ops->buffer_send(b, one, 0, sizeof *v, v[0]), OK);
-    expect_values(b, one, 2);
-    b->ops->buffer_free(b, x);
-    b->ops->buffer_free(b, one);
-    op_time_free(t);
-    chained_free(b, cache);
+    expect_values(s.b, s.x, 200 * (1 + 2 + 3));
+    expect_values(s.b, s.one, 3);
+    assert_int_equal(s.b->ops->buffer_send(s.b, s.one, 0, sizeof *v, v[0]), OK);
+    expect_values(s.b, s.one, 2);
+    sums_free(&s);
 }
 
 int main(void) {
