@@ -168,8 +168,7 @@ static err addresses_check(struct chain *c, cl_program program) {
     if (code == CL_SUCCESS) code = clSetKernelArg(kernel, 1, sizeof c->memory, &c->memory);
     if (code == CL_SUCCESS) code = clEnqueueNDRangeKernel(queue, kernel, 1, NULL, &one, &one, 0, NULL, NULL);
     if (code == CL_SUCCESS) code = clFinish(queue);
-    void *there = NULL;
-    if (code == CL_SUCCESS) code = clGetMemObjectInfo(part, CL_MEM_HOST_PTR, sizeof there, &there, NULL);
+    const void *there = code == CL_SUCCESS ? device_address(part) : NULL;
     if (part) clReleaseMemObject(part);
     clReleaseKernel(kernel);
     TRY(device_check(d, code, "ask for an address"));
@@ -238,11 +237,9 @@ static uint32_t slots_put(const struct device_arg *arg, cl_ulong *slots, uint32_
     memcpy(slots, arg->value, arg->size);
     if (!arg->is_memory || !slots[0]) return n;
     cl_mem memory;
-    void *at = NULL;
     memcpy(&memory, arg->value, sizeof memory);
-    if (clGetMemObjectInfo(memory, CL_MEM_HOST_PTR, sizeof at, &at, NULL) != CL_SUCCESS || !at) return 0;
-    slots[0] = (cl_ulong)(uintptr_t)at;
-    return n;
+    slots[0] = (cl_ulong)(uintptr_t)device_address(memory);
+    return slots[0] ? n : 0;
 }
 
 static int call_make(const struct chain *c, const struct known *k, const struct device_arg *args, uint32_t n_args,

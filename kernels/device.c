@@ -302,11 +302,12 @@ err device_finish(struct device *d) {
     return OK;
 }
 
-uint8_t *device_place(const struct device *d, cl_mem m) {
+void *device_address(cl_mem m) {
     void *at = NULL;
-    if (!d->chain || d->is_busy) return NULL;
     return clGetMemObjectInfo(m, CL_MEM_HOST_PTR, sizeof at, &at, NULL) == CL_SUCCESS ? at : NULL;
 }
+
+uint8_t *device_place(const struct device *d, cl_mem m) { return d->chain && !d->is_busy ? device_address(m) : NULL; }
 
 /* The log of a failed build, its first lines. */
 static err build_error(const struct device *d, cl_program program) {

@@ -42,8 +42,10 @@ uint64_t device_sources_hash(void);
 err device_queue(struct device *d, cl_command_queue *out);
 /* Waits for all that was enqueued. */
 err device_finish(struct device *d);
-/* Where a buffer lies in memory of ours, to be read or written without a command: saves the two threads that one wakes.
- * NULL where the device may be at work on it, or has other memory. */
+/* Where a buffer lies that was given memory of ours; NULL: in the driver's. */
+void *device_address(cl_mem m);
+/* The same where it may be read or written without a command, which saves the two threads that one wakes: NULL where
+ * the device may be at work, or has other memory. */
 uint8_t *device_place(const struct device *d, cl_mem m);
 
 /* Builds the kernel texts named in `files` (NULL-terminated) as one program.

@@ -43,7 +43,8 @@ static struct probed_link of_0[] = {{1, 50e-6, 1.2e9, 1.3e9}, {2, 1e-6, 8e9, 8e9
 
 static void answers(struct probed_rank r[N_RANKS]) {
     static const struct device_rates rates = {.read_per_s = 28.5e9, .int8_per_s = 6e11, .f32_per_s = 8e10,
-        .row_per_s = {[FORMAT_Q4_K] = 24.25e9}, .few_per_s = {[FORMAT_Q4_K] = 2e11}, .products_per_s = {[FORMAT_Q4_K] = 3e11, [FORMAT_Q6_K] = 1e12 / 3},
+        .row_per_s = {[FORMAT_Q4_K] = 24.25e9}, .few_per_s = {[FORMAT_Q4_K] = 2e11},
+        .products_per_s = {[FORMAT_Q4_K] = 3e11, [FORMAT_Q6_K] = 1e12 / 3},
         .launch_s = 4e-6, .step_s = 40e-6, .pack_per_s = 1e9};
     for (int i = 0; i < N_RANKS; i++) {
         r[i] = (struct probed_rank){.is_host = i < 3, .is_cached = i == 1, .memory_bytes = 24000000000,

@@ -322,6 +322,27 @@ static void test_extreme_logits(void **state) {
     assert_true(sample((float[]){0, -INFINITY}, 2, &o, NULL).score == -INFINITY);
 }
 
+/* Rows are read some values at a time, and the rest one by one. */
+static void test_every_place(void **state) {
+    (void)state;
+    enum { N = 3 * 16 + 5 };
+    struct step_out o = plain;
+    o.temperature = 0;
+    for (int p = 0; p < N; p++) {
+        float l[N], odd[N];
+        for (int i = 0; i < N; i++) l[i] = odd[i] = 1;
+        l[p] = 2;
+        if (p + 1 < N) l[p + 1] = 2; /* the first of equals */
+        assert_int_equal(sample(l, N, &o, NULL).token, p);
+        odd[p] = NAN;
+        struct result_out r = sample(odd, N, &o, NULL);
+        assert_int_equal(r.token, p == 0);
+        assert_true(fabs((double)r.logprob + log(N - 1)) < 1e-6);
+        odd[p] = INFINITY;
+        assert_int_equal(sample(odd, N, &o, NULL).token, p);
+    }
+}
+
 /* What is not asked for is not worked out, and changes no token. */
 static void test_without_probability(void **state) {
     (void)state;
@@ -451,6 +472,7 @@ int main(void) {
         cmocka_unit_test(test_edits),
         cmocka_unit_test(test_impossible),
         cmocka_unit_test(test_extreme_logits),
+        cmocka_unit_test(test_every_place),
         cmocka_unit_test(test_without_probability),
         cmocka_unit_test(test_pinned),
         cmocka_unit_test(test_tops),
