@@ -335,21 +335,21 @@ static int adder_push(struct adder *a, float sum, float *result) {
     return 1;
 }
 
-/* acc plus the product of one block: integer dots, then fma in fixed order. */
+/* acc plus the product of one block: integer dots, then fma in fixed order. The activations' scale multiplies the only
+ * term there is, or the sum of all: least values', then the dots'. */
 static float block_add(enum format f, const struct codes *c, const struct q8_block *x, float acc) {
     const struct packed_info *info = packed_info(f);
+    int n = (int)info->n_scales;
     int32_t dot[2] = {0, 0};
-    for (int k = 0; k < 32; k++) dot[k / 16] += (c->q[k] - (int)info->offset) * x->q[k];
-    if (info->n_scales == 2) {
-        acc = fmaf((float)dot[0], codes_scale(f, c, 0) * x->scale, acc);
-        acc = fmaf((float)dot[1], codes_scale(f, c, 1) * x->scale, acc);
-        if (!info->has_min) return acc;
-        acc = fmaf((float)(x->sum_half[0] / Q8_SUM_HALF_TIMES), codes_min(f, c, 0) * x->scale, acc);
-        return fmaf((float)(x->sum_half[1] / Q8_SUM_HALF_TIMES), codes_min(f, c, 1) * x->scale, acc);
+    for (int k = 0; k < 32; k++) dot[n == 2 ? k / 16 : 0] += (c->q[k] - (int)info->offset) * x->q[k];
+    if (n == 1 && !info->has_min) return fmaf((float)dot[0], codes_scale(f, c, 0) * x->scale, acc);
+    float sum = 0;
+    for (int h = 0; info->has_min && h < n; h++) {
+        int32_t q = n == 2 ? x->sum_half[h] / Q8_SUM_HALF_TIMES : x->sum / Q8_SUM_TIMES;
+        sum = fmaf((float)q, codes_min(f, c, h), sum);
     }
-    acc = fmaf((float)(dot[0] + dot[1]), codes_scale(f, c, 0) * x->scale, acc);
-    if (!info->has_min) return acc;
-    return fmaf((float)(x->sum / Q8_SUM_TIMES), codes_min(f, c, 0) * x->scale, acc);
+    for (int h = 0; h < n; h++) sum = fmaf((float)dot[h], codes_scale(f, c, h), sum);
+    return fmaf(sum, x->scale, acc);
 }
 
 /* The sum over columns [begin, end) of the unpacked row. */

@@ -14,7 +14,7 @@
  * that a row's dots do not wait for each other. */
 INLINE void CONCAT(dots_, T)(const VI *word, int j, int k, global const int *x, uint stride, uint sum_at, VI *dot) {
 #pragma unroll
-    for (int t = 0; t < T; t++) dot[t] = DOTS_BEGIN(x[stride * t + sum_at]);
+    for (int t = 0; t < T; t++) dot[t] = DOTS_BEGIN((x + stride * t)[sum_at]);
 #pragma unroll
     for (int i = j; i < k; i++) {
 #pragma unroll
@@ -30,30 +30,34 @@ INLINE void CONCAT(segment_, T)(const struct planes *p, size_t group, uint lane,
     for (int t = 0; t < T; t++) f[t] = 0.0f;
     for (uint b = begin; b < end; b++) {
         VI word[8], dot[T];
-        VF scale[2], least[2];
+        VF scale[2], least[2], sum[T];
         if (FETCH_BLOCKS) block_fetch(p, group * n_blocks + b + FETCH_BLOCKS);
         block_quants(p, group * n_blocks + b, lane, word);
         block_scales(p, group, b, lane, scale, least);
         global const int *x = xq + (size_t)b * 12;
         CONCAT(dots_, T)(word, 0, 8 / N_SCALES, x, stride, SUM_AT, dot);
+#if N_TERMS == 1
 #pragma unroll
         for (int t = 0; t < T; t++)
-            f[t] = fma(TO_F(dot[t]), scale[0] * as_float(x[stride * t + 8]), f[t]);
+            f[t] = fma(TO_F(dot[t]), scale[0] * as_float((x + stride * t)[8]), f[t]);
+#else
+#pragma unroll
+        for (int t = 0; t < T; t++) {
+#if HAS_MIN
+            sum[t] = SUM_FLOAT(x + stride * t + SUM_AT) * least[0];
+            if (N_SCALES == 2) sum[t] = fma(SUM_FLOAT(x + stride * t + 11), least[1], sum[t]);
+            sum[t] = fma(TO_F(dot[t]), scale[0], sum[t]);
+#else
+            sum[t] = TO_F(dot[t]) * scale[0];
+#endif
+        }
 #if N_SCALES == 2
         CONCAT(dots_, T)(word, 4, 8, x, stride, 11, dot);
 #pragma unroll
-        for (int t = 0; t < T; t++)
-            f[t] = fma(TO_F(dot[t]), scale[1] * as_float(x[stride * t + 8]), f[t]);
+        for (int t = 0; t < T; t++) sum[t] = fma(TO_F(dot[t]), scale[1], sum[t]);
 #endif
-#if HAS_MIN
 #pragma unroll
-        for (int t = 0; t < T; t++) {
-            float s = as_float(x[stride * t + 8]);
-            f[t] = fma(SUM_FLOAT(x + stride * t + SUM_AT), least[0] * s, f[t]);
-#if N_SCALES == 2
-            f[t] = fma(SUM_FLOAT(x + stride * t + 11), least[1] * s, f[t]);
-#endif
-        }
+        for (int t = 0; t < T; t++) f[t] = fma(sum[t], as_float((x + stride * t)[8]), f[t]);
 #endif
     }
 }

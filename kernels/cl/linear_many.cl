@@ -151,19 +151,21 @@ INLINE void block_dots(const VI word[GROUPS][8], global const int *x, uint row, 
 /* f += a block's dots of ROWS rows, scaled: s has the rows' scales, and where there is a min, their sums behind. */
 INLINE void dots_add(const VI *dot, const VF scale[GROUPS][2], const VF least[GROUPS][2], global const float *s,
                      VF *f) {
-    global const float *sum = s + TILE;
 #pragma unroll
     for (int t = 0; t < SUMS; t++) {
         const int g = t / ROWS, r = t % ROWS;
+#if N_TERMS == 1
         f[t] = fma(TO_F(dot[t]), scale[g][0] * s[r], f[t]);
-#if N_SCALES == 2
-        f[t] = fma(TO_F(dot[SUMS + t]), scale[g][1] * s[r], f[t]);
-#endif
+#else
 #if HAS_MIN
-        f[t] = fma((VF)(sum[r]), least[g][0] * s[r], f[t]);
-#if N_SCALES == 2
-        f[t] = fma((VF)(sum[TILE + r]), least[g][1] * s[r], f[t]);
+        VF sum = s[TILE + r] * least[g][0];
+        if (N_SCALES == 2) sum = fma((VF)(s[2 * TILE + r]), least[g][1], sum);
+        sum = fma(TO_F(dot[t]), scale[g][0], sum);
+#else
+        VF sum = TO_F(dot[t]) * scale[g][0];
 #endif
+        if (N_SCALES == 2) sum = fma(TO_F(dot[SUMS + t]), scale[g][1], sum);
+        f[t] = fma(sum, s[r], f[t]);
 #endif
     }
 }

@@ -31,6 +31,8 @@ typedef float VF;
 #define SCALE_BYTES (SCALES == S_F16 && HAS_MIN ? 64 : 32)
 #endif
 
+#define N_TERMS (N_SCALES * (1 + HAS_MIN)) /* that a block adds to a sum */
+
 /* Where the sums stand, in a block of activations, that concern the first scale and the second, and times what. */
 #if N_SCALES == 2
 #define SUM_AT 10
