@@ -31,14 +31,14 @@ static json_t *formats_json(const double of[N_FORMATS]) {
 static json_t *device_json(const struct cluster *c, const struct cluster_device *d) {
     const struct device_rates *r = &d->rates;
     return json_pack("{s:i, s:s, s:s, s:b, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o,"
-                     "s:o}", "rank", d->rank, "host", c->hosts[d->host].name, "device", d->name, "is_host", d->is_host,
-                     "memory_bytes", (json_int_t)d->memory_bytes, "read_per_s", r->read_per_s, "int8_per_s",
+                     "s:o, s:o}", "rank", d->rank, "host", c->hosts[d->host].name, "device", d->name, "is_host",
+                     d->is_host, "memory_bytes", (json_int_t)d->memory_bytes, "read_per_s", r->read_per_s, "int8_per_s",
                      r->int8_per_s, "f32_per_s", r->f32_per_s, "plain_per_s", r->plain_per_s, "launch_s", r->launch_s,
                      "step_s", r->step_s, "copy_per_s", r->copy_per_s, "pack_per_s", r->pack_per_s, "quota_share",
                      r->quota_share, "quota_spare_s", r->quota_spare_s, "quota_message_s", r->quota_message_s,
-                     "quota_link_per_s", r->quota_link_per_s,
-                     "row_per_s", formats_json(r->row_per_s), "few_per_s", formats_json(r->few_per_s),
-                     "products_per_s", formats_json(r->products_per_s));
+                     "quota_link_per_s", r->quota_link_per_s, "row_per_s", formats_json(r->row_per_s), "alone_per_s",
+                     formats_json(r->alone_per_s), "few_per_s", formats_json(r->few_per_s), "products_per_s",
+                     formats_json(r->products_per_s));
 }
 
 static struct cluster_link link_between(const struct cluster *c, uint32_t from, uint32_t to) {
@@ -86,6 +86,7 @@ static void print_device(const struct cluster *c, const struct cluster_device *d
     for (int f = 0; f < N_FORMATS; f++) {
         if (!(r->row_per_s[f] > 0)) continue;
         printf("  %-5s one row %8.4g GB/s", format_info((enum format)f)->name, r->row_per_s[f] * 1e-9);
+        if (r->alone_per_s[f] > 0) printf("   alone %8.4g GB/s", r->alone_per_s[f] * 1e-9);
         if (r->few_per_s[f] > 0) printf("   few rows %8.4g GOP/s", r->few_per_s[f] * 1e-9);
         printf("   many rows %8.4g GOP/s\n", r->products_per_s[f] * 1e-9);
     }

@@ -371,7 +371,7 @@ static uint32_t cache_mb(const struct config *c, enum plan_weights weights) {
     return c->cache_gb > 0 && mb < 1 ? 1 : (uint32_t)mb;
 }
 
-static err probe(struct engine *e) {
+static err probe_once(struct engine *e) {
     static const char *const keys[] = {"measured", "to_measure"};
     struct bytes json = {0};
     struct frame f;
@@ -380,7 +380,13 @@ static err probe(struct engine *e) {
     bytes_free(&json);
     TRY(code);
     TRY(await(e, FRAME_PROBED, "measuring", keys, &f));
-    return job_plan_measured(e->job, e->ranks, f.body, f.n_bytes);
+    return job_plan_answer(e->job, e->ranks, f.body, f.n_bytes);
+}
+
+static err probe(struct engine *e) {
+    do TRY(probe_once(e));
+    while (!e->job->is_measured);
+    return OK;
 }
 
 /* What was chosen, where there was a choice; loud where a device stays out. */

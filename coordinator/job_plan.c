@@ -112,6 +112,7 @@ void job_plan_free(struct job_plan *j) {
     if (j->plan != j->found.plan) plan_free(j->plan);
     search_result_free(&j->found);
     cluster_free(j->cluster);
+    cluster_free(j->probed);
     places_free(&j->places);
     free(j->devices);
     free(j->order);
@@ -186,6 +187,7 @@ static struct probe_message asked(const struct job_plan *j) {
     struct probe_message m = {.is_again = strcmp(j->r.config->probe, "again") == 0,
                               .is_reference = j->r.is_reference,
                               .deadline_ms = (uint32_t)(j->r.config->deadline_s * 1000),
+                              .turn = j->turn, .n_turns = j->n_turns,
                               .n_ranks = j->n_ranks, .devices = j->devices};
     if (!p) memcpy(m.has_format, j->r.has_format, sizeof m.has_format);
     for (uint32_t i = 0; p && i < p->n_weights; i++)
@@ -198,11 +200,18 @@ err job_plan_ask(const struct job_plan *j, struct bytes *json) {
     return probe_message_put(&m, json);
 }
 
-err job_plan_measured(struct job_plan *j, const struct engine_rank *ranks, const char *body, size_t n) {
+err job_plan_answer(struct job_plan *j, const struct engine_rank *ranks, const char *body, size_t n) {
     const struct probe_message m = asked(j);
-    struct cluster *c;
-    TRY(measured_cluster(ranks, j->n_ranks, &m, body, n, &c));
+    if (j->turn > 0) {
+        TRY(measured_alone(j->probed, &m, body, n));
+    } else {
+        TRY(measured_cluster(ranks, j->n_ranks, &m, body, n, &j->probed));
+        j->n_turns = measured_turns(j->probed, &m);
+    }
+    if (j->turn++ < j->n_turns) return OK;
     j->is_measured = 1;
+    struct cluster *c = j->probed;
+    j->probed = NULL;
     return cluster_take(j, c);
 }
 

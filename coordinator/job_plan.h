@@ -27,6 +27,8 @@ struct job_plan {
     uint32_t n_stages, n_shards; /* 0: chosen once the devices are known */
     struct plan *plan;           /* NULL until job_plan_make, where the grid is open */
     struct cluster *cluster;     /* devices by rank of the job; since hello */
+    struct cluster *probed;      /* as measured so far */
+    uint32_t turn, n_turns;      /* of measuring, as in struct probe_message */
     int is_measured;             /* its rates were */
     struct plan_device *devices; /* [n_ranks] by rank of the job; since hello */
     uint32_t *order;             /* [n_ranks] which rank of the job has which cell, then those that have none */
@@ -44,10 +46,10 @@ err job_plan_hello(struct job_plan *j, const struct engine_rank *ranks);
 /* Whether the devices are to be measured: as the key says; by itself where the job has several hosts or unlike
  * devices, or the grid is open. */
 int job_plan_must_probe(const struct job_plan *j);
-/* Body of FRAME_PROBE. */
+/* Body of the next FRAME_PROBE, as long as the job is not measured. */
 err job_plan_ask(const struct job_plan *j, struct bytes *json);
-/* Body of FRAME_PROBED. */
-err job_plan_measured(struct job_plan *j, const struct engine_rank *ranks, const char *body, size_t n);
+/* Body of FRAME_PROBED, which answers it. is_measured is set when it was the last one. */
+err job_plan_answer(struct job_plan *j, const struct engine_rank *ranks, const char *body, size_t n);
 
 /* The plan. Where no rate is known, all devices count as alike; where rates were measured, the plan for like devices is
  * taken unless another one is better by more than the noise of measuring. ERR_MEMORY where it does not fit. */

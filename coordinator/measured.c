@@ -137,3 +137,24 @@ err measured_cluster(const struct engine_rank *ranks, uint32_t n_ranks, const st
     probed_free(&p);
     return finish(e, c, out);
 }
+
+err measured_alone(struct cluster *c, const struct probe_message *asked, const char *body, size_t n) {
+    struct probed p;
+    TRY(probed_get(body, n, &p));
+    err e = p.n_ranks == c->n_devices ? OK : err_set(ERR_JOB, "%u ranks of %u were measured", p.n_ranks, c->n_devices);
+    for (uint32_t r = 0; e == OK && r < p.n_ranks; r++)
+        if (probe_takes_turn(asked, r))
+            memcpy(c->devices[r].rates.alone_per_s, p.ranks[r].rates.alone_per_s, sizeof p.ranks[r].rates.alone_per_s);
+    if (e == OK) e = rates_join(c);
+    probed_free(&p);
+    return e;
+}
+
+uint32_t measured_turns(const struct cluster *c, const struct probe_message *asked) {
+    int is_missing = asked->is_again;
+    for (uint32_t r = 0; r < c->n_devices; r++)
+        for (int f = 0; f < N_FORMATS; f++)
+            is_missing |= asked->has_format[f] && !(c->devices[r].rates.alone_per_s[f] > 0);
+    if (c->n_devices == 1 || !is_missing) return 0;
+    return c->n_devices < MEASURED_TURNS ? c->n_devices : MEASURED_TURNS;
+}

@@ -9,7 +9,7 @@
 #include "kernels/op_time.h"
 #include "kernels/peak.h"
 
-#define MEASURE_VERSION 6 /* of this file: another one may measure otherwise */
+#define MEASURE_VERSION 7 /* of this file: another one may measure otherwise */
 #define FIGURE_S 0.5 /* whole periods of a quota, which are 100 ms unless somebody chose otherwise */
 #define LESSER_S 0.3 /* of figures that fill gaps */
 #define MANY_ROWS RATES_ROWS
@@ -101,6 +101,18 @@ static err format_measure(struct probe *p, enum format f) {
         if (!p->r->only_formats) p->out->pack_per_s = op_time_packed_per_s(t);
     }
     op_time_free(t);
+    return e;
+}
+
+static err alone_measure(struct probe *p, enum format f) {
+    struct op_time *t;
+    double one;
+    if (!p->side) TRY(sizes_choose(p, f));
+    TRY(product_create(p, f, p->side, 1, working_bytes(p), &t));
+    err e = op_time_mean(t, 1, p->is_simulated ? 0 : FIGURE_S, &one);
+    if (e == OK) p->out->alone_per_s[f] = op_time_cost(t, 1).bytes / one;
+    op_time_free(t);
+    figure_done(p);
     return e;
 }
 
@@ -208,16 +220,18 @@ static err roofs_measure(struct probe *p) {
 }
 
 static err figures_measure(struct backend *b, const struct probe_request *r, struct device_rates *out) {
-    struct probe p = {.b = b, .r = r, .out = out, .n_all = r->only_formats ? 0 : b->is_host ? 5 : 6};
+    struct probe p = {.b = b, .r = r, .out = out};
+    uint32_t n_of_format = r->is_alone ? 1 : 3;
     enum format any = FORMAT_Q8_0;
     for (int f = 0; f < N_FORMATS; f++) {
         if (!r->has_format[f]) continue;
-        p.n_all += 3;
+        p.n_all += n_of_format;
         any = (enum format)f;
     }
+    if (!r->only_formats && !r->is_alone) p.n_all += b->is_host ? 5 : 6;
     for (int f = 0; f < N_FORMATS; f++)
-        if (r->has_format[f]) TRY(format_measure(&p, (enum format)f));
-    if (r->only_formats) return OK;
+        if (r->has_format[f]) TRY(r->is_alone ? alone_measure(&p, (enum format)f) : format_measure(&p, (enum format)f));
+    if (r->only_formats || r->is_alone) return OK;
     if (!p.side) TRY(sizes_choose(&p, any));
     TRY(launch_measure(&p));
     TRY(plain_measure(&p));

@@ -16,6 +16,7 @@ struct probe_request {
     const struct device_choice *choice; /* as the backend was opened; NULL: it is plain C */
     uint8_t has_format[N_FORMATS];  /* whose products to measure */
     int only_formats;               /* the other rates are known */
+    int is_alone;                   /* only alone_per_s, and no other rank computes meanwhile */
     uint32_t n_threads;             /* of a CPU device */
     uint64_t memory_max_bytes;      /* to use at a time; 0: as much as is good */
     /* Before the first figure and after each; may be NULL. */

@@ -13,6 +13,7 @@ struct device_rates {
     double read_per_s;                /* bytes of a plain read of its memory */
     double int8_per_s, f32_per_s;     /* operations (2 per product) of dots of bytes, of fma */
     double row_per_s[N_FORMATS];      /* bytes of packed weights per second, products of one row */
+    double alone_per_s[N_FORMATS];    /* row_per_s while all other ranks rest; 0: the same */
     double products_per_s[N_FORMATS]; /* multiplications and additions (2 per product) per second, of RATES_ROWS rows */
     double few_per_s[N_FORMATS];      /* the same of RATES_FEW rows; 0: on the line between one row and RATES_ROWS */
     double plain_per_s;               /* values that norms, gates, rotations of RATES_ROWS rows give; 0: not counted */

@@ -189,9 +189,15 @@ struct probe_message {
     int is_reference;               /* plain C in place of devices */
     uint8_t has_format[N_FORMATS];  /* of the model's matrices */
     uint32_t deadline_ms;           /* of every wait between ranks */
+    uint32_t turn, n_turns;         /* 0: all ranks measure everything. Else from 1 to n_turns: those whose turn it is
+                                       measure alone_per_s, while the others rest */
     uint32_t n_ranks;
     struct plan_device *devices;    /* [n_ranks] */
 };
+/* Ranks that follow each other, of one host perhaps, take different turns. */
+static inline int probe_takes_turn(const struct probe_message *m, uint32_t rank) {
+    return m->turn > 0 && rank % m->n_turns == m->turn - 1;
+}
 err probe_message_put(const struct probe_message *m, struct bytes *json);
 /* Validates; on failure nothing is left to free. */
 err probe_message_get(const char *json, size_t n, struct probe_message *out);

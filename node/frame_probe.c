@@ -85,9 +85,9 @@ err probe_message_put(const struct probe_message *m, struct bytes *json) {
         json_decref(formats);
         return err_set(ERR_CONFIG, "the name of a device is not valid UTF-8");
     }
-    return frame_json_take(json_pack("{s:b, s:b, s:I, s:o, s:o}", "is_again", m->is_again, "is_reference",
-                               m->is_reference,
-                               "deadline_ms", (json_int_t)m->deadline_ms, "formats", formats, "devices", devices),
+    return frame_json_take(json_pack("{s:b, s:b, s:I, s:I, s:I, s:o, s:o}", "is_again", m->is_again, "is_reference",
+                               m->is_reference, "deadline_ms", (json_int_t)m->deadline_ms, "turn", (json_int_t)m->turn,
+                               "n_turns", (json_int_t)m->n_turns, "formats", formats, "devices", devices),
                      json);
 }
 
@@ -96,6 +96,8 @@ static err message_read(const json_t *root, struct probe_message *m) {
     m->is_again = json_is_true(json_object_get(root, "is_again"));
     m->is_reference = json_is_true(json_object_get(root, "is_reference"));
     TRY(get_u32(root, "deadline_ms", 1, INT32_MAX, &m->deadline_ms));
+    TRY(get_u32(root, "n_turns", 0, RANKS_MAX, &m->n_turns));
+    TRY(get_u32(root, "turn", 0, m->n_turns, &m->turn));
     TRY(frame_json_list(root, "probe", "formats", 0, N_FORMATS, &formats));
     TRY(frame_json_list(root, "probe", "devices", 1, RANKS_MAX, &devices));
     for (size_t i = 0; i < json_array_size(formats); i++) {
@@ -151,6 +153,7 @@ static json_t *rates_json(const struct device_rates *r) {
     }
     json_object_set_new(o, "row_per_s", formats_json(r->row_per_s));
     json_object_set_new(o, "few_per_s", formats_json(r->few_per_s));
+    json_object_set_new(o, "alone_per_s", formats_json(r->alone_per_s));
     json_object_set_new(o, "products_per_s", formats_json(r->products_per_s));
     return o;
 }
@@ -196,6 +199,7 @@ static err rates_read(const json_t *o, struct device_rates *r) {
     }
     TRY(formats_read(o, "row_per_s", r->row_per_s));
     TRY(formats_read(o, "few_per_s", r->few_per_s));
+    TRY(formats_read(o, "alone_per_s", r->alone_per_s));
     return formats_read(o, "products_per_s", r->products_per_s);
 }
 

@@ -72,10 +72,9 @@ static err backend_measure(struct probing *p, struct backend *b, const struct pr
     return probe_device(b, r, &f->rates);
 }
 
-static err device_open_and_measure(struct probing *p, const struct device_choice *choice,
-                                   const struct probe_request *r) {
+static err device_open_and_measure(struct probing *p, const struct probe_request *r) {
     struct backend *b;
-    TRY(choice ? backend_opencl_choice(choice, &b) : backend_reference(&b));
+    TRY(r->choice ? backend_opencl_choice(r->choice, &b) : backend_reference(&b));
     err e = b->can_call ? setup_cores(p->node, p->asked.devices[p->node->rank].threads, 1) : OK;
     if (e == OK) e = backend_measure(p, b, r);
     b->ops->destroy(b);
@@ -94,6 +93,28 @@ static void quota_take(struct probing *p) {
     if (p->message.byte_s > 0) p->found.rates.quota_link_per_s = q.processors / p->n_here / p->message.byte_s;
 }
 
+static err measure_together(struct probing *p, const char *key, struct probe_request *r) {
+    if (cache_look(p, key, r->has_format, &r->only_formats)) return OK;
+    TRY(device_open_and_measure(p, r));
+    quota_take(p);
+    probe_cache_put(key, &p->found);
+    return OK;
+}
+
+/* What is kept has all other rates, and gets this one, too. */
+static err measure_alone(struct probing *p, const char *key, struct probe_request *r) {
+    int is_kept = probe_cache_get(key, &p->found), n_missing = 0;
+    for (int i = 0; i < N_FORMATS; i++) {
+        r->has_format[i] = p->asked.has_format[i] && (p->asked.is_again || !(p->found.rates.alone_per_s[i] > 0));
+        n_missing += r->has_format[i];
+    }
+    if (!n_missing || !probe_takes_turn(&p->asked, (uint32_t)p->node->rank)) return OK;
+    r->is_alone = 1;
+    TRY(device_open_and_measure(p, r));
+    if (is_kept) probe_cache_put(key, &p->found);
+    return OK;
+}
+
 static err device_measure(struct probing *p) {
     const struct plan_device *d = &p->asked.devices[p->node->rank];
     const struct device_choice named = {d->select, d->index, d->has_index};
@@ -102,11 +123,7 @@ static err device_measure(struct probing *p) {
                               .memory_max_bytes = p->memory_max_bytes, .on_figure = on_figure, .context = p};
     struct bytes key = {0};
     err e = key_make(p, choice, &key);
-    if (e == OK && !cache_look(p, (const char *)key.data, r.has_format, &r.only_formats)) {
-        e = device_open_and_measure(p, choice, &r);
-        quota_take(p);
-        if (e == OK) probe_cache_put((const char *)key.data, &p->found);
-    }
+    if (e == OK) e = (p->asked.turn ? measure_alone : measure_together)(p, (const char *)key.data, &r);
     bytes_free(&key);
     return e;
 }
@@ -148,7 +165,7 @@ static err probe_all(struct probing *p) {
     if (p->asked.deadline_ms > wire_deadline_ms(n->w)) wire_set_deadline(n->w, p->asked.deadline_ms);
     p->n_here = setup_ranks_here(n);
     p->memory_max_bytes = allowance_bytes("") / MEMORY_SHARE / p->n_here;
-    TRY(links_measure(n->w, &p->found.links, &p->found.n_links, &p->message));
+    if (!p->asked.turn) TRY(links_measure(n->w, &p->found.links, &p->found.n_links, &p->message));
     TRY(device_watch(p));
     TRY(answer(p));
     return n->rank == 0 ? setup_gather(n, 1, "to measure its device") : OK;

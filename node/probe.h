@@ -2,7 +2,8 @@
  *
  * Each rank opens the device that it would compute with, on the cores and with the threads that it would have, and
  * measures it (kernels/probe.h). All ranks do so at the same time: those of a host share its memory, its caches and
- * perhaps its quota of processor time, as they will when they compute as shards or as stages that are all busy. Links
+ * perhaps its quota of processor time, as they will when they compute as shards or as stages that are all busy. Then
+ * the coordinator asks for turns: how fast each reads weights while others rest, as stages of one stream do. Links
  * are measured before, while the devices are idle (links.h), and every time; what a device does is kept
  * (probe_cache.h). */
 #ifndef NODE_PROBE_H

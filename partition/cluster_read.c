@@ -170,6 +170,7 @@ static err take_formats(double *rates, char **parts, uint32_t n, const struct co
 static err take_device(struct said *s, char **parts, uint32_t n, const struct config_item *item) {
     struct said_device *d = &s->devices[s->n_devices - 1];
     if (strcmp(parts[0], "row_gb_s") == 0) return take_formats(d->d.rates.row_per_s, parts + 1, n - 1, item);
+    if (strcmp(parts[0], "alone_gb_s") == 0) return take_formats(d->d.rates.alone_per_s, parts + 1, n - 1, item);
     if (strcmp(parts[0], "few_gop_s") == 0) return take_formats(d->d.rates.few_per_s, parts + 1, n - 1, item);
     if (strcmp(parts[0], "products_gop_s") == 0)
         return take_formats(d->d.rates.products_per_s, parts + 1, n - 1, item);
@@ -422,7 +423,9 @@ static void correct_device(struct cluster_device *d, const struct said_device *s
     OVER(quota_message_s);
     OVER(quota_link_per_s);
     for (int f = 0; f < N_FORMATS; f++) {
+        if (from->row_per_s[f] > 0) to->alone_per_s[f] = 0; /* what was measured belongs to the other */
         OVER(row_per_s[f]);
+        OVER(alone_per_s[f]);
         OVER(few_per_s[f]);
         OVER(products_per_s[f]);
     }

@@ -75,6 +75,7 @@ static err put_device(struct bytes *out, const struct cluster_device *d, uint32_
     TRY(put_known(out, "quota_message_ms", r->quota_message_s * 1e3));
     TRY(put_known(out, "quota_link_gb_s", r->quota_link_per_s * 1e-9));
     TRY(put_formats(out, "row_gb_s", r->row_per_s, 1e9));
+    TRY(put_formats(out, "alone_gb_s", r->alone_per_s, 1e9));
     TRY(put_formats(out, "few_gop_s", r->few_per_s, 1e9));
     TRY(put_formats(out, "products_gop_s", r->products_per_s, 1e9));
     return bytes_append_str(out, "\n      };\n");

@@ -8,6 +8,8 @@
 #include "model/packed.h"
 #include "partition/cost_parts.h"
 
+#define QUOTA_BLUR 0.75 /* measured: docs/measurements.md, 9.2 */
+
 /* ---- rates ---- */
 
 static err rate_check(const struct cluster_device *d, const char *what, double value) {
@@ -133,7 +135,17 @@ static double matrix_s(double read_s, double few_s, double row_s, double n_rows)
                               : between(n_rows, RATES_FEW, RATES_ROWS, knot_s, many_s);
 }
 
-static double product_s(const struct weight *w, const struct cut *cut, const struct device_rates *r, double n_rows) {
+double cost_crowd(const struct cluster *c, uint32_t n_shards) {
+    return c->n_devices > 1 ? fmin(1, (n_shards - 1.0) / (c->n_devices - 1.0)) : 0;
+}
+
+static double row_read_s(const struct device_rates *r, enum format f, double n_bytes, double crowd) {
+    double alone_per_s = r->alone_per_s[f] > 0 ? r->alone_per_s[f] : r->row_per_s[f];
+    return crowd * n_bytes / r->row_per_s[f] + (1 - crowd) * n_bytes / alone_per_s;
+}
+
+static double product_s(const struct weight *w, const struct cut *cut, const struct device_rates *r, double n_rows,
+                        double crowd) {
     if (n_rows <= 0) return 0;
     struct slice s;
     struct packed_layout layout;
@@ -142,7 +154,7 @@ static double product_s(const struct weight *w, const struct cut *cut, const str
     double operations = 2.0 * (double)(s.row_end - s.row_begin) * (double)(s.col_end - s.col_begin);
     double n_read = w->n_experts ? experts_read(w, n_rows) : 1, n_done = w->n_experts ? n_rows * w->n_used : n_rows;
     enum format f = w->tensor->format;
-    return n_read * matrix_s((double)layout.n_bytes / r->row_per_s[f],
+    return n_read * matrix_s(row_read_s(r, f, (double)layout.n_bytes, crowd),
                              r->few_per_s[f] > 0 ? operations / r->few_per_s[f] : 0,
                              operations / r->products_per_s[f], n_done / n_read);
 }
@@ -173,7 +185,12 @@ void cost_add_layer(const struct cost_model *m, const struct cut *cut, const str
     for (uint32_t i = m->op_begin[layer + 1]; i < m->op_begin[layer + 2]; i++) {
         const struct op *op = m->ops[i];
         uint32_t n_rows = op->out >= 0 && p->values[op->out].rows == ROWS_OUT ? s->n_outs : s->n_rows;
-        if (op->kind == OP_LINEAR) out->weights_s += product_s(&p->weights[op->weight[0]], cut, r, n_rows);
+        if (op->kind == OP_LINEAR) {
+            const struct weight *w = &p->weights[op->weight[0]];
+            double seconds = product_s(w, cut, r, n_rows, 1);
+            out->weights_s += seconds;
+            out->crowd_s += seconds - product_s(w, cut, r, n_rows, s->crowd);
+        }
         if (is_plain(op->kind)) out->plain_s += plain_s(&p->values[op->out], cut, r, n_rows);
         if (op->kind == OP_ATTEND) out->attend_s += attend_s(p, op, cut, r, s);
     }
@@ -200,8 +217,11 @@ double cost_neighbours_s(const struct device_rates *r, int n_neighbours, double 
     return n_neighbours ? r->quota_message_s + bytes_quota_s(r, n_neighbours * row_bytes) : 0;
 }
 
-double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s) {
-    return fmin(spared_s, held_back(r) * compute_s);
+/* A step begins at any moment of a quota's period: whether it is held back within it is no sharp limit. */
+double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s, double rested_s) {
+    double most = held_back(r) * compute_s, blur = QUOTA_BLUR * rested_s, waits_s = most - spared_s;
+    if (fabs(waits_s) >= blur) return fmin(spared_s, most);
+    return most - (waits_s + blur) * (waits_s + blur) / (4 * blur);
 }
 
 /* ---- what passes between shards, and stages ---- */
@@ -370,10 +390,11 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
     }
     if (!d->is_host) out->copy_s = copied / d->rates.copy_per_s;
     double compute_s = out->weights_s + out->attend_s + out->plain_s + out->launch_s + out->copy_s;
-    out->saved_s = cost_saved_s(&d->rates, compute_s, spared_s);
+    out->saved_s = cost_saved_s(&d->rates, compute_s, spared_s, 0);
     out->total_s = compute_s + out->share_s - out->saved_s;
-    if (!is_first || !is_last)
-        out->rest_s = cost_saved_s(&d->rates, compute_s, spared_s + d->rates.quota_spare_s) - out->saved_s;
+    double rested_s = is_first && is_last ? 0 : d->rates.quota_spare_s;
+    out->rest_s = out->crowd_s - out->saved_s +
+                  cost_saved_s(&d->rates, compute_s - out->crowd_s, spared_s + rested_s, rested_s);
 }
 
 err cost_cell(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t cell,

@@ -40,8 +40,9 @@ void cost_add_layer(const struct cost_model *m, const struct cut *cut, const str
                     const struct step_shape *s, int layer, struct cost *out);
 /* What messages to and from so many neighbouring stages take of a quota in each step, row_bytes for each way. */
 double cost_neighbours_s(const struct device_rates *r, int n_neighbours, double row_bytes);
-/* What a device saves of a quota for computing compute_s, in waits that spare so much together. */
-double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s);
+/* What a device saves of a quota for computing compute_s, in waits that spare so much together, rested_s of it in
+ * the one between two steps. */
+double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s, double rested_s);
 /* Launches of a stage. */
 uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_t layer_end,
                        const struct step_shape *s);

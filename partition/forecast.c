@@ -22,7 +22,7 @@ static void shards_of(const struct forecasting *f, uint32_t stage, struct cost_s
 }
 
 static uint64_t share_bytes(const struct forecasting *f, const struct cost_shards *shards, const struct plan_cell *c) {
-    const struct step_shape row = {1, 1, f->decode.n_positions};
+    const struct step_shape row = {1, 1, f->decode.n_positions, 0};
     const struct cost_before *b = &f->model.before[c->layer_begin], *e = &f->model.before[c->layer_end];
     struct cost_exchange x;
     uint64_t sum = 0;
@@ -186,8 +186,8 @@ err forecast_create(const struct program *p, const struct cluster *c, const stru
 
 err forecast_create_at(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t n_positions,
                        struct forecast **out) {
-    struct forecasting f = {.plan = plan, .decode = {1, 1, n_positions},
-                            .prefill = {plan->rows_max, 0, n_positions / 2 ? n_positions / 2 : 1}};
+    struct forecasting f = {.plan = plan, .decode = {1, 1, n_positions, cost_crowd(c, plan->n_shards)},
+                            .prefill = {plan->rows_max, 0, n_positions / 2 ? n_positions / 2 : 1, 1}};
     TRY(cost_check(c));
     TRY(cost_model_create(p, c, &f.model));
     err e = NEW(f.out, 1);

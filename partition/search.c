@@ -41,7 +41,7 @@ static err sizes_fill(struct search *s) {
     s->sizes = (struct plan){.context = plan->context, .n_blocks = plan->n_blocks, .rows_max = plan->rows_max};
     plan_free(plan);
     uint32_t half = s->sizes.context / 2;
-    s->shape = (struct step_shape){1, 1, half ? half : 1};
+    s->shape = (struct step_shape){1, 1, half ? half : 1, 1};
     return OK;
 }
 
@@ -52,6 +52,7 @@ static int is_near(double a, double b, double tolerance) { return fabs(a - b) <=
 static int rates_alike(const struct device_rates *a, const struct device_rates *b, double tolerance) {
     for (int f = 0; f < N_FORMATS; f++)
         if (!is_near(a->row_per_s[f], b->row_per_s[f], tolerance) ||
+            !is_near(a->alone_per_s[f], b->alone_per_s[f], tolerance) ||
             !is_near(a->few_per_s[f], b->few_per_s[f], tolerance) ||
             !is_near(a->products_per_s[f], b->products_per_s[f], tolerance))
             return 0;

@@ -48,6 +48,7 @@ err search_grid_open(struct search *s, uint32_t n_shards, int all_shares) {
     for (int a = 0; a < N_AXES; a++) /* of those that are cut by segments */
         if ((a == AXIS_HEADS || a == AXIS_FF) && p->axes[a].n_segments > g->n_parts) g->n_parts = p->axes[a].n_segments;
     s->sizes.n_shards = n_shards;
+    if (search_is_latency(s)) s->shape.crowd = cost_crowd(s->model.cluster, n_shards);
     TRY(NEW(g->profiles, (size_t)(g->n_parts + 1) * (g->n_parts + 1)));
     return all_shares ? vectors_fill(g) : OK;
 }
@@ -111,7 +112,7 @@ static err profile_seconds(struct search *s, struct part_profile *f, uint32_t de
         const struct device_rates *r = &s->model.cluster->devices[device].rates;
         cost_add_layer(&s->model, &f->cut, r, &s->shape, (int)l, &c);
         if (l + 1 == s->n_layers) cost_add_layer(&s->model, &f->cut, r, &s->shape, (int)s->n_layers, &c);
-        (*seconds)[l + 1] = (*seconds)[l] + c.weights_s + c.attend_s + c.plain_s;
+        (*seconds)[l + 1] = (*seconds)[l] + c.weights_s - c.crowd_s + c.attend_s + c.plain_s;
     }
     return OK;
 }
@@ -221,8 +222,8 @@ static double shard_seconds(const struct search *s, const struct shard_terms *x,
         compute_s += n * x->exchange_copy_s[a];
         spared_s += n * x->exchange_spared_s[a];
     }
-    if (search_is_latency(s) && !(is_first && is_last)) spared_s += x->rates->quota_spare_s;
-    return compute_s + share_s - cost_saved_s(x->rates, compute_s, spared_s);
+    double rested_s = search_is_latency(s) && !(is_first && is_last) ? x->rates->quota_spare_s : 0;
+    return compute_s + share_s - cost_saved_s(x->rates, compute_s, spared_s + rested_s, rested_s);
 }
 
 static double stage_seconds(const struct search *s, const struct shard_terms *terms, const uint32_t *devices,

@@ -49,7 +49,7 @@ static void near(double found, double expected) {
     "    inside = { gbit_s = 400; };\n" \
     "    devices = {\n" \
     "      gpu = { device = \"NVIDIA\"; count = 2; memory_gb = 24.5; read_gb_s = 900; int8_gop_s = 80000; copy_gb_s = 20;\n" \
-    "              row_gb_s = { Q4_K = 700.0; }; few_gop_s = { Q8_0 = 2345; }; products_gop_s = { q8_0 = 12345; }; };\n" \
+    "              row_gb_s = { Q4_K = 700.0; }; few_gop_s = { Q8_0 = 2345; }; alone_gb_s = { Q4_K = 800.0; }; products_gop_s = { q8_0 = 12345; }; };\n" \
     "      cpu = { threads = 8; read_gb_s = 40; step_us = 100; launch_us = 7; pack_gb_s = 2; f32_gop_s = 500;" \
     "        quota_share = 0.5; quota_spare_ms = 3; quota_message_ms = 2; quota_link_gb_s = 0.5; };\n" \
     "    };\n" \
@@ -80,6 +80,7 @@ static void test_good_file(void **state) {
     near(g->rates.copy_per_s, 20e9);
     near(g->rates.row_per_s[FORMAT_Q4_K], 700e9);
     near(g->rates.few_per_s[FORMAT_Q8_0], 2345e9);
+    near(g->rates.alone_per_s[FORMAT_Q4_K], 800e9);
     near(g->rates.products_per_s[FORMAT_Q8_0], 12345e9);
     assert_string_equal(cpu->name, "cpu");
     assert_true(cpu->is_host);

@@ -36,7 +36,7 @@
 #define N_TOP 3
 
 static uint32_t n_layers, n_vocab, dim; /* of MODEL */
-static uint32_t n_probes;          /* of the next job, before its plan */
+static int must_probe;             /* the next job, before its plan */
 static const char *device;         /* of the next job; NULL: plain C */
 static const uint32_t *order;      /* of the next plan; NULL: rank i has cell i */
 static uint32_t n_idle;            /* ranks of the next job that get no cell */
@@ -173,16 +173,15 @@ static void job_plan(struct job *j, const char *model, uint32_t n_stages, uint32
     bytes_free(&json);
 }
 
-/* Between hello and plan. Figures come from `again` or, as the job says, from before. */
-static void job_probe(struct job *j, uint32_t n_ranks, int is_again) {
+/* Between hello and plan. Returns the signs of progress. */
+static uint32_t job_ask(struct job *j, uint32_t n_ranks, int is_again, uint32_t turn, struct probed *p) {
     struct plan_device devices[8] = {0};
-    struct probe_message m = {.is_again = is_again, .is_reference = !device, .deadline_ms = 20000, .n_ranks = n_ranks,
-                              .devices = devices};
+    struct probe_message m = {.is_again = is_again, .is_reference = !device, .deadline_ms = 20000, .turn = turn,
+                              .n_turns = turn ? n_ranks : 0, .n_ranks = n_ranks, .devices = devices};
     m.has_format[FORMAT_F16] = 1;
     for (uint32_t i = 0; i < n_ranks; i++)
         snprintf(devices[i].select, sizeof devices[i].select, "%s", device ? device : "");
     struct bytes json = {0};
-    struct probed p;
     uint32_t kind, n_signs = 0;
     assert_int_equal(probe_message_put(&m, &json), OK);
     job_send(j, FRAME_PROBE, 0, (char *)json.data);
@@ -190,9 +189,16 @@ static void job_probe(struct job *j, uint32_t n_ranks, int is_again) {
     for (; (kind = job_receive(j)) == FRAME_PROGRESS; n_signs++)
         assert_non_null(strstr((char *)j->body, "to_measure"));
     if (kind != FRAME_PROBED) fail_msg("frame %u: %s", kind, j->body ? (char *)j->body : "");
+    assert_int_equal(probed_get((char *)j->body, j->h.n_bytes, p), OK);
+    assert_int_equal(p->n_ranks, n_ranks);
+    return n_signs;
+}
+
+/* Figures come from `again` or, as the job says, from before. */
+static void job_probe(struct job *j, uint32_t n_ranks, int is_again) {
+    struct probed p;
+    uint32_t n_signs = job_ask(j, n_ranks, is_again, 0, &p);
     assert_true(n_signs > 0 || !is_again);
-    assert_int_equal(probed_get((char *)j->body, j->h.n_bytes, &p), OK);
-    assert_int_equal(p.n_ranks, n_ranks);
     for (uint32_t i = 0; i < n_ranks; i++) {
         const struct device_rates *r = &p.ranks[i].rates;
         assert_non_null(strstr(p.ranks[i].device, device ? device : "plain C"));
@@ -202,6 +208,7 @@ static void job_probe(struct job *j, uint32_t n_ranks, int is_again) {
         assert_true(r->row_per_s[FORMAT_F16] > 1e6 && r->products_per_s[FORMAT_F16] > 1e6);
         assert_true(r->few_per_s[FORMAT_F16] > 1e6);
         assert_true(r->row_per_s[FORMAT_Q8_0] == 0 && r->copy_per_s == 0);
+        assert_int_equal(r->alone_per_s[FORMAT_F16] > 1e6, !is_again); /* kept from the turns between */
     }
     /* All ranks are of this host: its first two know how fast messages go inside. */
     assert_int_equal(p.ranks[0].n_links, n_ranks > 1);
@@ -214,6 +221,16 @@ static void job_probe(struct job *j, uint32_t n_ranks, int is_again) {
     probed_free(&p);
 }
 
+/* Each measures while the others rest. */
+static void job_turns(struct job *j, uint32_t n_ranks) {
+    for (uint32_t turn = 1; turn <= n_ranks; turn++) {
+        struct probed p;
+        job_ask(j, n_ranks, 1, turn, &p);
+        assert_true(p.ranks[turn - 1].rates.alone_per_s[FORMAT_F16] > 1e6 && p.ranks[turn - 1].n_links == 0);
+        probed_free(&p);
+    }
+}
+
 /* From mpirun to a loaded model. */
 static void job_open(struct job *j, uint32_t n_stages, uint32_t n_shards, uint32_t deadline_ms) {
     uint32_t n_cells = n_stages * n_shards, n_ranks = n_cells + n_idle;
@@ -222,7 +239,7 @@ static void job_open(struct job *j, uint32_t n_stages, uint32_t n_shards, uint32
     j->hello = json_loads((char *)j->body, 0, NULL);
     assert_int_equal(json_array_size(j->hello), n_ranks);
     j->n_shards = n_shards;
-    for (uint32_t i = 0; i < n_probes; i++) job_probe(j, n_ranks, i == 0);
+    if (must_probe) job_probe(j, n_ranks, 1), job_turns(j, n_ranks), job_probe(j, n_ranks, 0);
     job_plan(j, MODEL, n_stages, n_shards, deadline_ms);
     uint32_t kind;
     while ((kind = job_receive(j)) == FRAME_PROGRESS) {}
@@ -423,8 +440,7 @@ static void test_every_grid_gives_the_same(void **state) {
         if (g) bytes_free(&all);
     }
     bytes_free(&first);
-    device = hosts = NULL;
-    order = NULL;
+    device = hosts = NULL, order = NULL;
     n_idle = 0;
 }
 
@@ -434,10 +450,10 @@ static void test_probed_and_planned(void **state) {
     for (int i = 0; i < 2; i++) {
         struct bytes results[2] = {0};
         device = i ? POCL : NULL;
-        for (n_probes = 0; n_probes <= 2; n_probes += 2) {
+        for (must_probe = 0; must_probe <= 1; must_probe++) {
             struct job j;
             job_open(&j, i ? 1 : 3, i ? 2 : 1, 20000);
-            run_steps(&j, &results[n_probes / 2]);
+            run_steps(&j, &results[must_probe]);
             job_send(&j, FRAME_STOP, 0, "");
             assert_int_equal(job_receive(&j), 0);
             assert_int_equal(job_end(&j, 5), 0);
@@ -448,7 +464,7 @@ static void test_probed_and_planned(void **state) {
         bytes_free(&results[1]);
     }
     device = NULL;
-    n_probes = 0;
+    must_probe = 0;
 }
 
 static void test_stop_before_plan(void **state) {

@@ -44,6 +44,7 @@ static struct probed_link of_0[] = {{1, 50e-6, 1.2e9, 1.3e9}, {2, 1e-6, 8e9, 8e9
 static void answers(struct probed_rank r[N_RANKS]) {
     static const struct device_rates rates = {.read_per_s = 28.5e9, .int8_per_s = 6e11, .f32_per_s = 8e10,
         .row_per_s = {[FORMAT_Q4_K] = 24.25e9}, .few_per_s = {[FORMAT_Q4_K] = 2e11},
+        .alone_per_s = {[FORMAT_Q4_K] = 26.5e9},
         .products_per_s = {[FORMAT_Q4_K] = 3e11, [FORMAT_Q6_K] = 1e12 / 3},
         .launch_s = 4e-6, .step_s = 40e-6, .pack_per_s = 1e9};
     for (int i = 0; i < N_RANKS; i++) {
@@ -74,11 +75,16 @@ static void test_probe_round_trip(void **state) {
     (void)state;
     struct probe_message m = asked(), got;
     struct bytes b = {0};
+    m.turn = 2;
+    m.n_turns = 3;
     assert_int_equal(probe_message_put(&m, &b), OK);
     assert_int_equal(probe_message_get((char *)b.data, b.len, &got), OK);
     assert_int_equal(got.is_again, 1);
     assert_int_equal(got.is_reference, 0);
     assert_int_equal(got.deadline_ms, 60000);
+    assert_int_equal(got.turn, 2);
+    assert_int_equal(got.n_turns, 3);
+    assert_true(probe_takes_turn(&got, 1) && probe_takes_turn(&got, 4) && !probe_takes_turn(&got, 2));
     assert_memory_equal(got.has_format, m.has_format, sizeof m.has_format);
     assert_int_equal(got.n_ranks, N_RANKS);
     assert_string_equal(got.devices[3].select, "NVIDIA");
@@ -95,15 +101,17 @@ static void test_probe_bad(void **state) {
     (void)state;
     static const char *const bad[] = {
         "", "[]", "null", "{}",
-        "{\"deadline_ms\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"formats\":[\"Q9\"],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"formats\":[7],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[]}",
-        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":-1,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":1e3}]}",
-        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":null,\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":\"a\\u0000b\",\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[1]}",
+        "{\"deadline_ms\":0,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[\"Q9\"],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[7],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":-1,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":1e3}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":null,\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":\"a\\u0000b\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[1]}",
+        "{\"deadline_ms\":1,\"turn\":3,\"n_turns\":2,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
     };
     struct probe_message m;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
@@ -156,7 +164,7 @@ static void test_device_of_any_bytes(void **state) {
 #define RANK(rank, memory, rates, links)                                                                          \
     "{\"rank\":" rank ",\"device\":\"d\",\"is_host\":true,\"is_cached\":false,\"memory_bytes\":" memory            \
     ",\"threads\":1,\"rates\":{" rates "},\"links\":" links "}"
-#define FORMATS ",\"row_per_s\":{},\"few_per_s\":{},\"products_per_s\":{}"
+#define FORMATS ",\"row_per_s\":{},\"few_per_s\":{},\"alone_per_s\":{},\"products_per_s\":{}"
 #define GOOD_1 RANK("1", "1", RATES FORMATS, "[]")
 
 static void test_probed_bad(void **state) {
@@ -169,10 +177,10 @@ static void test_probed_bad(void **state) {
         "[" RANK("0", "1.5", RATES FORMATS, "[]") "]",
         "[" RANK("0", "1", RATES, "[]") "]",                        /* no formats */
         "[" RANK("0", "1", "\"read_per_s\":1" FORMATS, "[]") "]",   /* rates missing */
-        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":-1},\"few_per_s\":{},\"products_per_s\":{}", "[]") "]",
-        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":\"1\"},\"few_per_s\":{},\"products_per_s\":{}", "[]") "]",
-        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":1e30},\"few_per_s\":{},\"products_per_s\":{}", "[]") "]",
-        "[" RANK("0", "1", RATES ",\"row_per_s\":[1],\"few_per_s\":{},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":-1},\"few_per_s\":{},\"alone_per_s\":{},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":\"1\"},\"few_per_s\":{},\"alone_per_s\":{},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":{\"Q4_K\":1e30},\"few_per_s\":{},\"alone_per_s\":{},\"products_per_s\":{}", "[]") "]",
+        "[" RANK("0", "1", RATES ",\"row_per_s\":[1],\"few_per_s\":{},\"alone_per_s\":{},\"products_per_s\":{}", "[]") "]",
         "[" RANK("0", "1", RATES FORMATS ",\"launch_s\":2", "[]") "]", /* a key twice */
         "[" RANK("0", "1", RATES FORMATS, "null") "]",
         "[" RANK("0", "1", RATES FORMATS, "[{\"to\":0,\"latency_s\":1,\"bytes_per_s\":1,\"back_per_s\":1}]") "]", /* to itself */
@@ -243,6 +251,32 @@ static void test_cluster(void **state) {
     cluster_free(c);
     m.n_ranks = 3;
     assert_int_equal(measured_cluster(ranks, 3, &m, (char *)b.data, b.len, &c), ERR_JOB);
+    bytes_free(&b);
+}
+
+/* Who takes a turn is believed, the others said nothing new; once all is known no turn is left. */
+static void test_turns(void **state) {
+    (void)state;
+    struct bytes b = {0};
+    struct cluster *c;
+    struct probe_message m = asked();
+    m.is_again = m.has_format[FORMAT_Q6_K] = 0;
+    body_make(&b);
+    assert_int_equal(measured_cluster(ranks, N_RANKS, &m, (char *)b.data, b.len, &c), OK);
+    assert_int_equal(measured_turns(c, &m), 0);
+    for (uint32_t r = 0; r < N_RANKS; r++) c->devices[r].rates.alone_per_s[FORMAT_Q4_K] = 0;
+    m.n_turns = measured_turns(c, &m);
+    assert_int_equal(m.n_turns, MEASURED_TURNS);
+    for (m.turn = 1; m.turn <= m.n_turns; m.turn++) {
+        assert_int_equal(measured_turns(c, &m), MEASURED_TURNS);
+        assert_int_equal(measured_alone(c, &m, (char *)b.data, b.len), OK);
+        for (uint32_t r = 0; r < N_RANKS; r++)
+            assert_true(c->devices[r].rates.alone_per_s[FORMAT_Q4_K] == (r < m.turn ? 26.5e9 : 0));
+    }
+    assert_int_equal(measured_turns(c, &m), 0);
+    c->n_devices = 3;
+    assert_int_equal(measured_alone(c, &m, (char *)b.data, b.len), ERR_JOB);
+    cluster_free(c);
     bytes_free(&b);
 }
 
@@ -512,7 +546,7 @@ int main(void) {
         cmocka_unit_test(test_probed_bytes_changed),
         cmocka_unit_test(test_cluster),
         cmocka_unit_test(test_noise_is_joined),
-        cmocka_unit_test(test_cluster_written),
+        cmocka_unit_test(test_turns), cmocka_unit_test(test_cluster_written),
         cmocka_unit_test(test_memory_of_a_rank),
         cmocka_unit_test(test_tournament),
         cmocka_unit_test(test_cache),
