@@ -59,7 +59,7 @@ static double prompt_forecast_s(const struct facts_request *r, const struct fact
 }
 
 static err take_prefill(const struct facts_request *r, const struct forecast *forecast, struct facts *f) {
-    const struct step_shape s = {.n_rows = f->rows, .n_outs = 1, .n_positions = r->n_prompt / 2 + 1, .crowd = 1};
+    const struct step_shape s = {.n_rows = f->rows, .n_outs = 1, .n_positions = r->n_prompt / 2 + 1};
     for (uint32_t i = 0; i < f->n_ranks; i++) {
         struct cost c;
         TRY(cost_cell(r->program, r->cluster, r->plan, i, &s, &c));

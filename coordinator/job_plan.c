@@ -187,7 +187,7 @@ static struct probe_message asked(const struct job_plan *j) {
     struct probe_message m = {.is_again = strcmp(j->r.config->probe, "again") == 0,
                               .is_reference = j->r.is_reference,
                               .deadline_ms = (uint32_t)(j->r.config->deadline_s * 1000),
-                              .turn = j->turn, .n_turns = j->n_turns,
+                              .turn = j->turn, .n_turns = j->n_turns, .side = p ? p->dim : 0,
                               .n_ranks = j->n_ranks, .devices = j->devices};
     if (!p) memcpy(m.has_format, j->r.has_format, sizeof m.has_format);
     for (uint32_t i = 0; p && i < p->n_weights; i++)

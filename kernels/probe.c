@@ -55,6 +55,11 @@ static err pilot_run(struct op_time *t, uint32_t n_rows, double *seconds) {
     return OK;
 }
 
+uint32_t probe_side(uint32_t side) {
+    if (side == 0 || side > SIDE_MOST) return SIDE_MOST;
+    return side < SIDE_LEAST ? SIDE_LEAST : side / SIDE_LEAST * SIDE_LEAST;
+}
+
 /* How large products may be, by the smallest. */
 static err sizes_choose(struct probe *p, enum format f) {
     struct op_time *t;
@@ -66,7 +71,7 @@ static err sizes_choose(struct probe *p, enum format f) {
     p->side = SIDE_LEAST;
     if (e == OK && !p->is_simulated) {
         e = pilot_run(t, MANY_ROWS, &seconds);
-        for (p->side = SIDE_MOST; p->side > SIDE_LEAST; p->side /= 2) {
+        for (p->side = p->r->side; p->side > SIDE_LEAST; p->side = probe_side(p->side / 2)) {
             double scale = (double)p->side / SIDE_LEAST;
             if (seconds * scale * scale <= MANY_MOST_S) break;
         }

@@ -191,6 +191,7 @@ struct probe_message {
     uint32_t deadline_ms;           /* of every wait between ranks */
     uint32_t turn, n_turns;         /* 0: all ranks measure everything. Else from 1 to n_turns: those whose turn it is
                                        measure alone_per_s, while the others rest */
+    uint32_t side;                  /* of the model's matrices, about; 0: none is meant */
     uint32_t n_ranks;
     struct plan_device *devices;    /* [n_ranks] */
 };

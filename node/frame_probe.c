@@ -85,9 +85,10 @@ err probe_message_put(const struct probe_message *m, struct bytes *json) {
         json_decref(formats);
         return err_set(ERR_CONFIG, "the name of a device is not valid UTF-8");
     }
-    return frame_json_take(json_pack("{s:b, s:b, s:I, s:I, s:I, s:o, s:o}", "is_again", m->is_again, "is_reference",
-                               m->is_reference, "deadline_ms", (json_int_t)m->deadline_ms, "turn", (json_int_t)m->turn,
-                               "n_turns", (json_int_t)m->n_turns, "formats", formats, "devices", devices),
+    return frame_json_take(json_pack("{s:b, s:b, s:I, s:I, s:I, s:I, s:o, s:o}", "is_again", m->is_again,
+                               "is_reference", m->is_reference, "deadline_ms", (json_int_t)m->deadline_ms,
+                               "turn", (json_int_t)m->turn, "n_turns", (json_int_t)m->n_turns,
+                               "side", (json_int_t)m->side, "formats", formats, "devices", devices),
                      json);
 }
 
@@ -98,6 +99,7 @@ static err message_read(const json_t *root, struct probe_message *m) {
     TRY(get_u32(root, "deadline_ms", 1, INT32_MAX, &m->deadline_ms));
     TRY(get_u32(root, "n_turns", 0, RANKS_MAX, &m->n_turns));
     TRY(get_u32(root, "turn", 0, m->n_turns, &m->turn));
+    TRY(get_u32(root, "side", 0, INT32_MAX, &m->side));
     TRY(frame_json_list(root, "probe", "formats", 0, N_FORMATS, &formats));
     TRY(frame_json_list(root, "probe", "devices", 1, RANKS_MAX, &devices));
     for (size_t i = 0; i < json_array_size(formats); i++) {

@@ -41,8 +41,9 @@ static void on_figure(void *context, uint32_t n_done, uint32_t n_all) {
 static err key_make(const struct probing *p, const struct device_choice *choice, struct bytes *out) {
     const struct node *n = p->node;
     struct quota q = quota_find("");
-    TRY(bytes_printf(out, "host %s, %u ranks, cores %s, %u threads, quota %.3f in %g s, ", wire_host(n->w, n->rank),
-                     p->n_here, n->cores.text, n->cores.n_threads, q.processors, q.period_s));
+    TRY(bytes_printf(out, "host %s, %u ranks, cores %s, %u threads, quota %.3f in %g s, products of %u columns, ",
+                     wire_host(n->w, n->rank), p->n_here, n->cores.text, n->cores.n_threads, q.processors, q.period_s,
+                     probe_side(p->asked.side)));
     return probe_identity(choice, out);
 }
 
@@ -119,7 +120,8 @@ static err device_measure(struct probing *p) {
     const struct plan_device *d = &p->asked.devices[p->node->rank];
     const struct device_choice named = {d->select, d->index, d->has_index};
     const struct device_choice *choice = p->asked.is_reference ? NULL : &named;
-    struct probe_request r = {.choice = choice, .n_threads = choice ? p->node->cores.n_threads : 1,
+    struct probe_request r = {.choice = choice, .side = probe_side(p->asked.side),
+                              .n_threads = choice ? p->node->cores.n_threads : 1,
                               .memory_max_bytes = p->memory_max_bytes, .on_figure = on_figure, .context = p};
     struct bytes key = {0};
     err e = key_make(p, choice, &key);

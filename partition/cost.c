@@ -135,17 +135,8 @@ static double matrix_s(double read_s, double few_s, double row_s, double n_rows)
                               : between(n_rows, RATES_FEW, RATES_ROWS, knot_s, many_s);
 }
 
-double cost_crowd(const struct cluster *c, uint32_t n_shards) {
-    return c->n_devices > 1 ? fmin(1, (n_shards - 1.0) / (c->n_devices - 1.0)) : 0;
-}
-
-static double row_read_s(const struct device_rates *r, enum format f, double n_bytes, double crowd) {
-    double alone_per_s = r->alone_per_s[f] > 0 ? r->alone_per_s[f] : r->row_per_s[f];
-    return crowd * n_bytes / r->row_per_s[f] + (1 - crowd) * n_bytes / alone_per_s;
-}
-
 static double product_s(const struct weight *w, const struct cut *cut, const struct device_rates *r, double n_rows,
-                        double crowd) {
+                        int is_alone) {
     if (n_rows <= 0) return 0;
     struct slice s;
     struct packed_layout layout;
@@ -154,7 +145,8 @@ static double product_s(const struct weight *w, const struct cut *cut, const str
     double operations = 2.0 * (double)(s.row_end - s.row_begin) * (double)(s.col_end - s.col_begin);
     double n_read = w->n_experts ? experts_read(w, n_rows) : 1, n_done = w->n_experts ? n_rows * w->n_used : n_rows;
     enum format f = w->tensor->format;
-    return n_read * matrix_s(row_read_s(r, f, (double)layout.n_bytes, crowd),
+    double read_per_s = is_alone && r->alone_per_s[f] > 0 ? r->alone_per_s[f] : r->row_per_s[f];
+    return n_read * matrix_s((double)layout.n_bytes / read_per_s,
                              r->few_per_s[f] > 0 ? operations / r->few_per_s[f] : 0,
                              operations / r->products_per_s[f], n_done / n_read);
 }
@@ -187,9 +179,9 @@ void cost_add_layer(const struct cost_model *m, const struct cut *cut, const str
         uint32_t n_rows = op->out >= 0 && p->values[op->out].rows == ROWS_OUT ? s->n_outs : s->n_rows;
         if (op->kind == OP_LINEAR) {
             const struct weight *w = &p->weights[op->weight[0]];
-            double seconds = product_s(w, cut, r, n_rows, 1);
+            double seconds = product_s(w, cut, r, n_rows, 0);
             out->weights_s += seconds;
-            out->crowd_s += seconds - product_s(w, cut, r, n_rows, s->crowd);
+            if (s->is_alone) out->crowd_s += seconds - product_s(w, cut, r, n_rows, 1);
         }
         if (is_plain(op->kind)) out->plain_s += plain_s(&p->values[op->out], cut, r, n_rows);
         if (op->kind == OP_ATTEND) out->attend_s += attend_s(p, op, cut, r, s);

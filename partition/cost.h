@@ -33,13 +33,13 @@
  *                the wait, of which there is one. (1 - q) x computing at most; below 0 where messages take more than
  *                waits give
  *     total_s    the sum of these, less saved_s
- *     rest_s     what a step takes less that is the only one of all stages. It does not share memory with other stages:
- *                its bytes / row_per_s become, for a share of the other devices that are shards of its stage, crowd x
- *                bytes / row_per_s + (1 - crowd) x bytes / alone_per_s. And its stage saves of a quota while others
- *                compute: another quota_spare_s, where it has not all layers. Since steps begin at any moment of a
- *                period, what is still waited for, w = (1 - q) x computing - all that is spared, is on average
- *                (w + b)^2 / 4b where it is between -b and b, b = 3/4 quota_spare_s. A step of the only stream takes
- *                total_s - rest_s; where there is always work there is no rest
+ *     rest_s     what a step takes less that is the only one of all stages. Where these have one shard each, it has all
+ *                of the memory that stages may share: its bytes / row_per_s become bytes / alone_per_s (shards read at
+ *                the same moments, more so than stages do). And its stage saves of a quota while others compute:
+ *                another quota_spare_s, where it has not all layers. Since steps begin at any moment of a period, what
+ *                is still waited for, w = (1 - q) x computing - all that is spared, is on average (w + b)^2 / 4b where
+ *                it is between -b and b, b = 3/4 quota_spare_s. A step of the only stream takes total_s - rest_s; where
+ *                there is always work there is no rest
  *
  * A stage takes as long as its slowest shard. From stage to stage go r x dim x 4 bytes per shard; shards that send
  * between the same two hosts share the way: a hop is latency_s + n_shards_there x bytes / bytes_per_s, the way back to
@@ -56,8 +56,7 @@
 struct step_shape {
     uint32_t n_rows, n_outs;
     uint32_t n_positions; /* of the cache that each row attends to */
-    double crowd;         /* of a step that is the only one of all stages: the share of the other devices that compute
-                             at the same time, cost_crowd */
+    int is_alone;         /* where it is the only step of all stages no other device computes: stages of one shard */
 };
 
 struct cost {
@@ -68,9 +67,6 @@ struct cost {
     double crowd_s;  /* less of weights_s, where it is the only step of all stages */
     double rest_s;   /* less in all, where it is the only step of all stages */
 };
-
-/* 0 for stages of one shard, 1 where all devices are shards of a stage. */
-double cost_crowd(const struct cluster *c, uint32_t n_shards);
 
 /* ERR_CONFIG names a device or a link whose rates are not known: see cluster_complete. */
 err cost_check(const struct cluster *c);

@@ -186,8 +186,8 @@ err forecast_create(const struct program *p, const struct cluster *c, const stru
 
 err forecast_create_at(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t n_positions,
                        struct forecast **out) {
-    struct forecasting f = {.plan = plan, .decode = {1, 1, n_positions, cost_crowd(c, plan->n_shards)},
-                            .prefill = {plan->rows_max, 0, n_positions / 2 ? n_positions / 2 : 1, 1}};
+    struct forecasting f = {.plan = plan, .decode = {1, 1, n_positions, plan->n_shards == 1},
+                            .prefill = {plan->rows_max, 0, n_positions / 2 ? n_positions / 2 : 1, 0}};
     TRY(cost_check(c));
     TRY(cost_model_create(p, c, &f.model));
     err e = NEW(f.out, 1);

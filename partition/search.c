@@ -41,7 +41,7 @@ static err sizes_fill(struct search *s) {
     s->sizes = (struct plan){.context = plan->context, .n_blocks = plan->n_blocks, .rows_max = plan->rows_max};
     plan_free(plan);
     uint32_t half = s->sizes.context / 2;
-    s->shape = (struct step_shape){1, 1, half ? half : 1, 1};
+    s->shape = (struct step_shape){1, 1, half ? half : 1, 0};
     return OK;
 }
 

@@ -48,7 +48,7 @@ err search_grid_open(struct search *s, uint32_t n_shards, int all_shares) {
     for (int a = 0; a < N_AXES; a++) /* of those that are cut by segments */
         if ((a == AXIS_HEADS || a == AXIS_FF) && p->axes[a].n_segments > g->n_parts) g->n_parts = p->axes[a].n_segments;
     s->sizes.n_shards = n_shards;
-    if (search_is_latency(s)) s->shape.crowd = cost_crowd(s->model.cluster, n_shards);
+    s->shape.is_alone = search_is_latency(s) && n_shards == 1;
     TRY(NEW(g->profiles, (size_t)(g->n_parts + 1) * (g->n_parts + 1)));
     return all_shares ? vectors_fill(g) : OK;
 }

@@ -77,6 +77,7 @@ static void test_probe_round_trip(void **state) {
     struct bytes b = {0};
     m.turn = 2;
     m.n_turns = 3;
+    m.side = 2048;
     assert_int_equal(probe_message_put(&m, &b), OK);
     assert_int_equal(probe_message_get((char *)b.data, b.len, &got), OK);
     assert_int_equal(got.is_again, 1);
@@ -84,6 +85,7 @@ static void test_probe_round_trip(void **state) {
     assert_int_equal(got.deadline_ms, 60000);
     assert_int_equal(got.turn, 2);
     assert_int_equal(got.n_turns, 3);
+    assert_int_equal(got.side, 2048);
     assert_true(probe_takes_turn(&got, 1) && probe_takes_turn(&got, 4) && !probe_takes_turn(&got, 2));
     assert_memory_equal(got.has_format, m.has_format, sizeof m.has_format);
     assert_int_equal(got.n_ranks, N_RANKS);
@@ -101,16 +103,16 @@ static void test_probe_bad(void **state) {
     (void)state;
     static const char *const bad[] = {
         "", "[]", "null", "{}",
-        "{\"deadline_ms\":0,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[\"Q9\"],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[7],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[]}",
-        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":-1,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":1e3}]}",
-        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":null,\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[{\"select\":\"a\\u0000b\",\"index\":0,\"threads\":0}]}",
-        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"formats\":[],\"devices\":[1]}",
-        "{\"deadline_ms\":1,\"turn\":3,\"n_turns\":2,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":0,\"turn\":0,\"n_turns\":0,\"side\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"side\":0,\"formats\":[\"Q9\"],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"side\":0,\"formats\":[7],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"side\":0,\"formats\":[],\"devices\":[]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"side\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":-1,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"side\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":1e3}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"side\":0,\"formats\":[],\"devices\":[{\"select\":null,\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"side\":0,\"formats\":[],\"devices\":[{\"select\":\"a\\u0000b\",\"index\":0,\"threads\":0}]}",
+        "{\"deadline_ms\":1,\"turn\":0,\"n_turns\":0,\"side\":0,\"formats\":[],\"devices\":[1]}",
+        "{\"deadline_ms\":1,\"turn\":3,\"n_turns\":2,\"side\":0,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
         "{\"deadline_ms\":1,\"formats\":[],\"devices\":[{\"select\":\"\",\"index\":0,\"threads\":0}]}",
     };
     struct probe_message m;
