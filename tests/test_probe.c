@@ -17,6 +17,7 @@
 #include "base/env.h"
 #include "base/log.h"
 #include "coordinator/measured.h"
+#include "kernels/probe.h"
 #include "node/frame.h"
 #include "node/links.h"
 #include "node/probe_cache.h"
@@ -280,6 +281,14 @@ static void test_turns(void **state) {
     assert_int_equal(measured_alone(c, &m, (char *)b.data, b.len), ERR_JOB);
     cluster_free(c);
     bytes_free(&b);
+}
+
+/* Whole super-blocks, however a side is halved. */
+static void test_side(void **state) {
+    (void)state;
+    static const uint32_t side_of[][2] = {{0, 4096}, {100, 256}, {256, 256}, {1500, 1280}, {3072, 3072}, {5120, 4096}};
+    for (size_t i = 0; i < sizeof side_of / sizeof *side_of; i++)
+        assert_int_equal(probe_side(side_of[i][0]), side_of[i][1]);
 }
 
 static void write_file(const char *name, const char *text);
@@ -548,7 +557,7 @@ int main(void) {
         cmocka_unit_test(test_probed_bytes_changed),
         cmocka_unit_test(test_cluster),
         cmocka_unit_test(test_noise_is_joined),
-        cmocka_unit_test(test_turns), cmocka_unit_test(test_cluster_written),
+        cmocka_unit_test(test_turns), cmocka_unit_test(test_side), cmocka_unit_test(test_cluster_written),
         cmocka_unit_test(test_memory_of_a_rank),
         cmocka_unit_test(test_tournament),
         cmocka_unit_test(test_cache),
