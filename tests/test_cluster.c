@@ -49,7 +49,8 @@ static void near(double found, double expected) {
     "    inside = { gbit_s = 400; };\n" \
     "    devices = {\n" \
     "      gpu = { device = \"NVIDIA\"; count = 2; memory_gb = 24.5; read_gb_s = 900; int8_gop_s = 80000; copy_gb_s = 20;\n" \
-    "              row_gb_s = { Q4_K = 700.0; }; few_gop_s = { Q8_0 = 2345; }; alone_gb_s = { Q4_K = 800.0; }; products_gop_s = { q8_0 = 12345; }; };\n" \
+    "              row_gb_s = { Q4_K = 700.0; }; few_gop_s = { Q8_0 = 2345; }; products_gop_s = { q8_0 = 12345; };\n" \
+    "              alone_gb_s = { Q4_K = 800.0; }; };\n" \
     "      cpu = { threads = 8; read_gb_s = 40; step_us = 100; launch_us = 7; pack_gb_s = 2; f32_gop_s = 500;" \
     "        quota_share = 0.5; quota_spare_ms = 3; quota_message_ms = 2; quota_link_gb_s = 0.5; };\n" \
     "    };\n" \
@@ -231,6 +232,7 @@ static struct cluster *measured(void) {
     for (int i = 0; i < 4; i++) {
         c->devices[i] = (struct cluster_device){.host = host_of[i], .rank = i, .is_host = 1, .memory_bytes = 7};
         c->devices[i].rates.read_per_s = 5e9;
+        c->devices[i].rates.alone_per_s[FORMAT_Q4_K] = 6e9;
         c->measured[i] = (struct cluster_link){30e-6, 1e9};
     }
     return c;
@@ -248,7 +250,8 @@ static void test_correct(void **state) {
     (void)state;
     struct cluster *c = measured();
     assert_int_equal(correct(c, "hosts = { left = { memory_gb = 2; devices = {\n"
-                                "  a = { device = \"Clover\"; read_gb_s = 9; }; b = { count = 2; threads = 3; memory_gb = 1; }; }; };\n"
+                                "  a = { device = \"Clover\"; read_gb_s = 9; row_gb_s = { Q4_K = 3.0; }; };\n"
+                                "  b = { count = 2; threads = 3; memory_gb = 1; }; }; };\n"
                                 "right = { file_gb_s = 3; }; other = { devices = { x = { read_gb_s = 1; }; }; }; };"), OK);
     assert_true(c->hosts[0].memory_bytes == 2000000000u && c->hosts[1].memory_bytes == 0);
     near(c->hosts[1].file_per_s, 3e9);
@@ -257,6 +260,8 @@ static void test_correct(void **state) {
     assert_int_equal(c->devices[0].memory_bytes, 7);
     assert_string_equal(c->devices[1].select, "");
     near(c->devices[1].rates.read_per_s, 5e9);
+    assert_true(c->devices[0].rates.alone_per_s[FORMAT_Q4_K] == 0); /* measured beside another row_gb_s */
+    near(c->devices[1].rates.alone_per_s[FORMAT_Q4_K], 6e9);
     assert_int_equal(c->devices[2].threads, 3);
     assert_true(c->devices[3].memory_bytes == 1000000000u && c->devices[3].is_host);
     assert_int_equal(c->devices[2].index, 0);

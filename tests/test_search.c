@@ -128,6 +128,8 @@ static struct cluster *random_cluster(uint32_t n_devices, uint64_t model_bytes) 
         test_scale(d, between(0.2, 2));
         d->rates.launch_s = between(0, 1e-5);
         d->rates.step_s = between(0, 1e-4);
+        for (int f = 0; f < N_FORMATS; f++)
+            d->rates.alone_per_s[f] = rand() % 2 * d->rates.row_per_s[f] * between(1, 3);
         if (rand() % 2) {
             d->rates.quota_share = between(0.1, 0.9);
             d->rates.quota_spare_s = between(0, 1e-2);
