@@ -8,6 +8,7 @@
 #include "base/cache_file.h"
 #include "coordinator/commands.h"
 #include "coordinator/engine.h"
+#include "coordinator/job_plan.h"
 #include "coordinator/model.h"
 #include "coordinator/options.h"
 #include "coordinator/report.h"
@@ -16,7 +17,7 @@ struct probe_command {
     struct config config;
     const char *formats, *out;
     int is_json, is_verbose, is_reference;
-    uint8_t has_format[N_FORMATS];
+    struct engine_products products;
 };
 
 /* ---- JSON ---- */
@@ -114,20 +115,21 @@ static err add_format(void *context, const char *name) {
     struct probe_command *k = context;
     enum format f;
     TRY(format_from_name(name, &f));
-    k->has_format[f] = 1;
+    k->products.has_format[f] = 1;
     return OK;
 }
 
-/* Those of the model, where one is named. */
-static err formats_choose(struct probe_command *k, const char *path) {
-    if (k->formats) return config_parse_list("formats", k->formats, N_FORMATS, add_format, k);
-    if (!path) return config_parse_list("formats", "Q4_0,Q8_0,Q4_K,Q6_K,F16", N_FORMATS, add_format, k);
+/* As a job of the model would measure them, where one is named. */
+static err products_choose(struct probe_command *k, const char *path) {
     struct model m;
-    TRY(model_open("probe", path, &k->config, &m));
-    for (uint32_t i = 0; i < m.program->n_weights; i++)
-        if (!m.program->weights[i].is_vector) k->has_format[m.program->weights[i].tensor->format] = 1;
-    model_close(&m);
-    return OK;
+    if (path) {
+        TRY(model_open("probe", path, &k->config, &m));
+        k->products = job_plan_products(m.program);
+        model_close(&m);
+        if (!k->formats) return OK;
+        memset(k->products.has_format, 0, sizeof k->products.has_format);
+    }
+    return config_parse_list("formats", k->formats ? k->formats : "Q4_0,Q8_0,Q4_K,Q6_K,F16", N_FORMATS, add_format, k);
 }
 
 static err write_out(const struct probe_command *k, const struct cluster *c) {
@@ -139,7 +141,7 @@ static err write_out(const struct probe_command *k, const struct cluster *c) {
 }
 
 static err probe(struct probe_command *k) {
-    const struct engine_options o = {.config = &k->config, .has_format = k->has_format, .wake_fd = -1,
+    const struct engine_options o = {.config = &k->config, .products = &k->products, .wake_fd = -1,
                                      .is_reference = k->is_reference, .is_verbose = k->is_verbose};
     struct cluster *c;
     TRY(engine_probe(&o, &c));
@@ -163,12 +165,12 @@ err cmd_probe(int argc, char **argv) {
     };
     const struct option_set set = {
         "probe [MODEL] [flags]",
-        "Launches a job that measures: each rank its device, hosts in pairs the links between them. What a\n"
-        "device did before is known; --probe again measures it anew. --hosts, --ranks and --cluster say\n"
-        "which ranks there are.",
+        "Launches a job that measures: each rank its device, hosts in pairs the links between them. Of a MODEL\n"
+        "it measures what generate and serve take: its formats, products as wide. What a device did before\n"
+        "is known; --probe again measures it anew. --hosts, --ranks and --cluster say which ranks there are.",
         CONFIG_GRID | CONFIG_JOB, own, sizeof own / sizeof *own, 1};
     TRY(options_parse(&set, argc, argv, &k.config, &words));
     if (words.is_help) return OK;
-    TRY(formats_choose(&k, words.n_words ? words.words[0] : *k.config.model ? k.config.model : NULL));
+    TRY(products_choose(&k, words.n_words ? words.words[0] : *k.config.model ? k.config.model : NULL));
     return probe(&k);
 }

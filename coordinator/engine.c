@@ -495,7 +495,7 @@ static err settings_take(struct engine *e) {
 
 static err job_begin(const struct engine_options *o, struct job_plan **out) {
     const struct job_request r = {o->config, o->program, o->context, o->n_blocks, o->rows_max,
-                                  (uint32_t)inside_ranks, o->is_reference, o->has_format};
+                                  (uint32_t)inside_ranks, o->is_reference, o->products};
     return job_plan_begin(&r, out);
 }
 

@@ -15,10 +15,16 @@
 
 struct engine;
 
+/* The products that are measured: of these formats, with matrices about so wide; side 0: as in large models. */
+struct engine_products {
+    uint8_t has_format[N_FORMATS];
+    uint32_t side;
+};
+
 struct engine_options {
     const struct config *config;
     const struct program *program;
-    const uint8_t *has_format; /* [N_FORMATS] of engine_probe, which has no program: whose products to measure */
+    const struct engine_products *products; /* of engine_probe, which has no program */
     const char *model;  /* path */
     int is_reference;   /* plain C in place of devices */
     int is_verbose;     /* the launcher's own words too */
@@ -56,7 +62,7 @@ err engine_foresee(const struct engine_options *o, struct engine_bounds *out);
 /* Launches (or joins) the job, checks the memory of every rank against the plan and
  * loads the model. */
 err engine_open(const struct engine_options *o, struct engine **out);
-/* Launches (or joins) a job that measures its devices and links, and ends it. Of the options config, has_format,
+/* Launches (or joins) a job that measures its devices and links, and ends it. Of the options config, products,
  * is_reference, is_verbose and the callbacks count. The cluster has the job's ranks as devices; cluster_free frees
  * it. */
 err engine_probe(const struct engine_options *o, struct cluster **out);

@@ -26,6 +26,14 @@ check figures_are_kept keeps
 anew() { probe --ranks 2 --json --probe again && ! devices | cmp -s - "$dir/first" && ! files | cmp -s - "$dir/files"; }
 check again_measures_anew anew
 
+# What is measured for a model is what its jobs take: they measure nothing more.
+taken() { XDG_CACHE_HOME=$dir/taken timeout 120 "$CARAVAN" probe "$model" --reference --ranks 2 >"$dir/out" 2>"$dir/err" </dev/null &&
+  ls -i "$dir"/taken/caravan/probe/* >"$dir/files" && XDG_CACHE_HOME=$dir/taken timeout 120 "$CARAVAN" generate "$model" \
+  --prompt A --reference --ranks 2 --probe on --max-tokens 2 >"$dir/out" 2>"$dir/err" </dev/null &&
+  ls -i "$dir"/taken/caravan/probe/* | cmp -s - "$dir/files"; }
+mkdir "$dir/taken"
+check a_job_takes_what_was_measured_for_its_model taken
+
 broken() { for f in "$dir"/cache/caravan/probe/*; do echo '{"key":' >"$f"; done
   probe --ranks 2 && grep -q "probe.cache" "$dir/err" && probe --ranks 2 && ! grep -q "probe.cache" "$dir/err"; }
 check a_broken_file_is_measured_again broken
