@@ -21,8 +21,6 @@
 #define BULK_TRIES 2
 #define BULK_BYTES_MAX (8u << 20)  /* of all together */
 #define PARTS 4                    /* messages: the next is on its way while one comes in */
-#define POLL_US 1000               /* of a wait: then rank 0 looks whether something failed elsewhere */
-#define PAUSE_US 20                /* longer ones would be measured */
 
 /* ---- who meets whom ---- */
 
@@ -62,7 +60,6 @@ enum note_kind { NOTE_TRIP, NOTE_MEET, NOTE_TAKE, NOTE_GIVE, NOTE_END };
 /* What the one who measures asks of the other, and, at the end, tells it. */
 struct note {
     uint32_t kind, n_parts, part_bytes; /* NOTE_MEET: n_parts times */
-    uint32_t as_step; /* waits from now on */
     struct message_cost cost;
 };
 
@@ -71,50 +68,39 @@ struct link_test {
     int peer;
     uint8_t *bulk; /* [BULK_BYTES_MAX] */
     double trip_s; /* there and back */
-    uint32_t as_step;
     struct message_cost cost;
 };
 
-static err ticket_wait(const struct link_test *t, wire_ticket *ticket) {
-    if (t->as_step) return wire_wait(t->w, ticket, 1, 0, -1, "a message that measures the link between them");
-    int64_t start = wire_clock_us(t->w);
-    for (;;) {
-        int is_done;
-        TRY(wire_test(t->w, ticket, &is_done, NULL));
-        if (is_done) return OK;
-        int64_t waited = wire_clock_us(t->w) - start;
-        TRY(wire_check_deadline(t->w, waited, t->peer, "to measure the link between them"));
-        if (waited > POLL_US) TRY(wire_poll(t->w));
-        wire_pause(t->w, waited, PAUSE_US);
-    }
+/* As a step waits. Shorter naps would find a message sooner where no socket tells of it, but under a small quota of
+ * processor time they use that up, and what is measured then is the quota's period. */
+static err tickets_wait(const struct link_test *t, wire_ticket *tickets, uint32_t n) {
+    return wire_wait(t->w, tickets, n, 0, -1, "messages that measure the link between them");
 }
 
 static err note_send(const struct link_test *t, const struct note *n) {
     wire_ticket ticket;
     TRY(wire_send(t->w, t->peer, WIRE_LINKS, -1, n, sizeof *n, &ticket));
-    return ticket_wait(t, &ticket);
+    return tickets_wait(t, &ticket, 1);
 }
 
 static err note_receive(const struct link_test *t, struct note *n) {
     wire_ticket ticket;
     TRY(wire_receive(t->w, t->peer, WIRE_LINKS, n, sizeof *n, &ticket));
-    return ticket_wait(t, &ticket);
+    return tickets_wait(t, &ticket, 1);
 }
 
 static err parts_send(const struct link_test *t, const struct note *n) {
     wire_ticket tickets[PARTS];
     for (uint32_t i = 0; i < n->n_parts; i++)
         TRY(wire_send(t->w, t->peer, WIRE_LINKS, -1, t->bulk + (size_t)i * n->part_bytes, n->part_bytes, &tickets[i]));
-    for (uint32_t i = 0; i < n->n_parts; i++) TRY(ticket_wait(t, &tickets[i]));
-    return OK;
+    return tickets_wait(t, tickets, n->n_parts);
 }
 
 static err parts_receive(const struct link_test *t, const struct note *n) {
     wire_ticket tickets[PARTS];
     for (uint32_t i = 0; i < n->n_parts; i++)
         TRY(wire_receive(t->w, t->peer, WIRE_LINKS, t->bulk + (size_t)i * n->part_bytes, n->part_bytes, &tickets[i]));
-    for (uint32_t i = 0; i < n->n_parts; i++) TRY(ticket_wait(t, &tickets[i]));
-    return OK;
+    return tickets_wait(t, tickets, n->n_parts);
 }
 
 /* A small message goes to the other while one comes, n times, as between shards and from stage to stage. */
@@ -125,7 +111,7 @@ static err meet_often(const struct link_test *t, uint32_t n) {
         wire_ticket tickets[2];
         TRY(wire_receive(t->w, t->peer, WIRE_LINKS, &in, sizeof in, &tickets[0]));
         TRY(wire_send(t->w, t->peer, WIRE_LINKS, -1, &out, sizeof out, &tickets[1]));
-        TRY(wire_wait(t->w, tickets, 2, 0, -1, "messages that measure the link between them"));
+        TRY(tickets_wait(t, tickets, 2));
     }
     return OK;
 }
@@ -136,7 +122,6 @@ static err serve(struct link_test *t) {
     struct note n = {0};
     for (;;) {
         TRY(note_receive(t, &n));
-        t->as_step = n.as_step;
         if (n.kind == NOTE_END) {
             if (!(t->cost.message_s > 0)) t->cost = n.cost;
             return OK;
@@ -163,7 +148,7 @@ static err serve(struct link_test *t) {
 static err trips_run(const struct link_test *t, uint32_t n, double *seconds) {
     double begin = clock_s();
     for (uint32_t i = 0; i < n; i++) {
-        struct note note = {.kind = NOTE_TRIP, .as_step = t->as_step};
+        struct note note = {.kind = NOTE_TRIP};
         TRY(note_send(t, &note));
         TRY(note_receive(t, &note));
     }
@@ -189,11 +174,9 @@ static double processor_s(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* From now on both wait as a step does. */
 static err message_cost_measure(struct link_test *t) {
     uint32_t n = (uint32_t)fmax(TRIPS_MIN, fmin(TRIPS_MAX, TRIPS_US * 1e-6 / t->trip_s));
-    t->as_step = 1;
-    TRY(note_send(t, &(struct note){.kind = NOTE_MEET, .n_parts = n, .as_step = 1}));
+    TRY(note_send(t, &(struct note){.kind = NOTE_MEET, .n_parts = n}));
     double begin = processor_s();
     TRY(meet_often(t, n));
     t->cost.message_s = (processor_s() - begin) / n;
@@ -207,7 +190,7 @@ struct bulk {
 
 static err bulk_run(const struct link_test *t, enum note_kind kind, uint32_t n_parts, uint32_t part_bytes,
                     struct bulk *out) {
-    struct note n = {kind, n_parts, part_bytes, t->as_step, {0, 0}}, answer;
+    struct note n = {kind, n_parts, part_bytes, {0, 0}}, answer;
     double begin = clock_s(), processor = processor_s(), n_bytes = (double)n_parts * part_bytes;
     TRY(note_send(t, &n));
     if (kind == NOTE_TAKE) {
@@ -247,7 +230,6 @@ static err bulk_measure(const struct link_test *t, enum note_kind kind, struct b
 
 static err measure(struct link_test *t, struct probed_link *out) {
     struct bulk there, back;
-    t->as_step = 0;
     TRY(trips_measure(t));
     TRY(message_cost_measure(t));
     TRY(bulk_measure(t, NOTE_TAKE, &there));
