@@ -8,7 +8,10 @@
 #include "model/packed.h"
 #include "partition/cost_parts.h"
 
-#define QUOTA_BLUR 0.75 /* measured: docs/measurements.md, 9.2 */
+/* Measured: docs/measurements.md, 9.2. */
+#define QUOTA_BLUR 0.75       /* of quota_spare_s, of a long wait; of a short one */
+#define QUOTA_BLUR_SHORT 1.5  /* x wait / quota_spare_s, of the wait */
+#define ATTEND_SHARE 0.6      /* of f32_per_s */
 
 /* ---- rates ---- */
 
@@ -158,7 +161,7 @@ static double attend_s(const struct program *p, const struct op *op, const struc
     if (op->attend.window && op->attend.window < n) n = op->attend.window;
     double n_texts = s->n_outs ? s->n_outs : 1;
     return fmax(n_texts * n * (double)plan_position_bytes(p, cut) / r->read_per_s,
-                4.0 * (heads.end - heads.begin) * n * s->n_rows / r->f32_per_s);
+                4.0 * (heads.end - heads.begin) * n * s->n_rows / (ATTEND_SHARE * r->f32_per_s));
 }
 
 static double plain_s(const struct value *v, const struct cut *cut, const struct device_rates *r, double n_rows) {
@@ -209,11 +212,22 @@ double cost_neighbours_s(const struct device_rates *r, int n_neighbours, double 
     return n_neighbours ? r->quota_message_s + bytes_quota_s(r, n_neighbours * row_bytes) : 0;
 }
 
-/* A step begins at any moment of a quota's period: whether it is held back within it is no sharp limit. */
-double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s, double rested_s) {
-    double most = held_back(r) * compute_s, blur = QUOTA_BLUR * rested_s, waits_s = most - spared_s;
-    if (fabs(waits_s) >= blur) return fmin(spared_s, most);
-    return most - (waits_s + blur) * (waits_s + blur) / (4 * blur);
+struct cost_waits cost_wait_of(const struct device_rates *r, double wait_s, double messages_s) {
+    double spare_s = r->quota_spare_s;
+    struct cost_waits w = {fmin(wait_s - messages_s, spare_s), 0};
+    if (spare_s > 0) w.blur_s = fmin(QUOTA_BLUR * spare_s, QUOTA_BLUR_SHORT * wait_s * wait_s / spare_s);
+    return w;
+}
+
+struct cost_waits cost_waits_and(struct cost_waits a, double n, struct cost_waits b) {
+    return (struct cost_waits){a.spared_s + n * b.spared_s, a.blur_s + n * b.blur_s};
+}
+
+/* Work begins at any moment of a quota's period: whether it is held back within it is no sharp limit. */
+double cost_saved_s(const struct device_rates *r, double compute_s, struct cost_waits w) {
+    double most = held_back(r) * compute_s, left_s = most - w.spared_s;
+    if (fabs(left_s) >= w.blur_s) return fmin(w.spared_s, most);
+    return most - (left_s + w.blur_s) * (left_s + w.blur_s) / (4 * w.blur_s);
 }
 
 /* ---- what passes between shards, and stages ---- */
@@ -300,8 +314,7 @@ void cost_exchange_of(const struct cost_ways *w, uint32_t shard, uint32_t n_segm
         double sent = at_once_s <= in_parts_s ? n_results[me] * row_bytes : (n_results[me] + 1) * part_bytes;
         out->sent_bytes += (uint64_t)(sent * (n - 1));
     }
-    out->spared_s = fmin(out->share_s, w->rates[shard]->quota_spare_s) -
-                    messages_quota_s(w, me, shard, (double)out->sent_bytes);
+    out->waits = cost_wait_of(w->rates[shard], out->share_s, messages_quota_s(w, me, shard, (double)out->sent_bytes));
 }
 
 void cost_exchange_make(const struct cost_model *m, const struct cost_shards *shards, uint32_t shard, enum axis axis,
@@ -360,7 +373,7 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
     const struct cost_before *b = &m->before[layer_begin], *e = &m->before[layer_end];
     int is_first = layer_begin == 0, is_last = layer_end == p->n_layers;
     double row_bytes = (double)s->n_rows * p->dim * 4, copied = (!is_first + !is_last) * row_bytes;
-    double spared_s = -cost_neighbours_s(&d->rates, !is_first + !is_last, row_bytes);
+    struct cost_waits waits = {-cost_neighbours_s(&d->rates, !is_first + !is_last, row_bytes), 0};
     struct cost_exchange x;
     *out = (struct cost){0};
     for (uint32_t l = layer_begin; l < layer_end; l++)
@@ -372,7 +385,7 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
         if (n <= 0) continue;
         cost_exchange_make(m, shards, shard, (enum axis)a, s, &x);
         out->share_s += n * x.share_s;
-        spared_s += n * x.spared_s;
+        waits = cost_waits_and(waits, n, x.waits);
         copied += n * (double)x.copy_bytes;
     }
     if (is_last) {
@@ -382,11 +395,10 @@ void cost_of_cell(const struct cost_model *m, const struct cost_shards *shards, 
     }
     if (!d->is_host) out->copy_s = copied / d->rates.copy_per_s;
     double compute_s = out->weights_s + out->attend_s + out->plain_s + out->launch_s + out->copy_s;
-    out->saved_s = cost_saved_s(&d->rates, compute_s, spared_s, 0);
+    out->saved_s = cost_saved_s(&d->rates, compute_s, waits);
     out->total_s = compute_s + out->share_s - out->saved_s;
-    double rested_s = is_first && is_last ? 0 : d->rates.quota_spare_s;
-    out->rest_s = out->crowd_s - out->saved_s +
-                  cost_saved_s(&d->rates, compute_s - out->crowd_s, spared_s + rested_s, rested_s);
+    if (!is_first || !is_last) waits = cost_waits_and(waits, 1, cost_wait_of(&d->rates, INFINITY, 0));
+    out->rest_s = out->crowd_s - out->saved_s + cost_saved_s(&d->rates, compute_s - out->crowd_s, waits);
 }
 
 err cost_cell(const struct program *p, const struct cluster *c, const struct plan *plan, uint32_t cell,

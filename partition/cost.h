@@ -10,7 +10,8 @@
  *                bytes: packed, of this shard's slice, rows x cols its shape. A mixture of experts: this for each
  *                of n = n_experts x (1 - (1 - n_used / n_experts)^r), the experts that r rows hit, with
  *                r x n_used / n rows. The head: o rows, nothing where o = 0. Tables are looked up: nothing.
- *     attend_s   sum over layers: the larger of  max(o, 1) x n x kv / read_per_s  and  4 x heads x n x r / f32_per_s
+ *     attend_s   sum over layers: the larger of  max(o, 1) x n x kv / read_per_s  and
+ *                4 x heads x n x r / (0.6 x f32_per_s), what attention reaches of that peak (docs/measurements.md, 7.12)
  *                kv: bytes of a position's keys and values here; heads: values of the query heads here; n at most the
  *                layer's window. Wanted rows are of texts of their own; the others read one text's cache together.
  *     plain_s    (r - 1) x values that norms, gates and rotations give / plain_per_s: of the first row the launches are
@@ -27,19 +28,20 @@
  *                has to stop for messages (shards on several hosts, or a device that is not its host). At the end shard
  *                0 gets o x n_vocab x 4 bytes of logits from the others.
  *     saved_s    under a quota of processor time, a share q of what the threads ask for: what is not used during a wait
- *                can be used after it, as from a token bucket of quota_spare_s, less what messages take of the quota:
- *                quota_message_s each, and bytes out and in / quota_link_per_s. One message to and from other stages,
- *                one for an exchange between two crews, half of one for each crew more, since half of what it takes is
- *                the wait, of which there is one. (1 - q) x computing at most; below 0 where messages take more than
- *                waits give
+ *                can be used after it, as from a token bucket of quota_spare_s; messages take of it meanwhile
+ *                quota_message_s each, and bytes out and in / quota_link_per_s: min(wait - messages, quota_spare_s).
+ *                One message to and from other stages, one for an exchange between two crews, half of one for each crew
+ *                more, since half of what it takes is the wait, of which there is one. (1 - q) x computing at most;
+ *                below 0 where messages take more than waits give. Since work begins at any moment of a period, what is
+ *                still held back, w = (1 - q) x computing - all that is spared, is on average (w + b)^2 / 4b where it
+ *                is between -b and b, the sum over waits of min(3/4, 3/2 x (wait / quota_spare_s)^2) x quota_spare_s:
+ *                long waits meet the period at any point of it, of short ones there are many in each
  *     total_s    the sum of these, less saved_s
  *     rest_s     what a step takes less that is the only one of all stages. Where these have one shard each, it has all
  *                of the memory that stages may share: its bytes / row_per_s become bytes / alone_per_s (shards read at
  *                the same moments, more so than stages do). And its stage saves of a quota while others compute:
- *                another quota_spare_s, where it has not all layers. Since steps begin at any moment of a period, what
- *                is still waited for, w = (1 - q) x computing - all that is spared, is on average (w + b)^2 / 4b where
- *                it is between -b and b, b = 3/4 quota_spare_s. A step of the only stream takes total_s - rest_s; where
- *                there is always work there is no rest
+ *                another quota_spare_s, where it has not all layers, as in a long wait. A step of the only stream takes
+ *                total_s - rest_s; where there is always work there is no rest
  *
  * A stage takes as long as its slowest shard. From stage to stage go r x dim x 4 bytes per shard; shards that send
  * between the same two hosts share the way: a hop is latency_s + n_shards_there x bytes / bytes_per_s, the way back to

@@ -40,9 +40,17 @@ void cost_add_layer(const struct cost_model *m, const struct cut *cut, const str
                     const struct step_shape *s, int layer, struct cost *out);
 /* What messages to and from so many neighbouring stages take of a quota in each step, row_bytes for each way. */
 double cost_neighbours_s(const struct device_rates *r, int n_neighbours, double row_bytes);
-/* What a device saves of a quota for computing compute_s, in waits that spare so much together, rested_s of it in
- * the one between two steps. */
-double cost_saved_s(const struct device_rates *r, double compute_s, double spared_s, double rested_s);
+/* What waits spare of a quota; below 0 where messages take more of it. Less of it is saved where it about makes up for
+ * what work is held back: within blur_s. */
+struct cost_waits {
+    double spared_s, blur_s;
+};
+/* A wait, during which messages take so much of the quota. */
+struct cost_waits cost_wait_of(const struct device_rates *r, double wait_s, double messages_s);
+/* a and n times b. */
+struct cost_waits cost_waits_and(struct cost_waits a, double n, struct cost_waits b);
+/* Of computing compute_s. */
+double cost_saved_s(const struct device_rates *r, double compute_s, struct cost_waits w);
 /* Launches of a stage. */
 uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_t layer_end,
                        const struct step_shape *s);
@@ -61,7 +69,7 @@ void cost_ways_make(const struct cluster *c, const uint32_t *devices, uint32_t n
 /* One exchange of partial sums; bytes between host and device, and to other shards. */
 struct cost_exchange {
     double share_s;
-    double spared_s; /* of a quota; below 0 where messages take more of it than the wait gives */
+    struct cost_waits waits;
     uint64_t copy_bytes, sent_bytes;
 };
 /* Of shards that own segments `own` [n_shards], n_shards > 1; sums of row_bytes each. As node/sums.h does it, in the

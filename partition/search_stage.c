@@ -140,7 +140,8 @@ struct shard_terms {
     const double *seconds_before;
     const struct device_rates *rates;
     double row_copy_s, gather_s, gather_copy_s;
-    double exchange_s[N_AXES], exchange_copy_s[N_AXES], exchange_spared_s[N_AXES];
+    double exchange_s[N_AXES], exchange_copy_s[N_AXES];
+    struct cost_waits exchange_waits[N_AXES];
     uint64_t cap_bytes;
 };
 
@@ -154,13 +155,14 @@ static void terms_exchanges(const struct search *s, const struct search_table *t
         double copy_s = d->is_host ? 0 : 1 / d->rates.copy_per_s;
         struct cost_exchange x;
         for (int a = 0; a < N_AXES; a++) {
-            terms[i].exchange_s[a] = terms[i].exchange_copy_s[a] = terms[i].exchange_spared_s[a] = 0;
+            terms[i].exchange_s[a] = terms[i].exchange_copy_s[a] = 0;
+            terms[i].exchange_waits[a] = (struct cost_waits){0};
             if (n == 1 || s->model.before[s->n_layers].n_reduces[a] == 0) continue;
             for (uint32_t k = 0; k < n; k++) own[k] = terms[k].profile->cut.segments[a];
             cost_exchange_of(&t->ways, i, s->model.program->axes[a].n_segments, own,
                              s->shape.n_rows * 4.0 * s->model.program->dim, &x);
             terms[i].exchange_s[a] = x.share_s;
-            terms[i].exchange_spared_s[a] = x.spared_s;
+            terms[i].exchange_waits[a] = x.waits;
             terms[i].exchange_copy_s[a] = (double)x.copy_bytes * copy_s;
         }
         cost_gather_of(&t->ways, n, i, logits, &x);
@@ -212,7 +214,8 @@ static double shard_seconds(const struct search *s, const struct shard_terms *x,
     const struct cost_before *b = &s->model.before[begin], *e = &s->model.before[end];
     int is_first = begin == 0, is_last = end == s->n_layers;
     double share_s = is_last ? x->gather_s : 0;
-    double spared_s = -cost_neighbours_s(x->rates, !is_first + !is_last, 4.0 * s->shape.n_rows * s->model.program->dim);
+    double row_bytes = 4.0 * s->shape.n_rows * s->model.program->dim;
+    struct cost_waits waits = {-cost_neighbours_s(x->rates, !is_first + !is_last, row_bytes), 0};
     double compute_s = x->rates->step_s + x->seconds_before[end] - x->seconds_before[begin] +
                        n_launches * x->rates->launch_s + (is_first ? 0 : x->row_copy_s) +
                        (is_last ? x->gather_copy_s : x->row_copy_s);
@@ -220,10 +223,11 @@ static double shard_seconds(const struct search *s, const struct shard_terms *x,
         double n = e->n_reduces[a] - b->n_reduces[a];
         share_s += n * x->exchange_s[a];
         compute_s += n * x->exchange_copy_s[a];
-        spared_s += n * x->exchange_spared_s[a];
+        waits = cost_waits_and(waits, n, x->exchange_waits[a]);
     }
-    double rested_s = search_is_latency(s) && !(is_first && is_last) ? x->rates->quota_spare_s : 0;
-    return compute_s + share_s - cost_saved_s(x->rates, compute_s, spared_s + rested_s, rested_s);
+    if (search_is_latency(s) && !(is_first && is_last))
+        waits = cost_waits_and(waits, 1, cost_wait_of(x->rates, INFINITY, 0));
+    return compute_s + share_s - cost_saved_s(x->rates, compute_s, waits);
 }
 
 static double stage_seconds(const struct search *s, const struct shard_terms *terms, const uint32_t *devices,
