@@ -340,35 +340,42 @@ static void test_cluster_written(void **state) {
     bytes_free(&b);
 }
 
-/* Three devices of a kind: the one that is a little faster counts as the others, the one at half the speed does not. */
+/* What a job takes the ranks' reading for. */
+static void joined(struct probed *p, const double *expected) {
+    struct bytes b = {0};
+    struct cluster *c;
+    struct probe_message same = asked();
+    struct plan_device alike[N_RANKS] = {{.threads = 0}};
+    same.devices = alike;
+    assert_int_equal(bytes_append_str(&b, "["), OK);
+    for (uint32_t r = 0; r < N_RANKS; r++) {
+        if (r) assert_int_equal(bytes_append_str(&b, ","), OK);
+        assert_int_equal(probed_put_rank((int)r, &p->ranks[r], &b), OK);
+    }
+    assert_int_equal(bytes_append_str(&b, "]"), OK);
+    assert_int_equal(measured_cluster(ranks, N_RANKS, &same, (char *)b.data, b.len, &c), OK);
+    for (uint32_t r = 0; r < N_RANKS; r++) assert_true(c->devices[r].rates.read_per_s == expected[r]);
+    cluster_free(c);
+    bytes_free(&b);
+}
+
+/* Three devices of a kind: the one that is a little faster counts as the others, the one at half the speed does not,
+ * nor one that has a quota. */
 static void test_noise_is_joined(void **state) {
     (void)state;
     struct bytes b = {0};
-    struct cluster *c;
-    const struct probe_message m = asked();
     struct probed p;
     body_make(&b);
     assert_int_equal(probed_get((char *)b.data, b.len, &p), OK);
+    const double rates[N_RANKS] = {30e9, 36e9, 15e9, 33e9};
     for (uint32_t r = 0; r < N_RANKS; r++) {
         snprintf(p.ranks[r].device, sizeof p.ranks[r].device, "%s", r < 3 ? "a kind" : "another");
         p.ranks[r].is_host = 1;
-    }
-    const double rates[N_RANKS] = {30e9, 36e9, 15e9, 33e9};
-    b.len = 0;
-    assert_int_equal(bytes_append_str(&b, "["), OK);
-    for (uint32_t r = 0; r < N_RANKS; r++) {
         p.ranks[r].rates.read_per_s = rates[r];
-        if (r) assert_int_equal(bytes_append_str(&b, ","), OK);
-        assert_int_equal(probed_put_rank((int)r, &p.ranks[r], &b), OK);
     }
-    assert_int_equal(bytes_append_str(&b, "]"), OK);
-    struct probe_message same = m;
-    struct plan_device alike[N_RANKS] = {{.threads = 0}};
-    same.devices = alike;
-    assert_int_equal(measured_cluster(ranks, N_RANKS, &same, (char *)b.data, b.len, &c), OK);
-    const double expected[N_RANKS] = {30e9, 30e9, 15e9, 33e9};
-    for (uint32_t r = 0; r < N_RANKS; r++) assert_true(c->devices[r].rates.read_per_s == expected[r]);
-    cluster_free(c);
+    joined(&p, (double[]){30e9, 30e9, 15e9, 33e9});
+    p.ranks[1].rates.quota_share = 0.5;
+    joined(&p, rates);
     probed_free(&p);
     bytes_free(&b);
 }
