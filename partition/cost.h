@@ -11,7 +11,7 @@
  *                of n = n_experts x (1 - (1 - n_used / n_experts)^r), the experts that r rows hit, with
  *                r x n_used / n rows. The head: o rows, nothing where o = 0. Tables are looked up: nothing.
  *     attend_s   sum over layers: the larger of  max(o, 1) x n x kv / read_per_s  and
- *                4 x heads x n x r / (0.6 x f32_per_s), what attention reaches of that peak (docs/measurements.md, 7.12)
+ *                4 x heads x n x r / (0.6 x f32_per_s): so much of that peak it reaches (docs/measurements.md, 7.12)
  *                kv: bytes of a position's keys and values here; heads: values of the query heads here; n at most the
  *                layer's window. Wanted rows are of texts of their own; the others read one text's cache together.
  *     plain_s    (r - 1) x values that norms, gates and rotations give / plain_per_s: of the first row the launches are
