@@ -10,7 +10,7 @@
 #define OWN_LIMIT 0.9 /* ranks of a host say what is free at different moments: less than this is another limit */
 
 #define N_RATES (sizeof(struct device_rates) / sizeof(double))
-#define SAME_QUOTA 1e-3
+#define SAME_QUOTA 1e-3 /* of shares, which are read and not measured */
 #define NOISE 0.25 /* of one measurement: on machines that others use, too, the same device is now faster, now slower */
 
 /* The hosts of all ranks, each once. */

@@ -9,9 +9,9 @@
 #include "partition/cost_parts.h"
 
 /* Measured: docs/measurements.md, 9.2. */
-#define QUOTA_BLUR 0.75       /* of quota_spare_s, of a long wait; of a short one */
-#define QUOTA_BLUR_SHORT 1.5  /* x wait / quota_spare_s, of the wait */
-#define ATTEND_SHARE 0.6      /* of f32_per_s */
+#define QUOTA_BLUR 0.75      /* of quota_spare_s, for a long wait */
+#define QUOTA_BLUR_SHORT 1.5 /* of wait x wait / quota_spare_s, for a short one */
+#define ATTEND_SHARE 0.6     /* of f32_per_s */
 
 /* ---- rates ---- */
 
