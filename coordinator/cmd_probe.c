@@ -17,7 +17,7 @@ struct probe_command {
     struct config config;
     const char *formats, *out;
     int is_json, is_verbose, is_reference;
-    struct engine_products products;
+    struct job_products products;
 };
 
 /* ---- JSON ---- */
@@ -124,7 +124,7 @@ static err products_choose(struct probe_command *k, const char *path) {
     struct model m;
     if (path) {
         TRY(model_open("probe", path, &k->config, &m));
-        k->products = job_plan_products(m.program);
+        k->products = job_products_of(m.program);
         model_close(&m);
         if (!k->formats) return OK;
         memset(k->products.has_format, 0, sizeof k->products.has_format);

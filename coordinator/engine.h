@@ -14,17 +14,12 @@
 #include "partition/plan.h"
 
 struct engine;
-
-/* The products that are measured: of these formats, with matrices about so wide; side 0: as in large models. */
-struct engine_products {
-    uint8_t has_format[N_FORMATS];
-    uint32_t side;
-};
+struct job_products;
 
 struct engine_options {
     const struct config *config;
     const struct program *program;
-    const struct engine_products *products; /* of engine_probe, which has no program */
+    const struct job_products *products; /* of engine_probe, which has no program */
     const char *model;  /* path */
     int is_reference;   /* plain C in place of devices */
     int is_verbose;     /* the launcher's own words too */

@@ -181,8 +181,8 @@ int job_plan_must_probe(const struct job_plan *j) {
     return is_open(j) || j->cluster->n_hosts > 1 || has_unlike(j);
 }
 
-struct engine_products job_plan_products(const struct program *p) {
-    struct engine_products of = {.side = p->dim};
+struct job_products job_products_of(const struct program *p) {
+    struct job_products of = {.side = p->dim};
     for (uint32_t i = 0; i < p->n_weights; i++)
         if (!p->weights[i].is_vector) of.has_format[p->weights[i].tensor->format] = 1;
     return of;
@@ -190,7 +190,7 @@ struct engine_products job_plan_products(const struct program *p) {
 
 /* What FRAME_PROBE says; its devices are the job's own. */
 static struct probe_message asked(const struct job_plan *j) {
-    const struct engine_products of = j->r.program ? job_plan_products(j->r.program) : *j->r.products;
+    const struct job_products of = j->r.program ? job_products_of(j->r.program) : *j->r.products;
     struct probe_message m = {.is_again = strcmp(j->r.config->probe, "again") == 0,
                               .is_reference = j->r.is_reference,
                               .deadline_ms = (uint32_t)(j->r.config->deadline_s * 1000),

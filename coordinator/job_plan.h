@@ -10,13 +10,19 @@
 #include "node/frame.h"
 #include "partition/search.h"
 
+/* The products that are measured: of these formats, with matrices about so wide; side 0: as in large models. */
+struct job_products {
+    uint8_t has_format[N_FORMATS];
+    uint32_t side;
+};
+
 struct job_request {
     const struct config *config;
     const struct program *program;        /* NULL: there will be no plan, only ranks and devices */
     uint32_t context, n_blocks, rows_max; /* as of struct engine_options */
     uint32_t n_inside;                    /* ranks of the MPI launch that this process is part of; 0: none */
     int is_reference;
-    const struct engine_products *products; /* to be measured, where there is no program */
+    const struct job_products *products;  /* to be measured, where there is no program */
 };
 
 struct job_plan {
@@ -44,7 +50,7 @@ uint32_t job_plan_stages_max(const struct job_plan *j);
 /* `ranks` [n_ranks] by rank of the job, with host and memory. */
 err job_plan_hello(struct job_plan *j, const struct engine_rank *ranks);
 /* What a job of this model measures. */
-struct engine_products job_plan_products(const struct program *p);
+struct job_products job_products_of(const struct program *p);
 /* Whether the devices are to be measured: as the key says; by itself where the job has several hosts or unlike
  * devices, or the grid is open. */
 int job_plan_must_probe(const struct job_plan *j);
