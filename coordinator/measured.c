@@ -10,7 +10,7 @@
 #define OWN_LIMIT 0.9 /* ranks of a host say what is free at different moments: less than this is another limit */
 
 #define N_RATES (sizeof(struct device_rates) / sizeof(double))
-#define SAME_QUOTA 1e-3 /* of shares, which are read and not measured */
+#define SAME_QUOTA 1e-3 /* of shares, which are set, not measured */
 #define NOISE 0.25 /* of one measurement: on machines that others use, too, the same device is now faster, now slower */
 
 /* The hosts of all ranks, each once. */
@@ -87,7 +87,6 @@ err measured_hello(const struct engine_rank *ranks, uint32_t n_ranks, const stru
 
 /* ---- noise ---- */
 
-/* Also in what they may use: a quota is set, not measured. */
 static int are_of_a_kind(const struct cluster_device *a, const struct cluster_device *b) {
     return strcmp(a->name, b->name) == 0 && a->threads == b->threads && a->is_host == b->is_host &&
            fabs(a->rates.quota_share - b->rates.quota_share) < SAME_QUOTA;
