@@ -3,18 +3,15 @@
 #include <dirent.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 
-#include <linux/sockios.h>
-
 #define SOCKETS_MAX 64      /* with more, looking at all of them costs more than it saves */
 #define LOOK_UP_US 500000   /* between two looks at the open files */
 #define LEAST_US 100
-#define MOST_US 2000
+#define MOST_US 3200
 #define VAIN_MAX 16         /* wakes without a message: a large one in pieces; more: nobody reads that socket */
 #define LOOKS 3             /* of the caller after a wake: the library takes one to read, another to tell */
 
@@ -51,19 +48,27 @@ static void sockets_find(struct nap *n) {
     for (struct dirent *f; (f = readdir(files)) && n->n <= SOCKETS_MAX;) {
         int fd = f->d_name[0] == '.' ? -1 : atoi(f->d_name);
         if (fd < 0 || !can_tell(fd)) continue;
-        if (n->n < SOCKETS_MAX) n->sockets[n->n] = (struct pollfd){fd, POLLIN, 0};
+        if (n->n < SOCKETS_MAX) n->sockets[n->n] = (struct pollfd){.fd = fd};
         n->n++;
     }
     closedir(files);
     if (n->n > SOCKETS_MAX) n->n = 0;
 }
 
-/* What has not left keeps waiting for whoever sends to go on. */
-static int is_sending(const struct nap *n) {
-    for (nfds_t i = 0; i < n->n; i++) {
-        int n_left = 0;
-        if (ioctl(n->sockets[i].fd, SIOCOUTQ, &n_left) == 0 && n_left > 0) return 1;
-    }
+/* A socket that takes nothing now may be what a message waits for that is only partly out: once it takes more, the
+ * library has to go on. What has left and was not acknowledged yet does not count: an answer of its own may not come
+ * for 40 ms. */
+static void events_choose(struct nap *n) {
+    for (nfds_t i = 0; i < n->n; i++) n->sockets[i].events = POLLOUT;
+    int is_known = poll(n->sockets, n->n, 0) >= 0;
+    for (nfds_t i = 0; i < n->n; i++)
+        n->sockets[i].events = is_known && !(n->sockets[i].revents & POLLOUT) ? POLLIN | POLLOUT : POLLIN;
+}
+
+/* Something has come; not only room for what is to go. */
+static int has_come(const struct nap *n) {
+    for (nfds_t i = 0; i < n->n; i++)
+        if (n->sockets[i].revents & ~POLLOUT) return 1;
     return 0;
 }
 
@@ -79,9 +84,12 @@ void nap_take(struct nap *n, int64_t us) {
         sockets_find(n);
         n->looked_us = now;
     }
-    if (n->longest_us > us && !is_sending(n)) us = n->longest_us;
+    events_choose(n);
+    if (n->longest_us > us) us = n->longest_us;
     struct timespec t = {us / 1000000, us % 1000000 * 1000};
-    n->was = ppoll(n->sockets, n->n, &t, NULL) > 0 ? WOKEN : SLEPT;
+    int n_awake = ppoll(n->sockets, n->n, &t, NULL);
+    if (n_awake > 0 && !has_come(n)) return;
+    n->was = n_awake > 0 ? WOKEN : SLEPT;
     if (n->was != WOKEN) return;
     n->n_vain++;
     n->n_looks = 0;

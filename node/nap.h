@@ -14,7 +14,7 @@ struct nap;
 struct nap *nap_create(void);
 void nap_free(struct nap *n);
 
-/* Sleeps for us, or longer, 2 ms at most, where something that comes would be heard. */
+/* Sleeps for us, or longer, 3.2 ms at most, where something that comes would be heard. */
 void nap_take(struct nap *n, int64_t us);
 /* A message has come. */
 void nap_tell(struct nap *n);

@@ -45,8 +45,10 @@
  *
  * A stage takes as long as its slowest shard. From stage to stage go r x dim x 4 bytes per shard; shards that send
  * between the same two hosts share the way: a hop is latency_s + n_shards_there x bytes / bytes_per_s, the way back to
- * cell 0 a latency. One stream: stages and hops follow each other. Several streams, or the steps of a long prompt:
- * they work at the same time, and the slowest stage counts, or the hop whose bytes take longest. */
+ * cell 0 a latency. One stream: stages and hops follow each other, but no step takes less than total_s of any stage,
+ * with memory of its own: what a rest spares of a quota was given meanwhile, so over many steps nothing is gained.
+ * Several streams, or the steps of a long prompt: they work at the same time, and the slowest stage counts, or the hop
+ * whose bytes take longest. */
 #ifndef PARTITION_COST_H
 #define PARTITION_COST_H
 

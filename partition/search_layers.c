@@ -1,12 +1,13 @@
 /* The best runs of layers for teams in a given order: a table over teams and layers, exact where no two stages share
- * memory; where they do and it is short, all that could still be better is tried. */
+ * memory and none is busy longer than a step of one stream takes in all; where memory is short or a stage busier, all
+ * that could still be better is tried. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "partition/search_parts.h"
 
-#define TIGHT_TRIES_MAX 200000 /* stages, of one order whose memory is short */
+#define TIGHT_TRIES_MAX 200000 /* stages, of one order that the table does not decide */
 
 static size_t width_of(const struct search *s) { return s->n_layers + 1; }
 
@@ -92,26 +93,29 @@ static void layers_of(const struct search *s, const uint32_t *from, uint32_t n_t
     for (uint32_t k = n_teams; k > 0; k--) layers[k - 1] = from[k * width_of(s) + layers[k]];
 }
 
-/* ---- memory that stages share ---- */
+/* ---- memory that stages share, quotas ---- */
 
-/* What is taken of each pool by stages with the shares that suit them best; 0: more than there is. */
-static int layers_fit(struct search *s, const struct search_order *o, const uint32_t *layers) {
+/* The busiest of stages with the shares that suit them best, see struct stage_time; INFINITY: they take more of a pool
+ * than there is. */
+static double layers_busy(struct search *s, const struct search_order *o, const uint32_t *layers) {
     uint64_t *left, bytes[SEGMENTS_MAX];
-    int fits = 1;
-    if (NEW(left, s->n_pools) != OK) return 0;
+    double most = 0;
+    if (NEW(left, s->n_pools) != OK) return INFINITY;
     memcpy(left, s->pools, s->n_pools * sizeof *left);
-    for (uint32_t k = 0; k < o->n_teams && fits; k++) {
+    for (uint32_t k = 0; k < o->n_teams; k++) {
         const struct search_team *team = &o->teams[k];
         const uint8_t *parts = search_shares(s, team->table, layers[k], layers[k + 1]);
-        search_stage_seconds(s, team->table, team->devices, parts, layers[k], layers[k + 1], bytes);
+        struct stage_time t =
+            search_stage_time(s, team->table, team->devices, parts, layers[k], layers[k + 1], bytes);
+        most = fmax(most, t.busy_s);
         for (uint32_t i = 0; i < s->grid.n_shards; i++) {
             uint64_t *pool = &left[s->pool_of[team->devices[i]]];
-            fits &= bytes[i] <= *pool;
+            if (bytes[i] > *pool) most = INFINITY;
             if (*pool != UINT64_MAX) *pool -= bytes[i] <= *pool ? bytes[i] : *pool;
         }
     }
     free(left);
-    return fits;
+    return most;
 }
 
 /* From the last stage back to the first, all that could be better than `limit`. */
@@ -140,11 +144,12 @@ static int pools_take(struct tight *t, const struct search_team *team, const uin
     return 0;
 }
 
-/* The first k teams have layers [0, l) yet to be given; `after`: the value of the others, and of the way to them. */
-static void tight_try(struct tight *t, uint32_t k, uint32_t l, double after) {
+/* The first k teams have layers [0, l) yet to be given; `after`: the value of the others, and of the way to them; `busy`:
+ * the busiest of them. */
+static void tight_try(struct tight *t, uint32_t k, uint32_t l, double after, double busy) {
     struct search *s = t->s;
     if (k == 0) {
-        t->limit = after;
+        t->limit = fmax(after, busy);
         memcpy(t->best_layers, t->layers, (t->o->n_teams + 1) * sizeof *t->layers);
         memcpy(t->best_parts, t->parts, t->o->n_teams * sizeof *t->parts);
         return;
@@ -160,17 +165,18 @@ static void tight_try(struct tight *t, uint32_t k, uint32_t l, double after) {
         uint64_t bytes[SEGMENTS_MAX];
         for (uint32_t v = 0; (parts = search_vector(s, team->table, v)) != NULL; v++) {
             if (t->n_tries++ > TIGHT_TRIES_MAX) return;
-            double own = search_stage_seconds(s, team->table, team->devices, parts, m, l, bytes);
-            if (search_join(s, search_join(s, before, own), rest) >= t->limit || !pools_take(t, team, bytes)) continue;
+            struct stage_time own = search_stage_time(s, team->table, team->devices, parts, m, l, bytes);
+            if (own.busy_s >= t->limit || search_join(s, search_join(s, before, own.own_s), rest) >= t->limit) continue;
+            if (!pools_take(t, team, bytes)) continue;
             t->layers[k - 1] = m;
             t->parts[k - 1] = parts;
-            tight_try(t, k - 1, m, search_join(s, own, rest));
+            tight_try(t, k - 1, m, search_join(s, own.own_s, rest), fmax(busy, own.busy_s));
             for (uint32_t i = 0; i < s->grid.n_shards; i++) pool_move(t, team->devices[i], bytes[i], 0);
         }
     }
 }
 
-/* Better than `limit` with memory as it is: its value, layers and shares; INFINITY: there is none. */
+/* Better than `limit` with memory and quotas as they are: its value, layers and shares, as they were if there is none. */
 static err tight_solve(struct search *s, const struct search_order *o, double limit, double *value, uint32_t *layers,
                        const uint8_t **parts) {
     struct tight t = {.s = s, .o = o, .limit = limit, .best_parts = parts, .best_layers = layers};
@@ -180,10 +186,10 @@ static err tight_solve(struct search *s, const struct search_order *o, double li
     if (e == OK) {
         memcpy(t.left, s->pools, s->n_pools * sizeof *t.left);
         t.layers[o->n_teams] = s->n_layers;
-        tight_try(&t, o->n_teams, s->n_layers, back_value(s, o));
+        tight_try(&t, o->n_teams, s->n_layers, back_value(s, o), 0);
         s->n_steps += (uint64_t)t.n_tries * 1000;
         if (t.n_tries > TIGHT_TRIES_MAX) s->is_exact = 0;
-        *value = t.limit < limit ? t.limit : INFINITY;
+        if (t.limit < limit) *value = t.limit;
     }
     free(t.left);
     free(t.layers);
@@ -227,7 +233,7 @@ static err layers_even(struct search *s, const struct search_order *o, double mo
         e = NEW(even, o->n_teams + 1);
         if (e == OK && value[o->n_teams * width_of(s) + s->n_layers] < INFINITY) {
             layers_of(s, from, o->n_teams, even);
-            if (layers_fit(s, o, even)) memcpy(layers, even, (o->n_teams + 1) * sizeof *even);
+            if (layers_busy(s, o, even) < INFINITY) memcpy(layers, even, (o->n_teams + 1) * sizeof *even);
         }
         free(even);
     }
@@ -254,13 +260,14 @@ static void best_with_note(struct search *s, const struct search_order *o, doubl
 static err order_value(struct search *s, struct search_order *o, double value, uint32_t *layers,
                        const uint8_t **parts) {
     layers_of(s, o->from, o->n_teams, layers);
-    if (layers_fit(s, o, layers)) {
+    double least = value;
+    value = fmax(value, layers_busy(s, o, layers));
+    if (value < INFINITY) {
         if (!search_is_latency(s) && value < s->best) TRY(layers_even(s, o, value, layers));
         for (uint32_t k = 0; k < o->n_teams; k++)
             parts[k] = search_shares(s, o->teams[k].table, layers[k], layers[k + 1]);
-    } else {
-        TRY(tight_solve(s, o, s->best, &value, layers, parts));
     }
+    if (value > least) TRY(tight_solve(s, o, fmin(value, s->best), &value, layers, parts));
     best_with_note(s, o, value);
     if (value < s->best) best_keep(s, o, value, layers, parts);
     return OK;

@@ -96,9 +96,14 @@ const uint8_t *search_shares(const struct search *s, const struct search_table *
                              uint32_t layer_end);
 /* The i-th shares that come into question; NULL: there are no more. */
 const uint8_t *search_vector(const struct search *s, const struct search_table *t, uint32_t i);
-/* One stage with these shares: its seconds, INFINITY where it does not fit; bytes [n_shards] may be NULL. */
-double search_stage_seconds(struct search *s, const struct search_table *t, const uint32_t *devices,
-                            const uint8_t *parts, uint32_t layer_begin, uint32_t layer_end, uint64_t *bytes);
+/* One stage with these shares. own_s is what it adds to a value. A step of one stream, of which a stage saves what its
+ * rest spares of a quota, takes no less in all than busy_s of any stage, where that never rests. */
+struct stage_time {
+    double own_s, busy_s;
+};
+/* INFINITY where it does not fit; bytes: [n_shards]. */
+struct stage_time search_stage_time(struct search *s, const struct search_table *t, const uint32_t *devices,
+                                    const uint8_t *parts, uint32_t layer_begin, uint32_t layer_end, uint64_t *bytes);
 
 /* ---- search_layers.c ---- */
 

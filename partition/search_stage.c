@@ -209,8 +209,8 @@ static int shards_fit(const struct search *s, const uint32_t *devices, const uin
     return 1;
 }
 
-static double shard_seconds(const struct search *s, const struct shard_terms *x, uint32_t begin, uint32_t end,
-                            uint32_t n_launches) {
+static struct stage_time shard_time(const struct search *s, const struct shard_terms *x, uint32_t begin,
+                                    uint32_t end, uint32_t n_launches) {
     const struct cost_before *b = &s->model.before[begin], *e = &s->model.before[end];
     int is_first = begin == 0, is_last = end == s->n_layers;
     double share_s = is_last ? x->gather_s : 0;
@@ -225,29 +225,29 @@ static double shard_seconds(const struct search *s, const struct shard_terms *x,
         compute_s += n * x->exchange_copy_s[a];
         waits = cost_waits_and(waits, n, x->exchange_waits[a]);
     }
-    if (search_is_latency(s) && !(is_first && is_last))
-        waits = cost_waits_and(waits, 1, cost_wait_of(x->rates, INFINITY, 0));
-    return compute_s + share_s - cost_saved_s(x->rates, compute_s, waits);
+    double busy_s = compute_s + share_s - cost_saved_s(x->rates, compute_s, waits);
+    if (!search_is_latency(s) || (is_first && is_last)) return (struct stage_time){busy_s, busy_s};
+    waits = cost_waits_and(waits, 1, cost_wait_of(x->rates, INFINITY, 0));
+    return (struct stage_time){compute_s + share_s - cost_saved_s(x->rates, compute_s, waits), busy_s};
 }
 
-static double stage_seconds(const struct search *s, const struct shard_terms *terms, const uint32_t *devices,
-                            uint32_t begin, uint32_t end, uint64_t *bytes) {
+static struct stage_time stage_time(const struct search *s, const struct shard_terms *terms, const uint32_t *devices,
+                                    uint32_t begin, uint32_t end, uint64_t *bytes) {
     uint32_t n_launches = cost_launches(&s->model, begin, end, &s->shape);
-    double slowest = 0;
+    struct stage_time slowest = {0};
     for (uint32_t i = 0; i < s->grid.n_shards; i++) {
         bytes[i] = shard_bytes(s, terms[i].profile, i, begin, end);
-        double seconds = shard_seconds(s, &terms[i], begin, end, n_launches);
-        if (seconds > slowest) slowest = seconds;
+        struct stage_time t = shard_time(s, &terms[i], begin, end, n_launches);
+        slowest = (struct stage_time){fmax(slowest.own_s, t.own_s), fmax(slowest.busy_s, t.busy_s)};
     }
-    return shards_fit(s, devices, bytes) ? slowest : INFINITY;
+    return shards_fit(s, devices, bytes) ? slowest : (struct stage_time){INFINITY, INFINITY};
 }
 
-double search_stage_seconds(struct search *s, const struct search_table *t, const uint32_t *devices,
-                            const uint8_t *parts, uint32_t layer_begin, uint32_t layer_end, uint64_t *bytes) {
+struct stage_time search_stage_time(struct search *s, const struct search_table *t, const uint32_t *devices,
+                                    const uint8_t *parts, uint32_t layer_begin, uint32_t layer_end, uint64_t *bytes) {
     struct shard_terms terms[SEGMENTS_MAX];
-    uint64_t own[SEGMENTS_MAX];
-    if (terms_make(s, t, parts, terms) != OK) return INFINITY;
-    return stage_seconds(s, terms, devices, layer_begin, layer_end, bytes ? bytes : own);
+    if (terms_make(s, t, parts, terms) != OK) return (struct stage_time){INFINITY, INFINITY};
+    return stage_time(s, terms, devices, layer_begin, layer_end, bytes);
 }
 
 /* ---- tables ---- */
@@ -280,7 +280,7 @@ static void table_try(const struct search *s, struct search_table *t, const stru
                       uint32_t begin, uint32_t end) {
     uint64_t bytes[SEGMENTS_MAX];
     size_t at = table_at(s, t, begin, end);
-    double seconds = stage_seconds(s, terms, t->devices, begin, end, bytes);
+    double seconds = stage_time(s, terms, t->devices, begin, end, bytes).own_s;
     if (seconds >= t->seconds[at]) return;
     t->seconds[at] = seconds;
     t->vectors[at] = vector;
@@ -339,7 +339,7 @@ static err vector_climb(struct search *s, const struct search_table *t, uint8_t 
         TRY(terms_make(s, t, parts, terms));
         uint32_t n_launches = cost_launches(&s->model, middle, middle + 1, &s->shape);
         for (uint32_t i = 0; i < n; i++) {
-            double own = shard_seconds(s, &terms[i], middle, middle + 1, n_launches) - terms[i].rates->step_s;
+            double own = shard_time(s, &terms[i], middle, middle + 1, n_launches).own_s - terms[i].rates->step_s;
             if (own > worst) worst = own, slowest = i;
         }
         best = worst;
@@ -349,7 +349,7 @@ static err vector_climb(struct search *s, const struct search_table *t, uint8_t 
             double most = 0;
             TRY(terms_make(s, t, parts, terms));
             for (uint32_t k = 0; k < n; k++)
-                most = fmax(most, shard_seconds(s, &terms[k], middle, middle + 1, n_launches) - terms[k].rates->step_s);
+                most = fmax(most, shard_time(s, &terms[k], middle, middle + 1, n_launches).own_s - terms[k].rates->step_s);
             if (most < best * (1 - 1e-9)) best = most, to = i, is_better = 1;
             parts[slowest]++, parts[i]--;
         }

@@ -194,6 +194,14 @@ static void test_quota(void **state) {
     double sum = stage.total_s + cost_at(&t.p, c, stages, 1, s).total_s;
     assert_near(f->decode_per_s, 1 / (sum - 2 * 2e-3 + 2 * 1 + 1024 / 100e6));
     assert_near(f->streams_per_s, 1 / fmax(stage.total_s, cost_at(&t.p, c, stages, 1, s).total_s));
+    forecast_free(f);
+    c->between.latency_s = 0; /* a rest spares no more than what is given meanwhile */
+    c->devices[0].rates.quota_spare_s = c->devices[1].rates.quota_spare_s = 1e3;
+    test_scale(&c->devices[1], 1e3);
+    assert_int_equal(forecast_create_at(&t.p, c, stages, 100, &f), OK);
+    assert_near(f->decode_per_s, 1 / stage.total_s);
+    test_scale(&c->devices[1], 1e-3);
+    c->between.latency_s = 1;
     c->devices[0].rates.quota_spare_s = stage.total_s / 2; /* just enough: held back in some of its periods */
     assert_near(cost_at(&t.p, c, stages, 0, s).rest_s, stage.total_s / 2 * (1 - 0.75 / 4));
     c->devices[0].rates.quota_spare_s = 1e3; /* a burst longer than the work: as without a quota */

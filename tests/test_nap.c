@@ -1,5 +1,5 @@
-/* Naps: a socket ends them, they get longer only where it is sockets that do, and a socket that nobody reads keeps
- * nobody awake. */
+/* Naps: a socket ends them, they get longer only where it is sockets that do, and a socket that nobody reads, or whose
+ * bytes have only left, keeps nobody awake. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,8 +7,11 @@
 
 #include <cmocka.h>
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -76,6 +79,58 @@ static void test_get_longer(void **state) {
     nap_end(n);
 }
 
+/* Two ends of a connection of which the one that reads is in no hurry to say so. */
+static void connection_new(void) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t n = sizeof at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0), off = 0;
+    assert_int_equal(bind(listener, (struct sockaddr *)&at, n), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &n), 0);
+    ends[0] = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(ends[0], (struct sockaddr *)&at, n), 0);
+    ends[1] = accept(listener, NULL, NULL);
+    assert_int_equal(setsockopt(ends[1], IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off), 0);
+    close(listener);
+}
+
+static void test_sent_counts_as_gone(void **state) {
+    struct nap *n = nap_create();
+    (void)state;
+    connection_new();
+    for (int i = 0; i < 10; i++) message_await(n);
+    assert_int_equal(write(ends[0], "x", 1), 1);
+    assert_int_equal(read(ends[1], &(char){0}, 1), 1);
+    assert_true(nap_us(n) >= LONG_US);
+    nap_end(n);
+}
+
+/* Another process has the end that is to be read: here it would wake who naps. */
+static void read_all_later(void) {
+    char some[4096];
+    close(ends[0]);
+    clock_sleep_us(LATER_US);
+    while (read(ends[1], some, sizeof some) > 0) {}
+    _exit(0);
+}
+
+static void test_room_ends_it(void **state) {
+    struct nap *n = nap_new();
+    char some[4096] = {0};
+    (void)state;
+    while (send(ends[0], some, sizeof some, MSG_DONTWAIT) > 0) {}
+    pid_t reader = fork();
+    assert_true(reader >= 0);
+    if (reader == 0) read_all_later();
+    close(ends[1]);
+    int64_t begin = clock_us();
+    nap_take(n, 1000 * LATER_US);
+    int64_t took = clock_us() - begin;
+    assert_true(took >= LATER_US / 2 && took < 500 * LATER_US);
+    nap_end(n);
+    assert_int_equal(waitpid(reader, NULL, 0), reader);
+}
+
 static void test_unread_socket(void **state) {
     struct nap *n = nap_new();
     (void)state;
@@ -95,7 +150,8 @@ static void test_without(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_get_longer), cmocka_unit_test(test_unread_socket),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_get_longer), cmocka_unit_test(test_sent_counts_as_gone),
+                                       cmocka_unit_test(test_room_ends_it), cmocka_unit_test(test_unread_socket),
                                        cmocka_unit_test(test_without)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
