@@ -20,7 +20,7 @@
 #define PAUSE_BUSY_US 150
 #define PAUSE_IDLE_US 1000
 #define LOOK_LARGE_US 300      /* between two looks at messages while the device computes: at large ones, */
-#define LOOK_FIRST_US 1000     /* on rank 0, where results pass through, */
+#define LOOK_FIRST_US 1000     /* on rank 0, where results of other steps pass through, */
 #define LOOK_US 3000           /* and else: failures elsewhere; */
 #define LOOK_ALONE_US 100000   /* of a sole rank, to whom nobody writes */
 #define LARGE_BYTES 65536      /* beyond, MPI asks the receiver first (btl_tcp_eager_limit) */
@@ -98,7 +98,7 @@ err node_look(struct node *n, int64_t *next_us) {
     TRY(wire_poll(n->w));
     if (n->rank == 0) TRY(idle_watch(n)); /* a step may take longer than those without a cell wait */
     for (int i = 0; i < SLOTS; i++) is_sending |= n->slots[i].n_sends > 0;
-    int64_t rarely_us = n->size == 1 ? LOOK_ALONE_US : n->rank == 0 ? LOOK_FIRST_US : LOOK_US;
+    int64_t rarely_us = n->size == 1 ? LOOK_ALONE_US : n->back.n_in_flight > 1 ? LOOK_FIRST_US : LOOK_US;
     *next_us = is_sending || n->has_large ? LOOK_LARGE_US : rarely_us;
     return OK;
 }

@@ -2,9 +2,10 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "node/control_groups.h"
+
+#define KEPT_S 2e-3
 
 /* Of one group, in us: cpu.max says "50000 100000" or "max 100000"; version 1 has two files, and -1. */
 static void group_quota(void *least, const char *folder, int version) {
@@ -25,16 +26,9 @@ static void group_quota(void *least, const char *folder, int version) {
     *to = (struct quota){quota_us / period_us, period_us * 1e-6};
 }
 
-/* The coarse clock goes from tick to tick. */
-static double tick_s(void) {
-    struct timespec t = {0};
-    clock_getres(CLOCK_MONOTONIC_COARSE, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 double quota_spare_s(const struct quota *q, double processors) {
     double share = q->processors / processors;
-    return share > 0 && share < 1 ? (1 - share) * (q->period_s + tick_s() / (4 * share)) : 0;
+    return share > 0 && share < 1 ? (1 - share) * q->period_s + KEPT_S : 0;
 }
 
 struct quota quota_find(const char *root) {

@@ -9,8 +9,8 @@ struct quota {
 
 /* Seconds that a wait saves at most, for what wants so many processors: 0 where the quota gives them. The quota is a
  * token bucket that a wait fills: work of c seconds of processors takes c / q - (1 - q) x period then, q being the
- * share that is given; and since it is enforced at ticks of the system's clock, of whose length half is overdrawn on
- * average, and half of that lost to threads that hold some of it while they wait, (1 - q) / q x tick / 4 less. */
+ * share that is given; and 2 ms less, since a thread that works when a period ends keeps what it took of it, and is
+ * stopped at ticks of the system's clock only (bench/quota.py). */
 double quota_spare_s(const struct quota *q, double processors);
 
 /* The least along the path to the root. `root` stands before every path that is read: "", or a test's folder. */

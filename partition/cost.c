@@ -8,9 +8,8 @@
 #include "model/packed.h"
 #include "partition/cost_parts.h"
 
-/* Measured: docs/measurements.md, 9.2. */
-#define QUOTA_BLUR 0.75      /* of quota_spare_s, for a long wait */
-#define QUOTA_BLUR_SHORT 1.5 /* of wait x wait / quota_spare_s, for a short one */
+/* Measured, or of bench/quota.py: docs/measurements.md, 9.2. */
+#define QUOTA_BLUR 0.75      /* of quota_spare_s, for a long wait; wait x wait / quota_spare_s for a short one */
 #define ATTEND_SHARE 0.6     /* of f32_per_s */
 
 /* ---- rates ---- */
@@ -215,7 +214,7 @@ double cost_neighbours_s(const struct device_rates *r, int n_neighbours, double 
 struct cost_waits cost_wait_of(const struct device_rates *r, double wait_s, double messages_s) {
     double spare_s = r->quota_spare_s;
     struct cost_waits w = {fmin(wait_s - messages_s, spare_s), 0};
-    if (spare_s > 0) w.blur_s = fmin(QUOTA_BLUR * spare_s, QUOTA_BLUR_SHORT * wait_s * wait_s / spare_s);
+    if (spare_s > 0) w.blur_s = fmin(QUOTA_BLUR * spare_s, wait_s * wait_s / spare_s);
     return w;
 }
 

@@ -34,7 +34,7 @@
  *                more, since half of what it takes is the wait, of which there is one. (1 - q) x computing at most;
  *                below 0 where messages take more than waits give. Since work begins at any moment of a period, what is
  *                still held back, w = (1 - q) x computing - all that is spared, is on average (w + b)^2 / 4b where it
- *                is between -b and b, the sum over waits of min(3/4, 3/2 x (wait / quota_spare_s)^2) x quota_spare_s:
+ *                is between -b and b, the sum over waits of min(3/4, (wait / quota_spare_s)^2) x quota_spare_s:
  *                long waits meet the period at any point of it, of short ones there are many in each
  *     total_s    the sum of these, less saved_s
  *     rest_s     what a step takes less that is the only one of all stages. Where these have one shard each, it has all

@@ -210,7 +210,7 @@ static void test_quota(void **state) {
     c->between.latency_s = (shard.total_s - shard.share_s + shard.saved_s) / 8 - 1024 / 100e6;
     shard = cost_at(&t.p, c, shards, 1, s);
     double wait = shard.share_s / 4;
-    assert_near(shard.saved_s, 4 * wait - 4 * 1.5 * wait * wait / 4);
+    assert_near(shard.saved_s, 4 * wait - 4 * wait * wait / 4);
     forecast_free(f);
     plan_free(one);
     plan_free(shards);
