@@ -164,9 +164,9 @@ static double attend_s(const struct program *p, const struct op *op, const struc
 }
 
 static double plain_s(const struct value *v, const struct cut *cut, const struct device_rates *r, double n_rows) {
-    if (!(r->plain_per_s > 0) || n_rows <= 1) return 0;
+    if (!(r->plain_per_s > 0)) return 0;
     double width = v->axis == AXIS_DIM ? v->width : cut->values[v->axis].end - cut->values[v->axis].begin;
-    return (n_rows - 1) * width / r->plain_per_s;
+    return n_rows * width / r->plain_per_s;
 }
 
 static int is_plain(enum op_kind kind) {
@@ -227,6 +227,12 @@ double cost_saved_s(const struct device_rates *r, double compute_s, struct cost_
     double most = held_back(r) * compute_s, left_s = most - w.spared_s;
     if (fabs(left_s) >= w.blur_s) return fmin(w.spared_s, most);
     return most - (left_s + w.blur_s) * (left_s + w.blur_s) / (4 * w.blur_s);
+}
+
+double cost_step_s(double stages_s, double busy_s, double spared_s) {
+    double more_s = stages_s - busy_s, blur_s = QUOTA_BLUR * spared_s;
+    if (fabs(more_s) >= blur_s) return fmax(stages_s, busy_s);
+    return busy_s + (more_s + blur_s) * (more_s + blur_s) / (4 * blur_s);
 }
 
 /* ---- what passes between shards, and stages ---- */

@@ -14,8 +14,7 @@
  *                4 x heads x n x r / (0.6 x f32_per_s): so much of that peak it reaches (docs/measurements.md, 7.12)
  *                kv: bytes of a position's keys and values here; heads: values of the query heads here; n at most the
  *                layer's window. Wanted rows are of texts of their own; the others read one text's cache together.
- *     plain_s    (r - 1) x values that norms, gates and rotations give / plain_per_s: of the first row the launches are
- *                what counts
+ *     plain_s    r x values that norms, gates and rotations give / plain_per_s
  *     launch_s   step_s + launches x launch_s: a launch per group of ops that run as one (model/fuse.h), two for
  *                attention beyond ATTEND_CHUNK positions, none for what only meets other shards
  *     copy_s     bytes between host and device / copy_per_s: rows that come in and go on (r x dim x 4 each), logits,
@@ -45,8 +44,9 @@
  *
  * A stage takes as long as its slowest shard. From stage to stage go r x dim x 4 bytes per shard; shards that send
  * between the same two hosts share the way: a hop is latency_s + n_shards_there x bytes / bytes_per_s, the way back to
- * cell 0 a latency. One stream: stages and hops follow each other, but no step takes less than total_s of any stage,
- * with memory of its own: what a rest spares of a quota was given meanwhile, so over many steps nothing is gained.
+ * cell 0 a latency. One stream: stages and hops follow each other, s in all, but no step takes less than m, total_s of
+ * any stage with memory of its own: what a rest spares of a quota was given meanwhile, so over many steps nothing is
+ * gained. Where the two are less than b apart, 3/4 of what that stage's rest spares, it takes m + (s - m + b)^2 / 4b.
  * Several streams, or the steps of a long prompt: they work at the same time, and the slowest stage counts, or the hop
  * whose bytes take longest. */
 #ifndef PARTITION_COST_H

@@ -51,6 +51,9 @@ struct cost_waits cost_wait_of(const struct device_rates *r, double wait_s, doub
 struct cost_waits cost_waits_and(struct cost_waits a, double n, struct cost_waits b);
 /* Of computing compute_s. */
 double cost_saved_s(const struct device_rates *r, double compute_s, struct cost_waits w);
+/* Of one stream whose stages and hops take stages_s, by one stage that would need busy_s if it never rested, and whose
+ * rest spares spared_s. */
+double cost_step_s(double stages_s, double busy_s, double spared_s);
 /* Launches of a stage. */
 uint32_t cost_launches(const struct cost_model *m, uint32_t layer_begin, uint32_t layer_end,
                        const struct step_shape *s);

@@ -83,7 +83,7 @@ static void cells_fill(const struct forecasting *f) {
 
 /* The slowest shard of a stage, and the slowest of its hops. */
 struct stage_times {
-    double decode_s, alone_s, least_s, prefill_s, hop_s, hop_decode_bytes_s, hop_prefill_bytes_s;
+    double decode_s, alone_s, busy_s, spared_s, prefill_s, hop_s, hop_decode_bytes_s, hop_prefill_bytes_s;
     uint32_t slowest; /* cell, decoding */
 };
 
@@ -97,7 +97,8 @@ static void stage_times(const struct forecasting *f, uint32_t stage, struct stag
         if (c->decode.total_s > out->decode_s) out->slowest = cell;
         out->decode_s = fmax(out->decode_s, c->decode.total_s);
         out->alone_s = fmax(out->alone_s, c->decode.total_s - c->decode.rest_s);
-        out->least_s = fmax(out->least_s, c->decode.total_s - c->decode.crowd_s);
+        out->busy_s = fmax(out->busy_s, c->decode.total_s - c->decode.crowd_s);
+        out->spared_s = fmax(out->spared_s, c->decode.rest_s - c->decode.crowd_s);
         out->prefill_s = fmax(out->prefill_s, c->prefill.total_s);
         out->hop_s = fmax(out->hop_s, c->hop_decode_s);
         if (stage + 1 == plan->n_stages) continue;
@@ -143,13 +144,12 @@ static void bottleneck_hop(const struct forecasting *f, uint32_t stage, double s
 }
 
 static void speeds_fill(const struct forecasting *f) {
-    double sum_s = 0, least_s = 0, decode_s = 0, prefill_s = 0, slowest_s = 0, hop_s = 0;
+    double sum_s = 0, step_s = 0, decode_s = 0, prefill_s = 0, slowest_s = 0, hop_s = 0;
     uint32_t slowest_cell = 0, slowest_hop = 0;
     for (uint32_t i = 0; i < f->plan->n_stages; i++) {
         struct stage_times t;
         stage_times(f, i, &t);
         sum_s += t.alone_s + t.hop_s;
-        least_s = fmax(least_s, t.least_s);
         prefill_s = fmax(prefill_s, fmax(t.prefill_s, t.hop_prefill_bytes_s));
         if (t.decode_s > slowest_s) slowest_cell = t.slowest;
         if (t.hop_decode_bytes_s > hop_s) slowest_hop = i;
@@ -157,7 +157,12 @@ static void speeds_fill(const struct forecasting *f) {
         hop_s = fmax(hop_s, t.hop_decode_bytes_s);
     }
     decode_s = fmax(slowest_s, hop_s);
-    f->out->decode_per_s = 1 / fmax(sum_s, least_s);
+    for (uint32_t i = 0; i < f->plan->n_stages; i++) {
+        struct stage_times t;
+        stage_times(f, i, &t);
+        step_s = fmax(step_s, cost_step_s(sum_s, t.busy_s, t.spared_s));
+    }
+    f->out->decode_per_s = 1 / step_s;
     f->out->streams_per_s = 1 / decode_s;
     f->out->prefill_per_s = f->prefill.n_rows / prefill_s;
     f->out->slowest_stage = f->plan->cells[slowest_cell].stage;

@@ -95,11 +95,11 @@ static void layers_of(const struct search *s, const uint32_t *from, uint32_t n_t
 
 /* ---- memory that stages share, quotas ---- */
 
-/* The busiest of stages with the shares that suit them best, see struct stage_time; INFINITY: they take more of a pool
- * than there is. */
-static double layers_busy(struct search *s, const struct search_order *o, const uint32_t *layers) {
+/* The value of stages with the shares that suit them best, whose sum, or slowest, has this value; INFINITY: they take
+ * more of a pool than there is. */
+static double layers_value(struct search *s, const struct search_order *o, const uint32_t *layers, double value) {
     uint64_t *left, bytes[SEGMENTS_MAX];
-    double most = 0;
+    double most = value;
     if (NEW(left, s->n_pools) != OK) return INFINITY;
     memcpy(left, s->pools, s->n_pools * sizeof *left);
     for (uint32_t k = 0; k < o->n_teams; k++) {
@@ -107,7 +107,7 @@ static double layers_busy(struct search *s, const struct search_order *o, const 
         const uint8_t *parts = search_shares(s, team->table, layers[k], layers[k + 1]);
         struct stage_time t =
             search_stage_time(s, team->table, team->devices, parts, layers[k], layers[k + 1], bytes);
-        most = fmax(most, t.busy_s);
+        most = fmax(most, cost_step_s(value, t.busy_s, t.spared_s));
         for (uint32_t i = 0; i < s->grid.n_shards; i++) {
             uint64_t *pool = &left[s->pool_of[team->devices[i]]];
             if (bytes[i] > *pool) most = INFINITY;
@@ -126,6 +126,7 @@ struct tight {
     double limit;
     uint32_t n_tries;
     const uint8_t **parts, **best_parts; /* [n_teams] */
+    struct stage_time *times;            /* [n_teams] */
     uint32_t *layers, *best_layers;      /* [n_teams + 1] */
 };
 
@@ -144,14 +145,22 @@ static int pools_take(struct tight *t, const struct search_team *team, const uin
     return 0;
 }
 
-/* The first k teams have layers [0, l) yet to be given; `after`: the value of the others, and of the way to them; `busy`:
- * the busiest of them. */
-static void tight_try(struct tight *t, uint32_t k, uint32_t l, double after, double busy) {
+/* All teams have their layers: kept if that is better. */
+static void tight_weigh(struct tight *t, double value) {
+    double most = value;
+    for (uint32_t k = 0; k < t->o->n_teams; k++)
+        most = fmax(most, cost_step_s(value, t->times[k].busy_s, t->times[k].spared_s));
+    if (most >= t->limit) return;
+    t->limit = most;
+    memcpy(t->best_layers, t->layers, (t->o->n_teams + 1) * sizeof *t->layers);
+    memcpy(t->best_parts, t->parts, t->o->n_teams * sizeof *t->parts);
+}
+
+/* The first k teams have layers [0, l) yet to be given; `after`: the value of the others, and of the way to them. */
+static void tight_try(struct tight *t, uint32_t k, uint32_t l, double after) {
     struct search *s = t->s;
     if (k == 0) {
-        t->limit = fmax(after, busy);
-        memcpy(t->best_layers, t->layers, (t->o->n_teams + 1) * sizeof *t->layers);
-        memcpy(t->best_parts, t->parts, t->o->n_teams * sizeof *t->parts);
+        tight_weigh(t, after);
         return;
     }
     const struct search_team *team = &t->o->teams[k - 1];
@@ -170,23 +179,25 @@ static void tight_try(struct tight *t, uint32_t k, uint32_t l, double after, dou
             if (!pools_take(t, team, bytes)) continue;
             t->layers[k - 1] = m;
             t->parts[k - 1] = parts;
-            tight_try(t, k - 1, m, search_join(s, own.own_s, rest), fmax(busy, own.busy_s));
+            t->times[k - 1] = own;
+            tight_try(t, k - 1, m, search_join(s, own.own_s, rest));
             for (uint32_t i = 0; i < s->grid.n_shards; i++) pool_move(t, team->devices[i], bytes[i], 0);
         }
     }
 }
 
-/* Better than `limit` with memory and quotas as they are: its value, layers and shares, as they were if there is none. */
+/* Better than `limit` with memory and quotas as they are: value, layers and shares; left alone if there is none. */
 static err tight_solve(struct search *s, const struct search_order *o, double limit, double *value, uint32_t *layers,
                        const uint8_t **parts) {
     struct tight t = {.s = s, .o = o, .limit = limit, .best_parts = parts, .best_layers = layers};
     err e = NEW(t.left, s->n_pools);
     if (e == OK) e = NEW(t.layers, o->n_teams + 1);
     if (e == OK) e = NEW(t.parts, o->n_teams);
+    if (e == OK) e = NEW(t.times, o->n_teams);
     if (e == OK) {
         memcpy(t.left, s->pools, s->n_pools * sizeof *t.left);
         t.layers[o->n_teams] = s->n_layers;
-        tight_try(&t, o->n_teams, s->n_layers, back_value(s, o), 0);
+        tight_try(&t, o->n_teams, s->n_layers, back_value(s, o));
         s->n_steps += (uint64_t)t.n_tries * 1000;
         if (t.n_tries > TIGHT_TRIES_MAX) s->is_exact = 0;
         if (t.limit < limit) *value = t.limit;
@@ -194,6 +205,7 @@ static err tight_solve(struct search *s, const struct search_order *o, double li
     free(t.left);
     free(t.layers);
     free(t.parts);
+    free(t.times);
     return e;
 }
 
@@ -233,7 +245,7 @@ static err layers_even(struct search *s, const struct search_order *o, double mo
         e = NEW(even, o->n_teams + 1);
         if (e == OK && value[o->n_teams * width_of(s) + s->n_layers] < INFINITY) {
             layers_of(s, from, o->n_teams, even);
-            if (layers_busy(s, o, even) < INFINITY) memcpy(layers, even, (o->n_teams + 1) * sizeof *even);
+            if (layers_value(s, o, even, most) < INFINITY) memcpy(layers, even, (o->n_teams + 1) * sizeof *even);
         }
         free(even);
     }
@@ -261,7 +273,7 @@ static err order_value(struct search *s, struct search_order *o, double value, u
                        const uint8_t **parts) {
     layers_of(s, o->from, o->n_teams, layers);
     double least = value;
-    value = fmax(value, layers_busy(s, o, layers));
+    value = layers_value(s, o, layers, value);
     if (value < INFINITY) {
         if (!search_is_latency(s) && value < s->best) TRY(layers_even(s, o, value, layers));
         for (uint32_t k = 0; k < o->n_teams; k++)

@@ -96,10 +96,10 @@ const uint8_t *search_shares(const struct search *s, const struct search_table *
                              uint32_t layer_end);
 /* The i-th shares that come into question; NULL: there are no more. */
 const uint8_t *search_vector(const struct search *s, const struct search_table *t, uint32_t i);
-/* One stage with these shares. own_s is what it adds to a value. A step of one stream, of which a stage saves what its
- * rest spares of a quota, takes no less in all than busy_s of any stage, where that never rests. */
+/* One stage with these shares, each figure of the shard that has most. own_s is what it adds to a value, busy_s what it
+ * would need if it never rested: a step of one stream takes no less, see cost_step_s. */
 struct stage_time {
-    double own_s, busy_s;
+    double own_s, busy_s, spared_s;
 };
 /* INFINITY where it does not fit; bytes: [n_shards]. */
 struct stage_time search_stage_time(struct search *s, const struct search_table *t, const uint32_t *devices,

@@ -226,9 +226,10 @@ static struct stage_time shard_time(const struct search *s, const struct shard_t
         waits = cost_waits_and(waits, n, x->exchange_waits[a]);
     }
     double busy_s = compute_s + share_s - cost_saved_s(x->rates, compute_s, waits);
-    if (!search_is_latency(s) || (is_first && is_last)) return (struct stage_time){busy_s, busy_s};
+    if (!search_is_latency(s) || (is_first && is_last)) return (struct stage_time){busy_s, busy_s, 0};
     waits = cost_waits_and(waits, 1, cost_wait_of(x->rates, INFINITY, 0));
-    return (struct stage_time){compute_s + share_s - cost_saved_s(x->rates, compute_s, waits), busy_s};
+    double own_s = compute_s + share_s - cost_saved_s(x->rates, compute_s, waits);
+    return (struct stage_time){own_s, busy_s, busy_s - own_s};
 }
 
 static struct stage_time stage_time(const struct search *s, const struct shard_terms *terms, const uint32_t *devices,
@@ -238,15 +239,16 @@ static struct stage_time stage_time(const struct search *s, const struct shard_t
     for (uint32_t i = 0; i < s->grid.n_shards; i++) {
         bytes[i] = shard_bytes(s, terms[i].profile, i, begin, end);
         struct stage_time t = shard_time(s, &terms[i], begin, end, n_launches);
-        slowest = (struct stage_time){fmax(slowest.own_s, t.own_s), fmax(slowest.busy_s, t.busy_s)};
+        slowest = (struct stage_time){fmax(slowest.own_s, t.own_s), fmax(slowest.busy_s, t.busy_s),
+                                      fmax(slowest.spared_s, t.spared_s)};
     }
-    return shards_fit(s, devices, bytes) ? slowest : (struct stage_time){INFINITY, INFINITY};
+    return shards_fit(s, devices, bytes) ? slowest : (struct stage_time){INFINITY, INFINITY, 0};
 }
 
 struct stage_time search_stage_time(struct search *s, const struct search_table *t, const uint32_t *devices,
                                     const uint8_t *parts, uint32_t layer_begin, uint32_t layer_end, uint64_t *bytes) {
     struct shard_terms terms[SEGMENTS_MAX];
-    if (terms_make(s, t, parts, terms) != OK) return (struct stage_time){INFINITY, INFINITY};
+    if (terms_make(s, t, parts, terms) != OK) return (struct stage_time){INFINITY, INFINITY, 0};
     return stage_time(s, terms, devices, layer_begin, layer_end, bytes);
 }
 
@@ -349,7 +351,8 @@ static err vector_climb(struct search *s, const struct search_table *t, uint8_t 
             double most = 0;
             TRY(terms_make(s, t, parts, terms));
             for (uint32_t k = 0; k < n; k++)
-                most = fmax(most, shard_time(s, &terms[k], middle, middle + 1, n_launches).own_s - terms[k].rates->step_s);
+                most = fmax(most, shard_time(s, &terms[k], middle, middle + 1, n_launches).own_s -
+                                      terms[k].rates->step_s);
             if (most < best * (1 - 1e-9)) best = most, to = i, is_better = 1;
             parts[slowest]++, parts[i]--;
         }
