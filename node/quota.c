@@ -5,7 +5,7 @@
 
 #include "node/control_groups.h"
 
-#define KEPT_S 2e-3
+#define KEPT_S 2e-3 /* quota.h says why */
 
 /* Of one group, in us: cpu.max says "50000 100000" or "max 100000"; version 1 has two files, and -1. */
 static void group_quota(void *least, const char *folder, int version) {
